@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * weir/alloc.h: memory for tasks, buffers and applications.
+ *
+ * Every worker owns a heap. A heap is a window of address space cut into spans of 64 KiB; a span holds
+ * objects of one pool; a pool is a size class (16 bytes to 16 MiB, four per doubling) or a typed pool that
+ * an application made with weir_pool_new(). Above the spans each heap keeps, per pool, a cache: a small
+ * stack of free objects that alloc and free push and pop without locks or atomics. The caches grow and
+ * shrink from their own statistics.
+ *
+ * Any thread may allocate and free. A block freed by a thread that does not own it goes home to its heap.
+ *
+ * Vocabulary (docs/architecture.md): a *hit* is served from the cache, a *miss* went to the spans or
+ * further, an *overflow* is a free that found the cache full. Ownership in comments is one of four words:
+ * borrows (until return), lends (until released), takes (callee frees), gives (caller frees).
+ */
+#ifndef WEIR_ALLOC_H
+#define WEIR_ALLOC_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define WEIR_API       __attribute__((visibility("default")))
+#define WEIR_MUST      __attribute__((warn_unused_result))
+#define WEIR_NONNULL   __attribute__((nonnull))
+#define WEIR_LIKELY(x) __builtin_expect(!!(x), 1)
+#else
+#error "weir needs gcc or clang"
+#endif
+#if defined(__clang__)
+#define WEIR_MALLOC(dealloc) __attribute__((malloc))
+#else
+#define WEIR_MALLOC(dealloc) __attribute__((malloc, malloc(dealloc, 1)))
+#endif
+#define WEIR_CLEANUP(fn) __attribute__((cleanup(fn)))
+
+/* ---- Size classes ------------------------------------------------------------------------------- */
+
+enum {
+	WEIR_CLASS_COUNT = 76,              /* 16, 32, 48, 64, then 4 per doubling to 16 MiB */
+	WEIR_CLASS_BYTES_MAX = 16 << 20,    /* larger requests are mapped one by one */
+};
+
+/* The size class of a request of `size` bytes, 0 <= size <= WEIR_CLASS_BYTES_MAX. 5 instructions. */
+static inline unsigned weir_size_class(size_t size)
+{
+	if (size <= 64)
+		return size == 0 ? 0 : (unsigned)((size + 15) >> 4) - 1u;
+	size_t x = size - 1;
+	unsigned bit = 63u - (unsigned)__builtin_clzll((unsigned long long)x);
+	return 4u + ((bit - 6u) << 2) + (unsigned)((x >> (bit - 2)) & 3u);
+}
+
+/* The bytes a block of class `size_class` holds. */
+static inline size_t weir_class_size(unsigned size_class)
+{
+	if (size_class < 4)
+		return (size_t)16 * (size_class + 1);
+	unsigned bit = 6u + ((size_class - 4u) >> 2);
+	unsigned step = (size_class - 4u) & 3u;
+	return ((size_t)1 << bit) + ((size_t)(step + 1) << (bit - 2));
+}
+
+/* ---- Blocks ------------------------------------------------------------------------------------- */
+
+WEIR_API void weir_free(void *block);
+
+/*
+ * Gives a block of at least `size` bytes, aligned to 16; its content is undefined. NULL when memory is
+ * exhausted, never an abort. Size 0 gives a block too. Never parks.
+ */
+WEIR_API WEIR_MUST void *weir_alloc(size_t size);
+
+/* The same, filled with zero bytes. */
+WEIR_API WEIR_MUST void *weir_zalloc(size_t size);
+
+/*
+ * Takes `block` (NULL: like weir_alloc) and gives a block of `size` bytes with its content up to the
+ * smaller size. On NULL the old block is untouched and still the caller's.
+ */
+WEIR_API WEIR_MUST void *weir_realloc(void *block, size_t size);
+
+/*
+ * Gives a block aligned to `align`, a power of two up to 2 MiB. NULL when memory is exhausted or `align`
+ * is not such a power. weir_free() takes it.
+ */
+WEIR_API WEIR_MUST void *weir_alloc_aligned(size_t align, size_t size);
+
+/* Takes a block whose requested size the caller knows. A size that cannot be is reported at debug level 1. */
+WEIR_API void weir_free_sized(void *block, size_t size);
+
+/* The bytes that may be used in `block`; 0 for NULL. */
+WEIR_API size_t weir_usable_size(const void *block);
+
+/* ---- Typed pools -------------------------------------------------------------------------------- */
+
+typedef struct weir_pool weir_pool;
+
+struct weir_pool_opts {
+	size_t size;          /* filled by the macro: sizeof(struct weir_pool_opts) */
+	size_t object_bytes;  /* required; at most 512 KiB */
+	size_t align;         /* power of two up to 4096; 0: 16 */
+	const char *name;     /* borrowed for the pool's life; shown in statistics; NULL: "pool" */
+};
+
+/*
+ * Makes a pool of equal objects for use by every worker. Gives it in *ret. Returns 0, -EINVAL, -ENOMEM or
+ * -ENOSPC (too many pools in this process).
+ */
+WEIR_API WEIR_MUST int weir_pool_new_with(weir_pool **ret, const struct weir_pool_opts *opts);
+#define weir_pool_new(ret, ...) \
+	weir_pool_new_with((ret), &(struct weir_pool_opts){ .size = sizeof(struct weir_pool_opts), __VA_ARGS__ })
+
+/* Takes the pool; every object must have been put back. Accepts NULL. */
+WEIR_API void weir_pool_free(weir_pool *pool);
+
+/* Gives an object with undefined content, or NULL when memory is exhausted. Any thread. */
+WEIR_API WEIR_MUST WEIR_NONNULL void *weir_pool_get(weir_pool *pool);
+
+/* Takes an object of this pool. Accepts NULL. Any thread. */
+WEIR_API void weir_pool_put(weir_pool *pool, void *object);
+
+/* ---- Buffers ------------------------------------------------------------------------------------ */
+
+struct weir__block;
+
+/*
+ * A lease on a pool block: a view [data, data + len) with `cap` bytes of room from `data` on. Plain fields,
+ * free to read and to narrow (raise data and lower len and cap by the same amount, or lower len). The block
+ * goes back to its pool when the last lease on it is released.
+ */
+typedef struct weir_buf {
+	char *data;
+	size_t len;
+	size_t cap;
+	struct weir__block *block;
+} weir_buf;
+
+#ifdef __cplusplus
+#define WEIR_BUF_INIT weir_buf{}
+#else
+#define WEIR_BUF_INIT { NULL, 0, 0, NULL }
+#endif
+
+/* Lends an empty buffer with room for at least `cap` bytes. Returns 0, or -ENOMEM and *ret untouched. */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_buf_get(weir_buf *ret, size_t cap);
+
+/* Ends the lease and empties *buf; on an empty lease it does nothing. */
+WEIR_API WEIR_NONNULL void weir_buf_release(weir_buf *buf);
+
+/* A second lease on the same block: both views see the same bytes until each is released. */
+WEIR_API WEIR_NONNULL void weir_buf_share_view(const weir_buf *buf, weir_buf *ret);
+
+#define weir_auto_buf WEIR_CLEANUP(weir_buf_release) weir_buf
+
+/* ---- Statistics --------------------------------------------------------------------------------- */
+
+/* One pool, summed over all heaps. Counters run from the start of the process. */
+struct weir_pool_stats {
+	const char *name;        /* "16 B" ... "16 MiB", or the typed pool's name */
+	size_t object_bytes;
+	uint64_t allocs;         /* objects handed out */
+	uint64_t misses;         /* of those, the ones the cache could not serve: hits = allocs - misses */
+	uint64_t overflows;      /* frees that found the cache full */
+	uint64_t in_use;         /* objects out now */
+	uint64_t cached;         /* objects free in caches now */
+	uint64_t capacity;       /* sum of the caches' capacities */
+	uint64_t remote_frees;   /* objects freed by a thread that did not own them */
+};
+
+struct weir_mem_stats {
+	uint64_t allocs;
+	uint64_t misses;
+	uint64_t span_bytes;     /* in spans that hold or held objects: what the process pays for */
+	uint64_t cached_bytes;   /* free in caches */
+	uint64_t stack_bytes;    /* task stacks handed out, times their size (virtual) */
+	uint64_t stacks;         /* task stacks in use */
+	uint64_t stacks_cached;  /* task stacks free, warm */
+	uint64_t os_maps;        /* mmap calls so far */
+	uint64_t os_purged_bytes;/* given back with madvise so far */
+	size_t pools;            /* entries a call of weir_pool_stats_get can fill */
+};
+
+/* Fills *ret with totals over all heaps. Lock-free; counters of running workers may be a moment old. */
+WEIR_API WEIR_NONNULL void weir_mem_stats_get(struct weir_mem_stats *ret);
+
+/* Fills up to `n` entries, one per pool that was ever used. Returns how many were filled. */
+WEIR_API size_t weir_pool_stats_get(struct weir_pool_stats *ret, size_t n);
+
+/*
+ * For tests: the `nth` slow-path request from now on (1: the next) and every one after it fails as if
+ * memory were exhausted; 0 ends it. While it is on, caches are bypassed so that every allocation counts.
+ * Returns how many allocations were counted since it was last switched on.
+ */
+WEIR_API uint64_t weir_mem_fail_after(uint64_t nth);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
