@@ -1,61 +1,152 @@
 # SPDX-License-Identifier: MIT
 # `make demo` shows it, `make test` proves it, `make help` lists the rest.
-# SAN=address builds into build-address/; CC=clang into build-clang/; V=1 shows the commands.
-# A new source, test, bench or example file needs no edit here.
+# SAN=address,undefined builds into build-address-undefined/, CC=clang into build-clang/; V=1 shows the
+# commands. A new source, test, bench or example file needs no edit here.
 
-VERSION := 0.1.0
-SOMAJOR := 0
-B       := build$(if $(filter clang,$(CC)),-clang)$(if $(SAN),-$(subst $(comma),-,$(SAN)))
 comma   := ,
+ARCH    := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine 2>/dev/null || uname -m)))
+VERSION := $(shell sed -n 's/^.define WEIR_VERSION "\(.*\)"/\1/p' runtime/runtime.h)
+SONAME  := libweir.so.$(firstword $(subst ., ,$(VERSION)))
+B       := build$(if $(findstring clang,$(CC)),-clang)$(if $(SAN),-$(subst $(comma),-,$(SAN)))
+PREFIX  ?= /usr/local
+LIBDIR  ?= $(PREFIX)/lib
 Q       := $(if $(V),,@)
 say      = $(if $(V),,@printf '  %-7s %s\n' $(1) $(patsubst $B/%,%,$@);)
 
 LAYERS  := alloc runtime io
-SRCS    := $(wildcard $(LAYERS:%=%/*.c))
-ASMS    := $(wildcard $(LAYERS:%=%/*.S))
 HEADERS := $(LAYERS:%=$B/include/weir/%.h) $B/include/weir/weir.h
-OBJS    := $(SRCS:%.c=$B/%.o) $(ASMS:%.S=$B/%.o)
+SRCS    := $(wildcard $(LAYERS:%=%/*.c) $(LAYERS:%=%/*_$(ARCH).S))
+OBJS    := $(addprefix $B/,$(addsuffix .o,$(basename $(SRCS))))
+LIBS    := $B/libweir.a $B/libweir.so
+LLHTTP  := $(patsubst /usr/share/%.c,$B/%.o,$(wildcard /usr/share/llhttp/*.c))
+HTTP    := $(shell grep -ls '<llhttp.h>' examples/*.c)
+EXAMPLES := $(patsubst %.c,$B/%,$(filter-out $(if $(LLHTTP),,$(HTTP)),$(wildcard examples/*.c)))
+BENCHES := $(patsubst %.c,$B/%,$(wildcard bench/bench_*.c bench/rival_*.c bench/echoload.c))
+TESTS   := $(patsubst %.c,$B/%.o,$(wildcard tests/main.c tests/test_*.c))
+-include tests/tests.mk
 
 CFLAGS  ?= -O2 -g
 WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla \
            $(if $(CI),-Werror)
-BASE    := -std=gnu11 $(CFLAGS) $(WARN) $(if $(SAN),-fsanitize=$(SAN)) -fno-omit-frame-pointer -pthread -MMD -MP
-LIBFLAGS := $(BASE) -fPIC -fvisibility=hidden -ftls-model=initial-exec -I. -I$B/include
-APPFLAGS := $(BASE) -I$B/include
+BASE    := -std=gnu11 $(CFLAGS) -fno-omit-frame-pointer -pthread -MMD -MP \
+           $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all)
+LIBFLAGS := $(BASE) $(WARN) -fPIC -fvisibility=hidden -ftls-model=initial-exec -I. -I$B/include
+APPFLAGS := $(BASE) $(WARN) -I$B/include
 LDLIBS  := -luring
 
-all: lib  ## the libraries
-lib: layers $B/libweir.a $B/libweir.so
+all: lib examples  ## the libraries and the examples
+lib: layers $(LIBS)  ## libweir.a and libweir.so
+examples: $(EXAMPLES)  ## build/examples/*
+	$(if $(LLHTTP),,@echo '  SKIP    $(HTTP): no llhttp here; `make deps` installs node-llhttp')
+bench-build: $(BENCHES) $B/bench/count_malloc.so
 
+deps:  ## installs the packages that demo and test need (apt), or prints the command
+	@.ci/deps run
+demo: deps  ## servers on loopback under load, and one table of what it cost; half a minute
+	@$(MAKE) --no-print-directory examples bench-build
+	@B=$B bench/demo
+
+# RUN goes in front of the suites: valgrind, setarch, taskset.
+test: $B/tests/switch_alone $B/tests/run  ## every Check suite, on io_uring and on epoll
+	$(Q)$B/tests/switch_alone
+	$(Q)for d in uring epoll; do echo "-- driver: $$d"; WEIR_DRIVER=$$d $(RUN) $B/tests/run || exit 1; done
+test-examples: examples bench-build  ## the examples, driven by curl, wrk, redis-cli and redis-benchmark
+	$(Q)B=$B tests/examples.sh
+check-asan:  ## the tests under AddressSanitizer and UBSan
+	$(Q)CK_TIMEOUT_MULTIPLIER=5 $(MAKE) --no-print-directory SAN=address,undefined test
+check-tsan:  ## the tests under ThreadSanitizer (which needs the old address layout: setarch -R)
+	$(Q)CK_TIMEOUT_MULTIPLIER=10 $(MAKE) --no-print-directory SAN=thread RUN='setarch -R' test
+check-valgrind:  ## the tests tagged fast under memcheck
+	$(Q)CK_TIMEOUT_MULTIPLIER=20 CK_INCLUDE_TAGS=fast $(MAKE) --no-print-directory test \
+		RUN='valgrind -q --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite'
+bench: bench-build  ## the microbenchmarks
+	$(Q)for b in $(filter $B/bench/bench_%,$(BENCHES)); do $$b || exit 1; done
+
+layers: $(HEADERS)  ## alloc <- runtime <- io, and nothing back
+	$(Q)! grep -snE '# *include *[<"](.*/)?((runtime|io)[/.]|weir\.h|liburing)' alloc/*.[chS]
+	$(Q)! grep -snE '# *include *[<"](.*/)?(io[/.]|weir\.h|liburing)' runtime/*.[chS]
+	$(Q)! grep -snE '# *include *[<"].*(alloc|runtime|io)/' examples/*.[ch] bench/*.[ch]
+symbols: $(LIBS)  ## the same at link time; nothing foreign exported, no executable stack
+	$(Q)tests/symbols.sh $B
+headers: $(HEADERS)  ## each public header alone, C11 and C++11, -Wpedantic -Werror
+	$(Q)tests/headers.sh $B/include
+doc-examples: $(HEADERS)  ## every C block of README.md and docs/ compiles
+	$(Q)CC=$(CC) tests/doc_examples.sh $B/include
+lint:  ## clang-format, line and function length, SPDX lines
+	$(Q)tests/lint.sh
+cross: B := build-aarch64
+cross:  ## compiles for aarch64 and runs the context switch under qemu
+	@.ci/deps --check cross
+	$(Q)$(MAKE) --no-print-directory B=$B CC=aarch64-linux-gnu-gcc cross-objects
+	$(Q)qemu-aarch64 $B/tests/switch_alone
+cross-objects: LIBFLAGS += -I$B/foreign
+cross-objects: $(OBJS) $B/tests/switch_alone
+
+install: lib  ## DESTDIR= PREFIX=/usr/local LIBDIR=$PREFIX/lib
+	$(Q)VERSION=$(VERSION) SONAME=$(SONAME) PREFIX=$(PREFIX) LIBDIR=$(LIBDIR) .ci/package/install $B "$(DESTDIR)"
+uninstall:
+	$(Q)rm -rf $(DESTDIR)$(PREFIX)/include/weir $(DESTDIR)$(LIBDIR)/cmake/weir
+	$(Q)rm -f $(DESTDIR)$(LIBDIR)/libweir.* $(DESTDIR)$(LIBDIR)/pkgconfig/weir.pc
+clean:  ## removes what was built
+	$(Q)rm -rf build build-*
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+# The public headers, laid out as an installed program sees them.
 $B/include/weir/weir.h:
-	@mkdir -p $(@D)
-	@ln -sf ../../../io/weir.h $@
+	@mkdir -p $(@D) && ln -srf io/weir.h $@
 $B/include/weir/%.h:
-	@mkdir -p $(@D)
-	@ln -sf ../../../$*/$*.h $@
+	@mkdir -p $(@D) && ln -srf $*/$*.h $@
 
-$B/%.o: %.c | $(HEADERS)
+# One question to the machine per build directory; it ends the build with the line to type.
+$B/have-%:
 	@mkdir -p $(@D)
-	$(call say,CC) $(CC) $(LIBFLAGS) -c $< -o $@
-$B/%.o: %.S
+	@.ci/deps --check $*
+	@touch $@
+
+$B/%.o: FLAGS = $(APPFLAGS)
+$B/alloc/%.o: FLAGS = $(LIBFLAGS)
+$B/runtime/%.o: FLAGS = $(LIBFLAGS)
+$B/io/%.o: FLAGS = $(LIBFLAGS)
+$B/tests/%.o: FLAGS = $(APPFLAGS) $(shell pkg-config --cflags check)
+$B/examples/%.o: FLAGS = $(APPFLAGS) -I/usr/share/include/llhttp
+$B/%.o: %.c Makefile | $(HEADERS) $B/have-build
 	@mkdir -p $(@D)
-	$(call say,AS) $(CC) $(LIBFLAGS) -c $< -o $@
+	$(call say,CC) $(CC) $(FLAGS) -c $< -o $@
+$B/%.o: %.S Makefile | $(HEADERS) $B/have-build
+	@mkdir -p $(@D)
+	$(call say,AS) $(CC) $(FLAGS) -c $< -o $@
+$(LLHTTP): $B/llhttp/%.o: /usr/share/llhttp/%.c
+	@mkdir -p $(@D)
+	$(call say,CC) $(CC) $(CFLAGS) -w -I/usr/share/include/llhttp -c $< -o $@
+$B/bench/count_malloc.so: bench/count_malloc.c Makefile
+	@mkdir -p $(@D)
+	$(call say,LD) $(CC) -O2 $(WARN) -fPIC -shared -pthread $< -ldl -o $@
+
+# The foreign liburing headers for a cross compiler: the same on every machine, unlike what lies beside them.
+$B/foreign:
+	@mkdir -p $@ && ln -s /usr/include/liburing /usr/include/liburing.h $@
+
 $B/libweir.a: $(OBJS)
 	$(call say,AR) rm -f $@; $(AR) rcs $@ $^
 $B/libweir.so.$(VERSION): $(OBJS)
-	$(call say,LD) $(CC) $(LIBFLAGS) -shared -Wl,-z,defs -Wl,-soname,libweir.so.$(SOMAJOR) $^ $(LDLIBS) -o $@
+	$(call say,LD) $(CC) $(LIBFLAGS) -shared $(if $(SAN),,-Wl,-z,defs) -Wl,-soname,$(SONAME) $^ $(LDLIBS) -o $@
 $B/libweir.so: $B/libweir.so.$(VERSION)
-	@ln -sf libweir.so.$(VERSION) $B/libweir.so.$(SOMAJOR)
-	@ln -sf libweir.so.$(SOMAJOR) $@
+	@ln -sf $(<F) $B/$(SONAME) && ln -sf $(SONAME) $@
+$(EXAMPLES): %: %.o $B/libweir.a
+	$(call say,LD) $(CC) $(BASE) $^ $(LDLIBS) -o $@
+$(HTTP:%.c=$B/%): $(LLHTTP)
+$(BENCHES): %: %.o $(patsubst %.c,$B/%.o,$(wildcard bench/bench.c bench/histogram.c)) $B/libweir.a
+	$(call say,LD) $(CC) $(BASE) $^ $(LDLIBS) -lm -o $@
+$(TESTS): | $B/have-test
+$B/tests/run: $(TESTS) $B/libweir.a
+	$(call say,LD) $(CC) $(BASE) $^ $$(pkg-config --libs check) $(LDLIBS) -o $@
+# Nothing but the switch: no runtime, so no sanitizer that would have to be told of it.
+$B/tests/switch_alone: tests/switch_alone.c runtime/switch_$(ARCH).S Makefile | $B/have-build
+	@mkdir -p $(@D)
+	$(call say,LD) $(CC) -std=gnu11 -O2 -g $(WARN) -static -I. -I$B/include $(filter-out Makefile,$^) -o $@
 
-layers: $(HEADERS)  ## alloc <- runtime <- io, and nothing back
-	$(Q)! grep -nE '#include *[<"](weir/)?(runtime|io)[/.]' alloc/*.[chS]
-	$(Q)! grep -nE '#include *[<"](weir/)?io[/.]' runtime/*.[chS]
-
-help:  ## this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST)
-clean:  ## removes what was built
-	$(Q)rm -rf build build-*
-
-.PHONY: all lib layers help clean
--include $(OBJS:.o=.d)
+.SECONDARY:
+.PHONY: all lib examples bench-build deps demo test test-examples check-asan check-tsan check-valgrind bench \
+	layers symbols headers doc-examples lint cross cross-objects install uninstall clean help
+-include $(wildcard $B/*/*.d)
