@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * config.h: the option table, and what is made from it.
+ *
+ * One line of WEIR_CONFIG_MAP is one option: from it come the field of struct weir__config, its
+ * default, the parsing of its variable, its line in WEIR_HELP=1 and WEIR_VERBOSE=1 and its row in
+ * docs/environment.md. A program's choice beats the environment, which beats the default.
+ *
+ * Never reads the environment of a set-user-id program.
+ */
+#ifndef WEIR_CONFIG_H
+#define WEIR_CONFIG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+/*
+ * Parts of io_uring that WEIR_URING_MASK pretends this kernel lacks: XX(NAME, word). The bit of a
+ * part is WEIR__URING_NAME.
+ */
+/* clang-format off */
+#define WEIR_URING_PART_MAP(XX) \
+	XX(DEFER,        "defer")        /* set-up with SINGLE_ISSUER and DEFER_TASKRUN */ \
+	XX(COOP,         "coop")         /* set-up with COOP_TASKRUN */ \
+	XX(ACCEPT_MULTI, "accept_multi") /* one accept, many connections */ \
+	XX(RECV_MULTI,   "recv_multi")   /* one receive, many arrivals */ \
+	XX(BUFRING,      "bufring")      /* provided-buffer rings */ \
+	XX(FIXED,        "fixed")        /* direct descriptors */ \
+	XX(MSG_RING,     "msg_ring")     /* messages between rings */ \
+	XX(RING_FD,      "ring_fd")      /* registered ring descriptor */ \
+	XX(NO_IOWAIT,    "no_iowait")    /* waiting that is not counted as I/O wait */
+
+#define WEIR__WORD(name, word)  "|" word
+#define WEIR__WORDS(map)        (("" map(WEIR__WORD)) + 1)
+
+/*
+ * XX(field, type, variable, default, min, max, unit, text). The types:
+ *   NUMBER  a whole number; `unit` says of what
+ *   BYTES   a whole number, with k, m or g after it if wanted
+ *   BOOL    0 or 1
+ *   CHOICE  one of the words in `unit`, separated by |; the field holds its place from 0
+ *   SET     words in `unit` with commas between them, or "none"; the field has a bit for each
+ */
+#define WEIR_CONFIG_MAP(XX) \
+	XX(workers, NUMBER, "WEIR_WORKERS", 0, 0, 256, "threads", \
+	   "workers; 0: as many as the affinity mask and the cgroup's CPU quota allow") \
+	XX(driver, CHOICE, "WEIR_DRIVER", WEIR__DRIVER_AUTO, 0, WEIR__DRIVER_EPOLL, "auto|uring|epoll", \
+	   "what workers sleep in; auto: io_uring, or epoll where that is refused") \
+	XX(uring_mask, SET, "WEIR_URING_MASK", 0, 0, (1 << WEIR__URING_PARTS) - 1, \
+	   WEIR__WORDS(WEIR_URING_PART_MAP), \
+	   "parts of io_uring to do without, as on an older kernel") \
+	XX(sq_entries, NUMBER, "WEIR_SQ_ENTRIES", 256, 32, 4096, "entries", \
+	   "operations a worker queues between two system calls") \
+	XX(cq_entries, NUMBER, "WEIR_CQ_ENTRIES", 4096, 64, 65536, "entries", \
+	   "completions the kernel can hold; three quarters of it limit the operations in flight") \
+	XX(stack_kb, NUMBER, "WEIR_STACK_KB", 64, 32, 1024, "KiB", \
+	   "stack of a task; rounded up to 32, 64, 256 or 1024") \
+	XX(context_switch, CHOICE, "WEIR_SWITCH", WEIR__SWITCH_ASM, 0, WEIR__SWITCH_UCONTEXT, "asm|ucontext", \
+	   "how tasks are switched; ucontext is slow and portable") \
+	XX(slice_us, NUMBER, "WEIR_SLICE_US", 150, 1, 100000, "us", \
+	   "time a worker runs ready tasks before it looks for completions") \
+	XX(budget, NUMBER, "WEIR_BUDGET", 128, 1, 65536, "operations", \
+	   "operations a task may complete without waiting before others get their turn") \
+	XX(drain_ms, NUMBER, "WEIR_DRAIN_MS", 1000, 0, 3600000, "ms", \
+	   "time the first SIGINT or SIGTERM leaves to clients before they are cancelled") \
+	XX(pin, BOOL, "WEIR_PIN", 0, 0, 1, "", \
+	   "bind worker i to the i-th allowed CPU") \
+	XX(recv_bytes, BYTES, "WEIR_RECV_BYTES", 4096, 512, 1 << 20, "bytes", \
+	   "size of a receive buffer") \
+	XX(recv_bulk_bytes, BYTES, "WEIR_RECV_BULK_BYTES", 65536, 4096, 16 << 20, "bytes", \
+	   "size of a receive buffer for connections that fill theirs") \
+	XX(recv_buffers, NUMBER, "WEIR_RECV_BUFFERS", 64, 1, 32768, "buffers", \
+	   "receive buffers a worker lends to the kernel at first") \
+	XX(recv_buffers_max, NUMBER, "WEIR_RECV_BUFFERS_MAX", 4096, 1, 32768, "buffers", \
+	   "receive buffers a worker lends to the kernel at most") \
+	XX(lend_max, NUMBER, "WEIR_LEND_MAX", 8, 1, 1024, "buffers", \
+	   "received buffers a connection may have waiting; then it stops receiving") \
+	XX(conns_max, NUMBER, "WEIR_CONNS_MAX", 0, 0, 16777216, "clients", \
+	   "clients of a worker at once; 0: what RLIMIT_NOFILE allows") \
+	XX(backlog, NUMBER, "WEIR_BACKLOG", 4096, 1, 65535, "clients", \
+	   "connections waiting to be accepted; the kernel clamps it to net.core.somaxconn") \
+	XX(verbose, BOOL, "WEIR_VERBOSE", 0, 0, 1, "", \
+	   "say at start what was found and where each option came from") \
+	XX(help, BOOL, "WEIR_HELP", 0, 0, 1, "", \
+	   "list these variables and end") \
+	XX(quiet, BOOL, "WEIR_QUIET", 0, 0, 1, "", \
+	   "hide notices, such as io_uring being refused; errors are still said")
+/* clang-format on */
+
+enum {
+	WEIR__DRIVER_AUTO,
+	WEIR__DRIVER_URING,
+	WEIR__DRIVER_EPOLL,
+};
+
+enum {
+	WEIR__SWITCH_ASM,
+	WEIR__SWITCH_UCONTEXT,
+};
+
+enum {
+#define XX(name, word) WEIR__URING_##name##_BIT,
+	WEIR_URING_PART_MAP(XX) WEIR__URING_PARTS,
+#undef XX
+};
+enum {
+#define XX(name, word) WEIR__URING_##name = 1 << WEIR__URING_##name##_BIT,
+	WEIR_URING_PART_MAP(XX)
+#undef XX
+};
+
+/* The options by number: WEIR__OPTION_workers and so on. */
+enum weir__option {
+#define XX(field, ...) WEIR__OPTION_##field,
+	WEIR_CONFIG_MAP(XX) WEIR__OPTIONS,
+#undef XX
+};
+
+enum weir__source {
+	WEIR__SOURCE_DEFAULT,
+	WEIR__SOURCE_ENVIRONMENT,
+	WEIR__SOURCE_PROGRAM,
+};
+
+enum weir__option_type {
+	WEIR__NUMBER,
+	WEIR__BYTES,
+	WEIR__BOOL,
+	WEIR__CHOICE,
+	WEIR__SET,
+};
+
+/* One line of the table. */
+struct weir__option_info {
+	const char *field;
+	const char *variable;
+	const char *unit; /* or the words of a CHOICE or SET */
+	const char *text;
+	uint64_t preset;
+	uint64_t min;
+	uint64_t max;
+	enum weir__option_type type;
+};
+extern const struct weir__option_info weir__option_info[WEIR__OPTIONS];
+
+/*
+ * Every field is an integer of one width, so that the struct is also the array the table walks:
+ * value[WEIR__OPTION_workers] is workers.
+ */
+struct weir__config {
+	union {
+		struct {
+#define XX(field, ...) uint64_t field;
+			WEIR_CONFIG_MAP(XX)
+#undef XX
+		};
+		uint64_t value[WEIR__OPTIONS];
+	};
+	uint8_t source[WEIR__OPTIONS]; /* enum weir__source */
+};
+
+/* Every option at its default. */
+void weir__config_init(struct weir__config *ret);
+
+/*
+ * Defaults, then the environment. Returns 0; or -EINVAL when a variable does not parse or does not
+ * fit, with a line on `err` for each that names it, its value and what is accepted, and *ret
+ * untouched. A WEIR_* variable that is not in the table is named on `err`, at the first call only
+ * and not when WEIR_QUIET=1, and does no harm.
+ */
+int weir__config_load(struct weir__config *ret, FILE *err);
+
+/*
+ * What the program asked for, over default and environment; `text` takes what the variable would
+ * take. Returns 0; or -EINVAL with one line on `err` and *config untouched.
+ */
+int weir__config_set(struct weir__config *config, enum weir__option option, uint64_t value,
+		     FILE *err);
+int weir__config_set_text(struct weir__config *config, enum weir__option option, const char *text,
+			  FILE *err);
+
+/* WEIR_HELP=1: every variable with its default, what it takes and what it does. */
+void weir__config_help(FILE *out);
+
+/* WEIR_VERBOSE=1: every option with its value and where that came from. */
+void weir__config_dump(const struct weir__config *config, FILE *out);
+
+/* "a whole number of ms from 0 to 3600000": what an option takes. */
+void weir__option_accepts(enum weir__option option, FILE *out);
+
+/* A value as its variable would be written. WEIR__OPTION_TEXT_MAX is room enough. */
+void weir__option_format(enum weir__option option, uint64_t value, char *ret, size_t cap);
+enum { WEIR__OPTION_TEXT_MAX = 128 };
+
+#endif
