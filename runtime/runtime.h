@@ -21,6 +21,7 @@
 #ifndef WEIR_RUNTIME_H
 #define WEIR_RUNTIME_H
 
+#include <errno.h>
 #include <stdio.h>
 #include <sys/types.h>
 
