@@ -399,11 +399,11 @@ static void name_unknown(const char *name, size_t len, FILE *err)
 			nearest = weir__option_info[i].variable;
 		}
 	}
-	fprintf(err, "weir: %.*s is not a variable of weir", (int)min_size(len, NAME_MAX_BYTES),
-		name);
+	fprintf(err, "weir: %.*s is not known; WEIR_HELP=1 lists what is",
+		(int)min_size(len, NAME_MAX_BYTES), name);
 	if (nearest != NULL)
 		fprintf(err, "; did you mean %s?", nearest);
-	fputs(" WEIR_HELP=1 lists them\n", err);
+	fputc('\n', err);
 }
 
 static void name_unknown_variables(FILE *err)
