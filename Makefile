@@ -21,7 +21,9 @@ LIBS    := $B/libweir.a $B/libweir.so
 LLHTTP  := $(patsubst /usr/share/%.c,$B/%.o,$(wildcard /usr/share/llhttp/*.c))
 HTTP    := $(shell grep -ls '<llhttp.h>' examples/*.c)
 EXAMPLES := $(patsubst %.c,$B/%,$(filter-out $(if $(LLHTTP),,$(HTTP)),$(wildcard examples/*.c)))
-BENCHES := $(patsubst %.c,$B/%,$(wildcard bench/bench_*.c bench/rival_*.c bench/echoload.c))
+BENCH_MAINS := $(wildcard bench/bench_*.c bench/rival_*.c bench/echoload.c bench/meter.c)
+BENCHES := $(BENCH_MAINS:%.c=$B/%)
+BENCH_OBJS := $(patsubst %.c,$B/%.o,$(filter-out $(BENCH_MAINS) bench/count_malloc.c,$(wildcard bench/*.c)))
 TESTS   := $(patsubst %.c,$B/%.o,$(wildcard tests/main.c tests/test_*.c))
 -include tests/tests.mk
 
@@ -30,7 +32,7 @@ WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpoi
            $(if $(CI),-Werror)
 BASE    := -std=gnu11 $(CFLAGS) -fno-omit-frame-pointer -pthread -MMD -MP \
            $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all)
-LIBFLAGS := $(BASE) $(WARN) -fPIC -fvisibility=hidden -ftls-model=initial-exec -I. -I$B/include
+LIBFLAGS := $(BASE) $(WARN) -fPIC -fvisibility=hidden -ftls-model=initial-exec -D_GNU_SOURCE= -I. -I$B/include
 APPFLAGS := $(BASE) $(WARN) -I$B/include
 LDLIBS  := -luring
 
@@ -59,6 +61,9 @@ check-tsan:  ## the tests under ThreadSanitizer (which needs the old address lay
 check-valgrind:  ## the tests tagged fast under memcheck
 	$(Q)CK_TIMEOUT_MULTIPLIER=20 CK_INCLUDE_TAGS=fast $(MAKE) --no-print-directory test \
 		RUN='valgrind -q --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite'
+rivals: bench-build  ## bench-build and the rivals in Rust (cargo; fetches crates once)
+	$(Q)for m in bench/rivals/*/Cargo.toml; do d=$${m%/*}; cargo build -q --release --locked \
+		--manifest-path $$m --target-dir $B/bench/$${d##*/} || exit 1; done
 bench: bench-build  ## the microbenchmarks
 	$(Q)for b in $(filter $B/bench/bench_%,$(BENCHES)); do $$b || exit 1; done
 
@@ -136,7 +141,7 @@ $B/libweir.so: $B/libweir.so.$(VERSION)
 $(EXAMPLES): %: %.o $B/libweir.a
 	$(call say,LD) $(CC) $(BASE) $^ $(LDLIBS) -o $@
 $(HTTP:%.c=$B/%): $(LLHTTP)
-$(BENCHES): %: %.o $(patsubst %.c,$B/%.o,$(wildcard bench/bench.c bench/histogram.c)) $B/libweir.a
+$(BENCHES): %: %.o $(BENCH_OBJS) $B/libweir.a
 	$(call say,LD) $(CC) $(BASE) $^ $(LDLIBS) -lm -o $@
 $(TESTS): | $B/have-test
 $B/tests/run: $(TESTS) $B/libweir.a
@@ -147,6 +152,6 @@ $B/tests/switch_alone: tests/switch_alone.c runtime/switch_$(ARCH).S Makefile | 
 	$(call say,LD) $(CC) -std=gnu11 -O2 -g $(WARN) -static -I. -I$B/include $(filter-out Makefile,$^) -o $@
 
 .SECONDARY:
-.PHONY: all lib examples bench-build deps demo test test-examples check-asan check-tsan check-valgrind bench \
+.PHONY: all lib examples bench-build rivals deps demo test test-examples check-asan check-tsan check-valgrind bench \
 	layers symbols headers doc-examples lint cross cross-objects install uninstall clean help
 -include $(wildcard $B/*/*.d)

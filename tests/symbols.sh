@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+#
+# symbols.sh BUILD_DIR: what the linker knows about the layers and the library.
+set -eu
+cd "$1"
+failed=0
+
+fail() {
+	echo "symbols: $1" >&2
+	sed 's/^/  /' >&2
+	failed=1
+}
+
+# No layer uses a symbol of one above it: what it leaves undefined is not weir's.
+below=()
+for layer in alloc runtime io; do
+	below+=("$layer"/*.o)
+	up=$(ld -r -o - "${below[@]}" 2>/dev/null >layer.o && nm -u layer.o | grep -w 'weir_.*' || true)
+	[ -z "$up" ] || fail "$layer reaches up:" <<<"$up"
+done
+rm -f layer.o
+
+foreign=$(nm -D --defined-only libweir.so | awk '$3 !~ /^weir_/')
+[ -z "$foreign" ] || fail "libweir.so exports names that are not its own:" <<<"$foreign"
+
+stack=$(readelf -lW libweir.so | grep GNU_STACK)
+[[ $stack == *RW\ * ]] || fail "libweir.so asks for an executable stack:" <<<"$stack"
+
+readelf -dW libweir.so | grep -q 'SONAME.*libweir\.so\.[0-9]' || fail "no SONAME" </dev/null
+
+[ $failed = 0 ] && echo "symbols: layers, exports, stack and SONAME are right"
