@@ -39,7 +39,7 @@ enum {
 
 static bool parse(const struct weir__option_info *option, const char *text, uint64_t *ret);
 static bool fits(const struct weir__option_info *option, uint64_t value);
-static bool pairs_fit(const struct weir__config *config, FILE *err);
+static bool fit_pairs(struct weir__config *config, FILE *err);
 static void name_unknown_variables(FILE *err);
 static void print_shown(const char *text, FILE *out);
 
@@ -71,7 +71,7 @@ int weir__config_load(struct weir__config *ret, FILE *err)
 		}
 		config.source[i] = WEIR__SOURCE_ENVIRONMENT;
 	}
-	if (!good || !pairs_fit(&config, err))
+	if (!good || !fit_pairs(&config, err))
 		return -EINVAL;
 	if (!config.quiet)
 		name_unknown_variables(err);
@@ -100,7 +100,7 @@ int weir__config_set(struct weir__config *config, enum weir__option option, uint
 	struct weir__config changed = *config;
 	changed.value[option] = value;
 	changed.source[option] = WEIR__SOURCE_PROGRAM;
-	if (!pairs_fit(&changed, err))
+	if (!fit_pairs(&changed, err))
 		return -EINVAL;
 	*config = changed;
 	return 0;
@@ -324,8 +324,11 @@ static bool fits(const struct weir__option_info *option, uint64_t value)
 	return value >= option->min && value <= option->max;
 }
 
-/* Options that bound one another. The kernel, asked for less, would refuse without saying why. */
-static bool pairs_fit(const struct weir__config *config, FILE *err)
+/*
+ * Options that bound one another. A default gives way to what was asked for; two wishes that
+ * contradict are refused here, because the kernel would refuse them without saying why.
+ */
+static bool fit_pairs(struct weir__config *config, FILE *err)
 {
 	static const struct {
 		enum weir__option low, high;
@@ -336,13 +339,20 @@ static bool pairs_fit(const struct weir__config *config, FILE *err)
 	};
 	bool good = true;
 	for (size_t i = 0; i < sizeof(pair) / sizeof(*pair); i++) {
-		enum weir__option low = pair[i].low, high = pair[i].high;
-		if (config->value[low] <= config->value[high])
+		uint64_t *low = &config->value[pair[i].low], *high = &config->value[pair[i].high];
+		if (*low <= *high)
 			continue;
-		fprintf(err, "weir: %s=%llu: want at most %s, which is %llu\n",
-			weir__option_info[low].variable, (unsigned long long)config->value[low],
-			weir__option_info[high].variable, (unsigned long long)config->value[high]);
-		good = false;
+		if (config->source[pair[i].low] == WEIR__SOURCE_DEFAULT) {
+			*low = *high;
+		} else if (config->source[pair[i].high] == WEIR__SOURCE_DEFAULT) {
+			*high = *low;
+		} else {
+			fprintf(err, "weir: %s=%llu: want at most %s, which is %llu\n",
+				weir__option_info[pair[i].low].variable, (unsigned long long)*low,
+				weir__option_info[pair[i].high].variable,
+				(unsigned long long)*high);
+			good = false;
+		}
 	}
 	return good;
 }

@@ -46,7 +46,8 @@
 #define WEIR_CONFIG_MAP(XX) \
 	XX(workers, NUMBER, "WEIR_WORKERS", 0, 0, 256, "threads", \
 	   "workers; 0: as many as the affinity mask and the cgroup's CPU quota allow") \
-	XX(driver, CHOICE, "WEIR_DRIVER", WEIR__DRIVER_AUTO, 0, WEIR__DRIVER_EPOLL, "auto|uring|epoll", \
+	XX(driver, CHOICE, "WEIR_DRIVER", WEIR__DRIVER_AUTO, 0, WEIR__DRIVER_EPOLL, \
+	   "auto|uring|epoll", \
 	   "what workers sleep in; auto: io_uring, or epoll where that is refused") \
 	XX(uring_mask, SET, "WEIR_URING_MASK", 0, 0, (1 << WEIR__URING_PARTS) - 1, \
 	   WEIR__WORDS(WEIR_URING_PART_MAP), \
@@ -57,7 +58,8 @@
 	   "completions the kernel can hold; three quarters of it limit the operations in flight") \
 	XX(stack_kb, NUMBER, "WEIR_STACK_KB", 64, 32, 1024, "KiB", \
 	   "stack of a task; rounded up to 32, 64, 256 or 1024") \
-	XX(context_switch, CHOICE, "WEIR_SWITCH", WEIR__SWITCH_ASM, 0, WEIR__SWITCH_UCONTEXT, "asm|ucontext", \
+	XX(context_switch, CHOICE, "WEIR_SWITCH", WEIR__SWITCH_ASM, 0, WEIR__SWITCH_UCONTEXT, \
+	   "asm|ucontext", \
 	   "how tasks are switched; ucontext is slow and portable") \
 	XX(slice_us, NUMBER, "WEIR_SLICE_US", 150, 1, 100000, "us", \
 	   "time a worker runs ready tasks before it looks for completions") \

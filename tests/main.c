@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * main.c: one runner for all suites.
+ *
+ *   run                    everything
+ *   run alloc_heap io_     suites whose names begin so
+ *
+ * Check's variables work as documented: CK_RUN_SUITE, CK_RUN_CASE, CK_FORK, CK_VERBOSITY,
+ * CK_INCLUDE_TAGS. What the suites say about a driver holds for the one WEIR_DRIVER names. suites.h
+ * is made by tests.mk from the names of the files.
+ */
+#include <check.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SUITE(name) Suite *name##_suite(void);
+#include "suites.h"
+#undef SUITE
+
+static const struct {
+	const char *name;
+	Suite *(*make)(void);
+} suites[] = {
+#define SUITE(name) { #name, name##_suite },
+#include "suites.h"
+#undef SUITE
+};
+#define SUITES (sizeof(suites) / sizeof(*suites))
+
+static bool is_wanted(const char *name, char *const *prefixes)
+{
+	if (*prefixes == NULL)
+		return true;
+	for (; *prefixes != NULL; prefixes++)
+		if (strncmp(name, *prefixes, strlen(*prefixes)) == 0)
+			return true;
+	return false;
+}
+
+static int no_such_suite(void)
+{
+	fprintf(stderr, "no suite begins so; there are:");
+	for (size_t i = 0; i < SUITES; i++)
+		fprintf(stderr, " %s", suites[i].name);
+	fputc('\n', stderr);
+	return 2;
+}
+
+int main(int argc, char **argv)
+{
+	SRunner *runner = srunner_create(NULL);
+	size_t wanted = 0;
+	(void)argc;
+	for (size_t i = 0; i < SUITES; i++) {
+		if (!is_wanted(suites[i].name, argv + 1))
+			continue;
+		srunner_add_suite(runner, suites[i].make());
+		wanted++;
+	}
+	if (wanted == 0)
+		return no_such_suite();
+	srunner_run_all(runner, CK_ENV);
+	int failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}

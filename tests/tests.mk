@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: MIT
+# How the suites find each other: tests/test_alloc_heap.c exports alloc_heap_suite(), and that is all.
+
+.DEFAULT_GOAL := all
+SUITES := $(patsubst tests/test_%.c,%,$(sort $(wildcard tests/test_*.c)))
+
+# Rewritten only when a file came or went, so that nothing is rebuilt otherwise.
+$B/tests/suites.h: FORCE
+	@mkdir -p $(@D) && printf 'SUITE(%s)\n' $(SUITES) > $@.new
+	@cmp -s $@ $@.new && rm $@.new || mv $@.new $@
+$B/tests/main.o: $B/tests/suites.h
+$B/tests/main.o: FLAGS += -I$B/tests
+# Units are tested through their internal headers. main.c declares what the other files export.
+$B/tests/test_%.o: FLAGS += -I. -D_GNU_SOURCE= -Wno-missing-prototypes
+
+docs: $B/tests/run  ## docs/environment.md from the option table
+	$(Q)UPDATE_DOCS=1 CK_RUN_CASE=documentation $< runtime_config
+
+FORCE:
+.PHONY: FORCE docs
