@@ -141,7 +141,9 @@ $B/libweir.so: $B/libweir.so.$(VERSION)
 $(EXAMPLES): %: %.o $B/libweir.a
 	$(call say,LD) $(CC) $(BASE) $^ $(LDLIBS) -o $@
 $(HTTP:%.c=$B/%): $(LLHTTP)
-$(BENCHES): %: %.o $(BENCH_OBJS) $B/libweir.a
+# Rivals, echoload and meter have nothing of weir in them.
+$(filter $B/bench/bench_%,$(BENCHES)): $B/libweir.a
+$(BENCHES): %: %.o $(BENCH_OBJS)
 	$(call say,LD) $(CC) $(BASE) $^ $(LDLIBS) -lm -o $@
 $(TESTS): | $B/have-test
 $B/tests/run: $(TESTS) $B/libweir.a
