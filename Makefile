@@ -79,12 +79,13 @@ doc-examples: $(HEADERS)  ## every C block of README.md and docs/ compiles
 	$(Q)CC=$(CC) tests/doc_examples.sh $B/include
 lint:  ## clang-format, line and function length, SPDX lines
 	$(Q)tests/lint.sh
+# The liburing headers are the same on every machine, unlike what lies beside them in /usr/include.
 cross: B := build-aarch64
 cross:  ## compiles for aarch64 and runs the context switch under qemu
 	@.ci/deps --check cross
-	$(Q)$(MAKE) --no-print-directory B=$B CC=aarch64-linux-gnu-gcc cross-objects
+	@mkdir -p $B/foreign && ln -sfn /usr/include/liburing /usr/include/liburing.h $B/foreign
+	$(Q)$(MAKE) --no-print-directory B=$B CC=aarch64-linux-gnu-gcc CFLAGS='$(CFLAGS) -I$B/foreign' cross-objects
 	$(Q)qemu-aarch64 $B/tests/switch_alone
-cross-objects: LIBFLAGS += -I$B/foreign
 cross-objects: $(OBJS) $B/tests/switch_alone
 
 install: lib  ## DESTDIR= PREFIX=/usr/local LIBDIR=$PREFIX/lib
@@ -127,10 +128,6 @@ $(LLHTTP): $B/llhttp/%.o: /usr/share/llhttp/%.c
 $B/bench/count_malloc.so: bench/count_malloc.c Makefile
 	@mkdir -p $(@D)
 	$(call say,LD) $(CC) -O2 $(WARN) -fPIC -shared -pthread $< -ldl -o $@
-
-# The foreign liburing headers for a cross compiler: the same on every machine, unlike what lies beside them.
-$B/foreign:
-	@mkdir -p $@ && ln -s /usr/include/liburing /usr/include/liburing.h $@
 
 $B/libweir.a: $(OBJS)
 	$(call say,AR) rm -f $@; $(AR) rcs $@ $^
