@@ -29,8 +29,7 @@ static bool is_same(const struct weir__address *a, const struct weir__address *b
 	return a->len == b->len && memcmp(&a->any, &b->any, a->len) == 0;
 }
 
-/* ---- Parsing ------------------------------------------------------------------------------------
- */
+/* ---- Parsing --------------------------------------------------------------------------------- */
 
 static const struct {
 	const char *text;
@@ -232,8 +231,7 @@ START_TEST(the_wildcard_is_ipv4_where_there_is_no_ipv6)
 }
 END_TEST
 
-/* ---- Formatting ---------------------------------------------------------------------------------
- */
+/* ---- Formatting ------------------------------------------------------------------------------ */
 
 START_TEST(a_text_that_does_not_fit_is_not_begun)
 {
@@ -302,8 +300,7 @@ START_TEST(a_path_may_fill_sun_path_without_a_zero)
 }
 END_TEST
 
-/* ---- Properties ---------------------------------------------------------------------------------
- */
+/* ---- Properties ------------------------------------------------------------------------------ */
 
 /* Plain ifs in these loops: every ck_assert, true or not, writes to a file. */
 enum { ROUNDS = 100000 };

@@ -61,8 +61,7 @@ static unsigned count_words(const char *words)
 	return count;
 }
 
-/* ---- The table ----------------------------------------------------------------------------------
- */
+/* ---- The table ------------------------------------------------------------------------------- */
 
 START_TEST(each_line_is_consistent)
 {
@@ -131,8 +130,7 @@ START_TEST(union_view_and_fields_agree)
 }
 END_TEST
 
-/* ---- Values -------------------------------------------------------------------------------------
- */
+/* ---- Values ---------------------------------------------------------------------------------- */
 
 START_TEST(an_empty_environment_gives_the_defaults)
 {
@@ -307,8 +305,7 @@ START_TEST(a_hostile_value_cannot_steer_the_terminal)
 }
 END_TEST
 
-/* ---- Who decides --------------------------------------------------------------------------------
- */
+/* ---- Who decides ----------------------------------------------------------------------------- */
 
 START_TEST(the_program_beats_the_environment)
 {
@@ -384,8 +381,7 @@ START_TEST(quiet_hides_unknown_variables_but_no_error)
 }
 END_TEST
 
-/* ---- Saying what there is -----------------------------------------------------------------------
- */
+/* ---- Saying what there is -------------------------------------------------------------------- */
 
 START_TEST(help_lists_every_variable)
 {
