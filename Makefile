@@ -49,7 +49,7 @@ demo: deps  ## servers on loopback under load, and one table of what it cost; ha
 	@B=$B bench/demo
 
 # RUN goes in front of the suites: valgrind, setarch, taskset.
-test: $B/tests/switch_alone $B/tests/run  ## every Check suite, on io_uring and on epoll
+test: $B/have-test $B/tests/switch_alone $B/tests/run  ## every Check suite, on io_uring and on epoll
 	$(Q)$B/tests/switch_alone
 	$(Q)for d in uring epoll; do echo "-- driver: $$d"; WEIR_DRIVER=$$d $(RUN) $B/tests/run || exit 1; done
 test-examples: examples bench-build  ## the examples, driven by curl, wrk, redis-cli and redis-benchmark
