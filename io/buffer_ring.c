@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * buffer_ring.c: lends pool blocks to the kernel and takes them back.
+ *
+ * Comes from: alloc (payloads). Goes to: ring.c, which finds the block by the id in a completion.
+ *
+ * A ring that runs dry ends every receive with ENOBUFS; so the number of buffers in circulation doubles
+ * whenever that happens, up to the configured limit, and after that receives wait in line for a
+ * buffer to come back: re-armed by the return, never by a timer.
+ */
+#include "io/buffer_ring.h"
+
+#include <string.h>
+
+static void release(struct weir__block *block);
+
+void weir__buffer_ring_init(struct weir__buffer_ring *group, struct io_uring *uring, uint16_t id,
+			    size_t bytes, unsigned target, unsigned max,
+			    void (*restart)(struct weir__buffer_ring *, struct weir__op *))
+{
+	memset(group, 0, sizeof *group);
+	group->uring = uring;
+	group->id = id;
+	group->bytes = bytes;
+	group->entries = 1;
+	while (group->entries < max)
+		group->entries *= 2;
+	group->target = target < max ? target : max;
+	group->restart = restart;
+	group->starved_tail = &group->starved;
+}
+
+static int register_ring(struct weir__buffer_ring *group)
+{
+	size_t ring_bytes = group->entries * sizeof(struct io_uring_buf);
+	struct io_uring_buf_ring *ring = weir_alloc_aligned(4096, ring_bytes < 4096 ? 4096 : ring_bytes);
+	struct weir__block *blocks = weir_alloc(group->entries * sizeof *blocks);
+	int err = -ENOMEM;
+
+	if (ring && blocks) {
+		struct io_uring_buf_reg reg = {
+			.ring_addr = (uintptr_t)ring,
+			.ring_entries = group->entries,
+			.bgid = group->id,
+		};
+		io_uring_buf_ring_init(ring);
+		err = io_uring_register_buf_ring(group->uring, &reg, 0);
+	}
+	if (err < 0) {
+		weir_free(ring);
+		weir_free(blocks);
+		return err;
+	}
+	group->ring = ring;
+	group->blocks = blocks;
+	return 0;
+}
+
+static void lend(struct weir__buffer_ring *group, struct weir__block *block)
+{
+	io_uring_buf_ring_add(group->ring, block->base, (unsigned)group->bytes,
+			      (unsigned short)block->id, (int)group->entries - 1, 0);
+	io_uring_buf_ring_advance(group->ring, 1);
+	group->in_ring++;
+}
+
+/* A block with a payload: a recycled id, or the next unused one. */
+static struct weir__block *new_block(struct weir__buffer_ring *group)
+{
+	char *payload = weir_alloc(group->bytes);
+	struct weir__block *block = group->free;
+
+	if (!payload)
+		return NULL;
+	if (block)
+		group->free = block->next;
+	else
+		block = &group->blocks[group->ids_used];
+	unsigned id = block == &group->blocks[group->ids_used] ? group->ids_used++ : block->id;
+	*block = (struct weir__block){
+		.base = payload,
+		.cap = group->bytes,
+		.id = id,
+		.release = release,
+		.owner = group,
+	};
+	return block;
+}
+
+int weir__buffer_ring_fill(struct weir__buffer_ring *group)
+{
+	if (!group->ring) {
+		int err = register_ring(group);
+		if (err < 0)
+			return err;
+	}
+	while (group->in_ring + group->lent < group->target) {
+		struct weir__block *block = new_block(group);
+		if (!block)
+			break;
+		lend(group, block);
+	}
+	return group->in_ring > 0 ? 0 : -ENOMEM;
+}
+
+struct weir__block *weir__buffer_ring_take(struct weir__buffer_ring *group, unsigned id)
+{
+	struct weir__block *block = &group->blocks[id];
+
+	group->in_ring--;
+	group->lent++;
+	block->refs = 1;
+	return block;
+}
+
+static struct weir__op *pop_starved(struct weir__buffer_ring *group)
+{
+	struct weir__op *op = group->starved;
+
+	group->starved = op->queue_next;
+	if (!group->starved)
+		group->starved_tail = &group->starved;
+	op->is_waiting = false;
+	return op;
+}
+
+static void release(struct weir__block *block)
+{
+	struct weir__buffer_ring *group = block->owner;
+
+	group->lent--;
+	if (group->in_ring + group->lent < group->target) {
+		lend(group, block);
+		if (group->starved)
+			group->restart(group, pop_starved(group));
+		return;
+	}
+	weir_free(block->base);
+	block->base = NULL;
+	block->next = group->free;
+	group->free = block;
+}
+
+int weir__buffer_ring_starve(struct weir__buffer_ring *group, struct weir__op *op)
+{
+	if (group->in_ring == 0) {
+		unsigned want = group->target * 2;
+		group->target = want < group->entries ? want : group->entries;
+	}
+	int err = weir__buffer_ring_fill(group);
+	if (err == 0) {
+		group->restart(group, op);
+		return 0;
+	}
+	if (group->lent == 0)
+		return err;
+	op->queue_next = NULL;
+	op->is_waiting = true;
+	*group->starved_tail = op;
+	group->starved_tail = &op->queue_next;
+	return 0;
+}
+
+void weir__buffer_ring_forget(struct weir__buffer_ring *group, struct weir__op *op)
+{
+	struct weir__op **at = &group->starved;
+
+	while (*at != op)
+		at = &(*at)->queue_next;
+	*at = op->queue_next;
+	if (!*at)
+		group->starved_tail = at;
+	op->is_waiting = false;
+}
+
+/* The kernel holds no reference any more: its ring is gone. */
+void weir__buffer_ring_close(struct weir__buffer_ring *group)
+{
+	if (!group->ring)
+		return;
+	for (unsigned id = 0; id < group->ids_used; id++)
+		weir_free(group->blocks[id].base);
+	weir_free(group->blocks);
+	weir_free(group->ring);
+	group->ring = NULL;
+}

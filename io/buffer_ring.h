@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * buffer_ring.h: receive buffers lent to the kernel.
+ */
+#ifndef WEIR_BUFFER_RING_H
+#define WEIR_BUFFER_RING_H
+
+#include <liburing.h>
+
+#include "io/io_internal.h"
+
+/*
+ * Buffers of one size. A buffer is a struct weir__block with a payload from the worker's heap; it is in
+ * exactly one of: the kernel's ring (in_ring of them), a lease (lent), or free (its id on the free list,
+ * no payload). in_ring + lent <= max. Owner worker only.
+ */
+struct weir__buffer_ring {
+	struct io_uring *uring;
+	struct io_uring_buf_ring *ring;  /* NULL: not registered */
+	struct weir__block *blocks;      /* by id */
+	struct weir__block *free;
+	struct weir__op *starved;        /* receives that found the ring empty, oldest first */
+	struct weir__op **starved_tail;
+	void (*restart)(struct weir__buffer_ring *group, struct weir__op *op);
+	size_t bytes;
+	unsigned entries;                /* power of two, slots of the ring */
+	unsigned in_ring;
+	unsigned lent;
+	unsigned target;                 /* buffers we want in circulation; doubled when the ring ran dry */
+	unsigned ids_used;               /* ids handed out so far */
+	uint16_t id;                     /* the kernel's name of the group */
+};
+
+/* Sets sizes; the ring is registered with the first fill. */
+void weir__buffer_ring_init(struct weir__buffer_ring *group, struct io_uring *uring, uint16_t id,
+			    size_t bytes, unsigned target, unsigned max,
+			    void (*restart)(struct weir__buffer_ring *, struct weir__op *));
+
+/* Registers if need be and lends buffers up to the target. -ENOMEM, -EINVAL when not one could be lent. */
+WEIR_MUST int weir__buffer_ring_fill(struct weir__buffer_ring *group);
+
+/* The buffer the kernel chose, with one reference. */
+struct weir__block *weir__buffer_ring_take(struct weir__buffer_ring *group, unsigned id);
+
+/*
+ * A receive found the ring empty: more buffers, or a place in the queue until one comes back. -ENOMEM when
+ * none can be had and none is out that could come back.
+ */
+WEIR_MUST int weir__buffer_ring_starve(struct weir__buffer_ring *group, struct weir__op *op);
+
+/* Takes a waiting receive out of the queue. */
+void weir__buffer_ring_forget(struct weir__buffer_ring *group, struct weir__op *op);
+
+void weir__buffer_ring_close(struct weir__buffer_ring *group);
+
+#endif

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * io_internal.h: operations, handles, and the half of the driver seam that starts them.
+ *
+ * conn.c and listener.c describe an operation in a struct weir__op and start it; ring.c hands it to
+ * io_uring, poll.c tries the system call and waits for readiness. An operation ends only by its own
+ * completion: cancelling asks for it, nothing more. Until then the operation, and the memory it points at,
+ * must stay where they are.
+ */
+#ifndef WEIR_IO_INTERNAL_H
+#define WEIR_IO_INTERNAL_H
+
+#include <sys/socket.h>
+
+#include <weir/io.h>
+
+#include "runtime/task.h"
+
+struct weir__io;
+struct weir__op;
+
+/* ---- Handles: what operations work on ------------------------------------------------------------ */
+
+struct weir__handle {
+	int fd;                      /* a descriptor, or a slot of the ring's own table; -1: closed */
+	bool is_direct;              /* a slot */
+	uint8_t ready;               /* poll.c: WEIR__READABLE | WEIR__WRITABLE, what epoll last said */
+	bool is_polled;              /* poll.c: in the epoll set */
+	struct weir__op *ops;        /* in flight */
+	struct weir__task *closer;   /* parked until ops is empty */
+};
+
+/* ---- Operations ---------------------------------------------------------------------------------- */
+
+enum weir__op_code {
+	WEIR__OP_ACCEPT,   /* res: a new descriptor or slot (accepted_direct says which) */
+	WEIR__OP_CONNECT,  /* to data, len: a sockaddr */
+	WEIR__OP_RECV,     /* res bytes in block, or 0 at the end of the stream */
+	WEIR__OP_SEND,     /* all of data, len; res < len only when cancelled or broken midway */
+	WEIR__OP_SHUTDOWN, /* of the sending half */
+	WEIR__OP_INSTALL,  /* res: a descriptor for a slot, the caller's to close; only for direct handles */
+};
+
+enum weir__op_state {
+	WEIR__OP_FREE,
+	WEIR__OP_QUEUED,    /* started; the kernel may or may not know it */
+	WEIR__OP_CANCELLING,
+};
+
+struct weir__op {
+	struct weir__op *next;       /* the handle's list */
+	struct weir__op **pprev;
+	struct weir__op *queue_next; /* ring.c: waiting for a submission entry or for a buffer */
+	struct weir__handle *handle;
+	/*
+	 * Called on the scheduler stack for each completion, after the operation has left the handle's list
+	 * if it was the last one (!more). May make tasks ready and start operations, must not park.
+	 */
+	void (*done)(struct weir__op *op);
+	void *owner;                 /* done()'s */
+	void *data;
+	size_t len;
+	size_t moved;                /* poll.c: bytes sent so far */
+	struct weir__block *block;   /* RECV: gives one reference when res > 0, else NULL */
+	int res;
+	uint8_t code;                /* enum weir__op_code */
+	uint8_t state;               /* enum weir__op_state */
+	bool multi;                  /* ACCEPT, RECV: go on until cancelled, at the driver's discretion */
+	bool more;                   /* this completion was not the last */
+	bool accepted_direct;
+	uint8_t group;               /* RECV: index of the buffer size, 0 or 1 */
+	bool is_waiting;             /* ring.c: in a queue through queue_next */
+	bool socket_has_more;        /* RECV: the kernel said that more lies ready */
+	uint32_t slot;               /* ring.c: place in its table */
+};
+
+/* ---- The worker's I/O ----------------------------------------------------------------------------- */
+
+struct weir__io_ops {
+	/*
+	 * Starts an operation (code, handle, done and the arguments set). Returns true when it has
+	 * completed already: res (and block) are set, done() is not called, `more` is false.
+	 */
+	bool (*start)(struct weir__io *io, struct weir__op *op);
+	/* Asks for the end of an operation that was started. May call done() before it returns. */
+	void (*cancel)(struct weir__io *io, struct weir__op *op);
+	/* Closes a handle with no operation in flight. Never fails, may take effect later. */
+	void (*close)(struct weir__io *io, struct weir__handle *handle);
+};
+
+struct weir__io {
+	struct weir__driver driver;  /* first: the runtime's view of us */
+	const struct weir__io_ops *ops;
+	struct weir__worker *worker;
+	bool accepts_direct;         /* accepted connections are slots of the ring's table */
+	bool receives_multi;         /* a started RECV goes on by itself */
+	struct weir__serve_counts {
+		uint64_t accepted, open, failed, accept_pauses;
+	} serve;                     /* owner writes, others read relaxed */
+};
+
+static inline struct weir__io *weir__io_of(const struct weir__worker *worker)
+{
+	return (struct weir__io *)(void *)worker->driver;
+}
+
+/* Opens the driver the configuration asks for, on the worker's own thread. Returns 0 or -errno. */
+WEIR_MUST int weir__ring_open(struct weir__worker *worker, struct weir__io **ret);
+WEIR_MUST int weir__poll_open(struct weir__worker *worker, struct weir__io **ret);
+
+/* For the drivers: bookkeeping around starting and completing. */
+static inline void weir__op_link(struct weir__op *op)
+{
+	struct weir__handle *handle = op->handle;
+
+	op->state = WEIR__OP_QUEUED;
+	op->next = handle->ops;
+	op->pprev = &handle->ops;
+	if (op->next)
+		op->next->pprev = &op->next;
+	handle->ops = op;
+}
+
+/* The last completion of `op`: leaves the handle's list and wakes who waits to close the handle. */
+void weir__op_unlink(struct weir__op *op);
+
+/* For conn.c and listener.c. */
+
+/* Starts `op` for the running task and parks until it completes. Returns res; -ETIME instead of -ECANCELED
+ * when the deadline ended it. The operation may lie on the task's stack. */
+int weir__op_run(struct weir__io *io, struct weir__op *op);
+
+/* Cancels what is in flight on the handle, parks (not a cancellation point) until it is over, closes. */
+void weir__handle_close(struct weir__io *io, struct weir__handle *handle);
+
+/* Open descriptors this process may have (RLIMIT_NOFILE), at most 262,144. */
+unsigned weir__descriptors_max(void);
+
+/* Makes a connection of a descriptor (is_direct: slot), which it takes; on -ENOMEM it has not. */
+WEIR_MUST int weir__conn_new(struct weir__io *io, int fd, bool is_direct, weir_conn **ret);
+/* Frees one that was never used: its descriptor is the caller's again. */
+void weir__conn_free(weir_conn *conn);
+
+/* A process-wide pool for connections, made once. Called under io/run.c's start lock. */
+WEIR_MUST int weir__conn_pool_init(void);
+
+#endif

@@ -1,0 +1,545 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * listener.c: listening sockets, weir_accept(), and weir_serve().
+ *
+ * weir_serve() starts one acceptor task on every worker. Each has a listening socket of its own bound to the
+ * same address (SO_REUSEPORT; Unix sockets are shared), keeps an accept armed, and spawns a task per client
+ * in a scope of its own. Accepting stops, and the backlog fills, when conns_max is reached or descriptors run
+ * out; it goes on when a client leaves. A multishot accept can overshoot by a whole backlog, so it is used
+ * only while there is room for one.
+ */
+#include "io/io_internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "io/address.h"
+#include "io/conn.h"
+#include "runtime/fatal.h"
+#include "runtime/opts.h"
+
+enum {
+	DESCRIPTORS_SPARE = 64,   /* left to the process when conns_max goes by RLIMIT_NOFILE */
+	RETRY_NS = 100 * 1000000, /* accepting again after the kernel ran out of something */
+};
+
+struct weir_listener {
+	struct weir__handle handle;
+	struct weir__io *io;
+	struct weir__address address;
+	int backlog;
+	bool nagle;
+	struct weir__task *acceptor; /* parked in weir_accept() or weir_serve() */
+	char text[WEIR__ADDRESS_TEXT_MAX];
+};
+
+/* ---- Listening ---------------------------------------------------------------------------------- */
+
+/* A Unix socket file that nobody listens on any more is in the way; a live one is not ours to take. */
+static int remove_stale(const struct weir__address *address)
+{
+	struct stat st;
+
+	if (address->any.sa_family != AF_UNIX || !address->un.sun_path[0])
+		return -EADDRINUSE;
+	if (stat(address->un.sun_path, &st) < 0 || !S_ISSOCK(st.st_mode))
+		return -EADDRINUSE;
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return -errno;
+	bool is_dead = connect(fd, &address->any, address->len) < 0 && errno == ECONNREFUSED;
+	(void)close(fd);
+	if (!is_dead)
+		return -EADDRINUSE;
+	return unlink(address->un.sun_path) < 0 ? -errno : 0;
+}
+
+static void set_options(int fd, const struct weir__address *address, bool nagle)
+{
+	const int one = 1, zero = 0;
+
+	if (address->any.sa_family == AF_UNIX)
+		return;
+	(void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+	(void)setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one);
+	if (address->any.sa_family == AF_INET6)
+		(void)setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof zero);
+	if (!nagle) /* accepted sockets inherit it */
+		(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+}
+
+static int open_socket(const struct weir__address *address, int backlog, bool nagle)
+{
+	int fd = socket(address->any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int err;
+
+	if (fd < 0)
+		return -errno;
+	set_options(fd, address, nagle);
+	err = bind(fd, &address->any, address->len) < 0 ? -errno : 0;
+	if (err == -EADDRINUSE) {
+		err = remove_stale(address);
+		if (err == 0)
+			err = bind(fd, &address->any, address->len) < 0 ? -errno : 0;
+	}
+	if (err == 0 && listen(fd, backlog) < 0)
+		err = -errno;
+	if (err < 0) {
+		(void)close(fd);
+		return err;
+	}
+	return fd;
+}
+
+/* SO_REUSEPORT would let two servers of one user share a port by mistake: ask without it first. */
+static int check_free(const struct weir__address *address)
+{
+	const int one = 1, zero = 0;
+
+	if (address->any.sa_family == AF_UNIX)
+		return 0;
+	int fd = socket(address->any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return -errno;
+	(void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+	if (address->any.sa_family == AF_INET6)
+		(void)setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof zero);
+	int err = bind(fd, &address->any, address->len) < 0 ? -errno : 0;
+	(void)close(fd);
+	return err;
+}
+
+static int name_socket(weir_listener *listener)
+{
+	struct weir__address *address = &listener->address;
+
+	address->len = sizeof address->un; /* the largest of them */
+	if (getsockname(listener->handle.fd, &address->any, &address->len) < 0)
+		return -errno;
+	return weir__address_format(&address->any, address->len, listener->text,
+				    sizeof listener->text);
+}
+
+int weir_listen_with(weir_listener **ret, const struct weir_listen_opts *opts)
+{
+	struct weir__worker *self = weir__worker_self();
+	struct weir_listen_opts known = { 0 };
+	struct weir__address address;
+
+	if (!self)
+		return -EINVAL;
+	int err = weir__opts_copy(&known, sizeof known, opts, opts->size);
+	if (err == 0)
+		err = known.address ? weir__address_parse(known.address, &address) : -EINVAL;
+	if (err == 0)
+		err = check_free(&address);
+	if (err < 0)
+		return err;
+	weir_listener *listener = weir_zalloc(sizeof *listener);
+	if (!listener)
+		return -ENOMEM;
+	listener->io = weir__io_of(self);
+	listener->backlog = known.backlog > 0 ? known.backlog : (int)self->runtime->config.backlog;
+	listener->nagle = known.nagle;
+	listener->handle.fd = open_socket(&address, listener->backlog, known.nagle);
+	err = listener->handle.fd < 0 ? listener->handle.fd : name_socket(listener);
+	if (err < 0) {
+		if (listener->handle.fd >= 0)
+			(void)close(listener->handle.fd);
+		weir_free(listener);
+		return err;
+	}
+	*ret = listener;
+	return 0;
+}
+
+const char *weir_listener_address(const weir_listener *listener)
+{
+	return listener->text;
+}
+
+void weir_listener_close(weir_listener *listener)
+{
+	if (!listener)
+		return;
+	if (listener->address.any.sa_family == AF_UNIX && listener->address.un.sun_path[0])
+		(void)unlink(listener->address.un.sun_path);
+	weir__handle_close(listener->io, &listener->handle);
+	weir_free(listener);
+}
+
+int weir_accept(weir_listener *listener, weir_conn **ret)
+{
+	struct weir__worker *self = weir__worker_self();
+	struct weir__op op = { .code = WEIR__OP_ACCEPT, .handle = &listener->handle };
+
+	if (!self || listener->io->worker != self || !self->current)
+		return -EXDEV;
+	int err = weir__interrupted(self, self->current);
+	if (err < 0)
+		return err;
+	int fd = weir__op_run(listener->io, &op);
+	if (fd < 0)
+		return fd;
+	struct weir__handle handle = { .fd = fd, .is_direct = op.accepted_direct };
+	struct weir__io *io = weir__io_of(self);
+	err = weir__conn_new(io, fd, op.accepted_direct, ret);
+	if (err < 0)
+		io->ops->close(io, &handle);
+	return err;
+}
+
+/* ---- Serving: one acceptor per worker ------------------------------------------------------------ */
+
+/* What all acceptors of a weir_serve() share: read only. */
+struct serve {
+	struct weir_serve_opts opts;
+	weir_listener *listener;
+	struct weir__worker *home;
+};
+
+/* On the acceptor task's stack. Its worker only. */
+struct weir__acceptor {
+	const struct serve *serve;
+	struct weir__io *io;
+	struct weir__handle own;         /* this worker's listening socket, when it is not the listener's */
+	struct weir__handle *handle;
+	struct weir__op op;
+	struct weir__task *task;
+	struct weir__drain drain;
+	struct weir__scope *clients;
+	int *accepted;                   /* descriptors not yet made clients: a growing array used as a queue */
+	size_t accepted_first, accepted_count, accepted_cap;
+	unsigned open;                   /* clients now */
+	unsigned conns_max;
+	int backlog;
+	int error;                       /* that ended the accept operation */
+	bool is_accepting;
+	bool is_parked;
+	bool is_full;                    /* accepting has stopped at conns_max */
+	bool is_draining;
+};
+
+static void wake_acceptor(struct weir__acceptor *acceptor)
+{
+	if (!acceptor->is_parked)
+		return;
+	acceptor->is_parked = false;
+	weir__ready(acceptor->io->worker, acceptor->task, 0);
+}
+
+static void acceptor_abort(struct weir__task *task, int why)
+{
+	struct weir__acceptor *acceptor = task->wait;
+
+	acceptor->is_parked = false;
+	weir__ready(task->worker, task, why);
+}
+
+static int acceptor_park(struct weir__acceptor *acceptor, int64_t until_ns)
+{
+	acceptor->is_parked = true;
+	int err = weir__park_until(acceptor->io->worker, acceptor_abort, acceptor, until_ns);
+	acceptor->is_parked = false;
+	return err;
+}
+
+/* The descriptor belongs to nobody yet: it is queued or closed. */
+static void queue_accepted(struct weir__acceptor *acceptor, int fd)
+{
+	struct weir__handle handle = { .fd = fd, .is_direct = acceptor->op.accepted_direct };
+	size_t end = acceptor->accepted_first + acceptor->accepted_count;
+
+	if (end == acceptor->accepted_cap) {
+		size_t cap = acceptor->accepted_cap ? acceptor->accepted_cap * 2 : 64;
+		int *grown = weir_realloc(acceptor->accepted, cap * sizeof *grown);
+		if (!grown) {
+			acceptor->io->ops->close(acceptor->io, &handle);
+			return;
+		}
+		acceptor->accepted = grown;
+		acceptor->accepted_cap = cap;
+	}
+	acceptor->accepted[end] = fd;
+	acceptor->accepted_count++;
+}
+
+static void accept_done(struct weir__op *op)
+{
+	struct weir__acceptor *acceptor = op->owner;
+
+	if (op->res >= 0)
+		queue_accepted(acceptor, op->res);
+	else if (op->res != -ECANCELED)
+		acceptor->error = op->res;
+	acceptor->is_accepting = op->more;
+	wake_acceptor(acceptor);
+}
+
+/* Clients that may still come in. */
+static unsigned room(const struct weir__acceptor *acceptor)
+{
+	size_t taken = acceptor->open + acceptor->accepted_count;
+
+	return taken < acceptor->conns_max ? (unsigned)(acceptor->conns_max - taken) : 0;
+}
+
+static void start_accept(struct weir__acceptor *acceptor)
+{
+	struct weir__op *op = &acceptor->op;
+
+	op->code = WEIR__OP_ACCEPT;
+	op->handle = acceptor->handle;
+	op->done = accept_done;
+	op->owner = acceptor;
+	op->multi = room(acceptor) > (unsigned)acceptor->backlog;
+	acceptor->is_accepting = true;
+	if (acceptor->io->ops->start(acceptor->io, op))
+		accept_done(op);
+}
+
+static void stop_accept(struct weir__acceptor *acceptor)
+{
+	if (acceptor->is_accepting && acceptor->op.state == WEIR__OP_QUEUED)
+		acceptor->io->ops->cancel(acceptor->io, &acceptor->op);
+}
+
+static int client_main(void *arg)
+{
+	weir_conn *conn = arg;
+	struct weir__acceptor *acceptor = conn->acceptor;
+	int result = acceptor->serve->opts.handler(conn);
+
+	weir_conn_close(conn);
+	if (result < 0 && result != -ECANCELED)
+		acceptor->io->serve.failed++;
+	acceptor->io->serve.open--;
+	acceptor->open--;
+	wake_acceptor(acceptor);
+	return 0;
+}
+
+static int start_client(struct weir__acceptor *acceptor, int fd)
+{
+	const struct weir_serve_opts *opts = &acceptor->serve->opts;
+	struct weir__worker *self = acceptor->io->worker;
+	weir_conn *conn;
+	int err = weir__conn_new(acceptor->io, fd, acceptor->op.accepted_direct, &conn);
+
+	if (err < 0)
+		return err;
+	conn->acceptor = acceptor;
+	conn->user = opts->user;
+	err = weir__spawn(acceptor->clients, &(struct weir__spawn){
+						     .fn = client_main,
+						     .arg = conn,
+						     .name = opts->name ? opts->name : "client",
+						     .site = "weir_serve",
+						     .stack_shift = weir__stack_shift(self->runtime,
+										      opts->stack),
+						     .stack_now = true,
+					     });
+	if (err < 0) {
+		weir__conn_free(conn);
+		return err;
+	}
+	acceptor->open++;
+	acceptor->io->serve.open++;
+	acceptor->io->serve.accepted++;
+	return 0;
+}
+
+/* Makes clients of what was accepted. A client there is no memory for is turned away. */
+static void start_clients(struct weir__acceptor *acceptor)
+{
+	while (acceptor->accepted_count > 0) {
+		int fd = acceptor->accepted[acceptor->accepted_first++];
+		int err = start_client(acceptor, fd);
+
+		acceptor->accepted_count--;
+		if (err < 0) {
+			struct weir__handle handle = { .fd = fd,
+						       .is_direct = acceptor->op.accepted_direct };
+			acceptor->io->ops->close(acceptor->io, &handle);
+			acceptor->error = err;
+		}
+	}
+	acceptor->accepted_first = 0;
+}
+
+/* Errors of accept that pass: something ran out, or the client was gone before we saw it. */
+static bool is_passing(int err)
+{
+	switch (err) {
+	case -EMFILE:
+	case -ENFILE:
+	case -ENOBUFS:
+	case -ENOMEM:
+	case -ECONNABORTED:
+	case -EPROTO:
+	case -EINTR:
+	case -EAGAIN:
+	case -EPERM: /* a firewall rule */
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* One round: returns 0 to go on. */
+static int accept_some(struct weir__acceptor *acceptor)
+{
+	int64_t until = INT64_MAX;
+
+	start_clients(acceptor);
+	if (acceptor->error < 0) {
+		if (!is_passing(acceptor->error))
+			return acceptor->error;
+		acceptor->error = 0;
+		acceptor->io->serve.accept_pauses++;
+		until = weir__clock_ns() + RETRY_NS;
+	} else if (room(acceptor) == 0) {
+		stop_accept(acceptor);
+		acceptor->io->serve.accept_pauses += !acceptor->is_full;
+		acceptor->is_full = true;
+	} else if (!acceptor->is_accepting) {
+		start_accept(acceptor);
+	} else if (acceptor->op.multi && room(acceptor) <= (unsigned)acceptor->backlog) {
+		stop_accept(acceptor);
+	}
+	if (acceptor->accepted_count > 0)
+		return 0;
+	if (room(acceptor) > 0)
+		acceptor->is_full = false;
+	return acceptor_park(acceptor, until);
+}
+
+static void drain_begin(struct weir__drain *drain)
+{
+	struct weir__acceptor *acceptor =
+		(void *)((char *)drain - offsetof(struct weir__acceptor, drain));
+
+	acceptor->is_draining = true;
+	wake_acceptor(acceptor);
+}
+
+/* This worker's socket: the listener's own at home and for Unix sockets, else one more on the same port. */
+static int acceptor_open(struct weir__acceptor *acceptor)
+{
+	const struct serve *serve = acceptor->serve;
+	const weir_listener *listener = serve->listener;
+	bool shared = listener->address.any.sa_family == AF_UNIX;
+
+	acceptor->backlog = listener->backlog;
+	acceptor->own.fd = -1;
+	if (acceptor->io->worker == serve->home) {
+		acceptor->handle = &serve->listener->handle;
+		return 0;
+	}
+	acceptor->own.fd = shared ? fcntl(listener->handle.fd, F_DUPFD_CLOEXEC, 0)
+				  : open_socket(&listener->address, listener->backlog, listener->nagle);
+	if (acceptor->own.fd < 0)
+		return shared ? -errno : acceptor->own.fd;
+	acceptor->handle = &acceptor->own;
+	return 0;
+}
+
+static void acceptor_close(struct weir__acceptor *acceptor)
+{
+	stop_accept(acceptor);
+	while (acceptor->is_accepting) {
+		acceptor->is_parked = true;
+		(void)weir__park(acceptor->io->worker, NULL, NULL);
+	}
+	for (size_t i = 0; i < acceptor->accepted_count; i++) {
+		struct weir__handle handle = {
+			.fd = acceptor->accepted[acceptor->accepted_first + i],
+			.is_direct = acceptor->op.accepted_direct,
+		};
+		acceptor->io->ops->close(acceptor->io, &handle);
+	}
+	if (acceptor->own.fd >= 0)
+		weir__handle_close(acceptor->io, &acceptor->own);
+	weir_free(acceptor->accepted);
+}
+
+static unsigned conns_max(const struct weir__worker *self, unsigned asked)
+{
+	unsigned most = weir__descriptors_max();
+	unsigned workers = self->runtime->workers_count;
+
+	if (!asked)
+		asked = self->runtime->config.conns_max;
+	most = most > 2 * DESCRIPTORS_SPARE ? most - DESCRIPTORS_SPARE : most / 2;
+	most = most > workers ? most / workers : 1;
+	return asked && asked < most ? asked : most;
+}
+
+static int acceptor_main(void *arg)
+{
+	struct weir__worker *self = weir__worker_self();
+	const struct serve *serve = arg;
+	struct weir__acceptor acceptor = { .serve = serve, .io = weir__io_of(self) };
+	int err = acceptor_open(&acceptor);
+
+	if (err < 0)
+		return err;
+	acceptor.task = self->current;
+	acceptor.conns_max = conns_max(self, serve->opts.conns_max);
+	acceptor.drain.begin = drain_begin;
+	WEIR_SCOPE(clients, WEIR_FOREVER);
+	acceptor.clients = weir__scope_of(&clients);
+	weir__drain_add(self, &acceptor.drain);
+	acceptor.is_draining = atomic_load_explicit(&self->runtime->draining, memory_order_relaxed);
+	while (err == 0 && !acceptor.is_draining)
+		err = accept_some(&acceptor);
+	acceptor_close(&acceptor);
+	if (acceptor.is_draining)
+		err = weir_scope_wait(&clients);
+	weir_scope_close(&clients);
+	weir__drain_del(self, &acceptor.drain);
+	return err;
+}
+
+int weir_serve_with(const struct weir_serve_opts *opts)
+{
+	struct weir__worker *self = weir__worker_self();
+	struct serve serve = { .home = self };
+
+	if (!self || !self->current)
+		return -EINVAL;
+	int err = weir__opts_copy(&serve.opts, sizeof serve.opts, opts, opts->size);
+	if (err < 0)
+		return err;
+	if (!serve.opts.listener || !serve.opts.handler || serve.opts.stack > WEIR_STACK_1M)
+		return -EINVAL;
+	serve.listener = serve.opts.listener;
+	if (serve.listener->io->worker != self)
+		return -EXDEV;
+	WEIR_SCOPE(acceptors, WEIR_FOREVER);
+	for (unsigned i = 0; i < self->runtime->workers_count && err == 0; i++)
+		err = weir_spawn(&acceptors, acceptor_main, &serve, .name = "acceptor",
+				 .worker = WEIR_ON_WORKER(i));
+	if (err == 0)
+		err = weir_scope_wait(&acceptors);
+	return err == 0 ? -ECANCELED : err;
+}
+
+void weir_serve_stats_get(struct weir_serve_stats *ret)
+{
+	struct weir__worker *self = weir__worker_self();
+
+	*ret = (struct weir_serve_stats){ 0 };
+	for (unsigned i = 0; self && i < self->runtime->workers_count; i++) {
+		const struct weir__serve_counts *counts =
+			&weir__io_of(self->runtime->workers[i])->serve;
+		ret->accepted += __atomic_load_n(&counts->accepted, __ATOMIC_RELAXED);
+		ret->open += __atomic_load_n(&counts->open, __ATOMIC_RELAXED);
+		ret->failed += __atomic_load_n(&counts->failed, __ATOMIC_RELAXED);
+		ret->accept_pauses += __atomic_load_n(&counts->accept_pauses, __ATOMIC_RELAXED);
+	}
+}

@@ -1,0 +1,715 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * ring.c: one io_uring per worker, through liburing.
+ *
+ * Comes from: conn.c and listener.c (operations). Goes to: the kernel, and back as completions that make
+ * tasks ready.
+ *
+ * The hard idea: user_data is not a pointer but (generation, code, slot). A completion that arrives for an
+ * operation that no longer exists is recognised, what it carries (a buffer, a descriptor) is released, and
+ * it is counted. Timeouts are the timer wheel's: the kernel sees one deadline per wait.
+ */
+#include "io/io_internal.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "io/buffer_ring.h"
+#include "io/uring_compat.h"
+#include "runtime/fatal.h"
+
+enum { GROUPS = 2, REAP_MAX = 256, SLOTS_FIRST = 64 };
+
+/*
+ * Codes in user_data beside enum weir__op_code: nothing to do; the eventfd was written; another worker's
+ * ring woke us; our message to the worker in `slot` did not arrive.
+ */
+enum { CODE_IGNORE = 0xfc, CODE_WAKE, CODE_MESSAGE, CODE_MESSAGE_LOST };
+
+struct slot {
+	struct weir__op *op;      /* NULL: free */
+	uint32_t generation;      /* 24 bits count */
+	uint32_t next_free;
+};
+
+struct ring {
+	struct weir__io io;       /* first */
+	struct io_uring uring;
+	unsigned queued;          /* entries filled since the last submit */
+	unsigned enter_flags;     /* for every enter */
+	bool has_accept_multi;
+	bool has_recv_multi;
+	bool has_buffers;         /* provided-buffer rings */
+	bool has_msg_ring;
+	int wake_fd;
+	struct slot *slots;
+	uint32_t slots_count;
+	uint32_t slots_free;      /* head of the free list; slots_count: none */
+	struct weir__op *waiting; /* operations that found the submission queue full */
+	struct weir__op **waiting_tail;
+	struct weir__buffer_ring groups[GROUPS];
+};
+
+static struct ring *ring_of(struct weir__io *io)
+{
+	return (struct ring *)(void *)io;
+}
+
+static struct ring *ring_of_driver(struct weir__driver *driver)
+{
+	return (struct ring *)(void *)driver;
+}
+
+static uint64_t tag(unsigned code, uint32_t slot, uint32_t generation)
+{
+	return (uint64_t)(generation & 0xffffff) << 40 | (uint64_t)code << 32 | slot;
+}
+
+/* ---- Entering the kernel ------------------------------------------------------------------------ */
+
+/* Publishes the queued entries and enters. The index array is the identity, laid out once at set-up. */
+static int enter(struct ring *ring, unsigned wait_count, struct io_uring_getevents_arg *arg)
+{
+	struct io_uring_sq *sq = &ring->uring.sq;
+	unsigned flags = ring->enter_flags | IORING_ENTER_GETEVENTS | (arg ? IORING_ENTER_EXT_ARG : 0);
+
+	sq->sqe_head = sq->sqe_tail;
+	/* release: the kernel reads the entries after it reads the tail */
+	__atomic_store_n(sq->ktail, sq->sqe_tail, __ATOMIC_RELEASE);
+	ring->io.driver.enters++;
+	int n = io_uring_enter2((unsigned)ring->uring.enter_ring_fd, ring->queued, wait_count, flags,
+				(sigset_t *)(void *)arg, arg ? sizeof *arg : _NSIG / 8);
+	if (n > 0)
+		ring->queued -= (unsigned)n;
+	return n;
+}
+
+/* An entry to fill; NULL when the kernel takes none off our hands now. */
+static struct io_uring_sqe *get_sqe(struct ring *ring)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&ring->uring);
+
+	if (__builtin_expect(!sqe, 0)) {
+		(void)enter(ring, 0, NULL); /* a refusal shows in the next line */
+		sqe = io_uring_get_sqe(&ring->uring);
+	}
+	if (sqe)
+		ring->queued++;
+	return sqe;
+}
+
+/* ---- Slots -------------------------------------------------------------------------------------- */
+
+static int grow_slots(struct ring *ring)
+{
+	uint32_t count = ring->slots_count ? ring->slots_count * 2 : SLOTS_FIRST;
+	struct slot *slots = weir_realloc(ring->slots, count * sizeof *slots);
+
+	if (!slots)
+		return -ENOMEM;
+	for (uint32_t i = ring->slots_count; i < count; i++)
+		slots[i] = (struct slot){ .next_free = i + 1 };
+	ring->slots = slots;
+	ring->slots_free = ring->slots_count;
+	ring->slots_count = count;
+	return 0;
+}
+
+static int take_slot(struct ring *ring, struct weir__op *op)
+{
+	if (__builtin_expect(ring->slots_free == ring->slots_count, 0)) {
+		int err = grow_slots(ring);
+		if (err < 0)
+			return err;
+	}
+	struct slot *slot = &ring->slots[ring->slots_free];
+	op->slot = ring->slots_free;
+	ring->slots_free = slot->next_free;
+	slot->op = op;
+	return 0;
+}
+
+static void free_slot(struct ring *ring, struct weir__op *op)
+{
+	struct slot *slot = &ring->slots[op->slot];
+
+	slot->op = NULL;
+	slot->generation++;
+	slot->next_free = ring->slots_free;
+	ring->slots_free = op->slot;
+}
+
+/* ---- Starting operations ------------------------------------------------------------------------ */
+
+static void fill_accept(struct ring *ring, struct weir__op *op, struct io_uring_sqe *sqe)
+{
+	bool multi = op->multi && ring->has_accept_multi;
+	int fd = op->handle->fd;
+
+	op->accepted_direct = ring->io.accepts_direct;
+	if (op->accepted_direct && multi)
+		io_uring_prep_multishot_accept_direct(sqe, fd, NULL, NULL, 0);
+	else if (op->accepted_direct)
+		io_uring_prep_accept_direct(sqe, fd, NULL, NULL, 0, IORING_FILE_INDEX_ALLOC);
+	else if (multi)
+		io_uring_prep_multishot_accept(sqe, fd, NULL, NULL, SOCK_CLOEXEC);
+	else
+		io_uring_prep_accept(sqe, fd, NULL, NULL, SOCK_CLOEXEC);
+}
+
+/*
+ * The first attempt is skipped (POLL_FIRST) unless the socket is known to hold more: it would fail, and
+ * with an empty buffer ring it would fail with ENOBUFS although nothing has arrived.
+ */
+static void fill_recv(struct ring *ring, struct weir__op *op, struct io_uring_sqe *sqe)
+{
+	if (!ring->has_buffers) {
+		io_uring_prep_poll_add(sqe, op->handle->fd, POLLIN);
+		return;
+	}
+	if (op->multi && ring->has_recv_multi)
+		io_uring_prep_recv_multishot(sqe, op->handle->fd, NULL, 0, 0);
+	else
+		io_uring_prep_recv(sqe, op->handle->fd, NULL, 0, 0);
+	if (!op->socket_has_more)
+		sqe->ioprio |= IORING_RECVSEND_POLL_FIRST;
+	sqe->flags |= IOSQE_BUFFER_SELECT;
+	sqe->buf_group = ring->groups[op->group].id;
+}
+
+static void fill(struct ring *ring, struct weir__op *op, struct io_uring_sqe *sqe)
+{
+	int fd = op->handle->fd;
+
+	switch (op->code) {
+	case WEIR__OP_RECV:
+		fill_recv(ring, op, sqe);
+		break;
+	case WEIR__OP_SEND:
+		io_uring_prep_send(sqe, fd, op->data, op->len, MSG_NOSIGNAL | MSG_WAITALL);
+		break;
+	case WEIR__OP_ACCEPT:
+		fill_accept(ring, op, sqe);
+		break;
+	case WEIR__OP_CONNECT:
+		io_uring_prep_connect(sqe, fd, op->data, (socklen_t)op->len);
+		break;
+	case WEIR__OP_SHUTDOWN:
+		io_uring_prep_shutdown(sqe, fd, SHUT_WR);
+		break;
+	case WEIR__OP_INSTALL:
+		io_uring_prep_rw(WEIR__URING_OP_FIXED_FD_INSTALL, sqe, fd, NULL, 0, 0);
+		break;
+	}
+	if (op->handle->is_direct)
+		sqe->flags |= IOSQE_FIXED_FILE;
+	sqe->user_data = tag(op->code, op->slot, ring->slots[op->slot].generation);
+	ring->io.driver.submissions++;
+}
+
+static void fill_cancel(struct ring *ring, struct weir__op *op, struct io_uring_sqe *sqe)
+{
+	io_uring_prep_cancel64(sqe, tag(op->code, op->slot, ring->slots[op->slot].generation), 0);
+	sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+	sqe->user_data = tag(CODE_IGNORE, 0, 0);
+}
+
+static void wait_for_sqe(struct ring *ring, struct weir__op *op)
+{
+	op->queue_next = NULL;
+	op->is_waiting = true;
+	*ring->waiting_tail = op;
+	ring->waiting_tail = &op->queue_next;
+}
+
+static void start_waiting(struct ring *ring)
+{
+	while (ring->waiting) {
+		struct io_uring_sqe *sqe = get_sqe(ring);
+		struct weir__op *op = ring->waiting;
+		if (!sqe)
+			return;
+		ring->waiting = op->queue_next;
+		if (!ring->waiting)
+			ring->waiting_tail = &ring->waiting;
+		op->is_waiting = false;
+		if (op->state == WEIR__OP_CANCELLING)
+			fill_cancel(ring, op, sqe);
+		else
+			fill(ring, op, sqe);
+	}
+}
+
+/* Has a slot already: (re-)submits. */
+static void submit(struct ring *ring, struct weir__op *op)
+{
+	struct io_uring_sqe *sqe = ring->waiting ? NULL : get_sqe(ring);
+
+	if (__builtin_expect(sqe != NULL, 1))
+		fill(ring, op, sqe);
+	else
+		wait_for_sqe(ring, op);
+}
+
+static bool ring_start(struct weir__io *io, struct weir__op *op)
+{
+	struct ring *ring = ring_of(io);
+	int err = 0;
+
+	op->more = false;
+	op->is_waiting = false;
+	if (op->code == WEIR__OP_RECV && ring->has_buffers && !ring->groups[op->group].ring)
+		err = weir__buffer_ring_fill(&ring->groups[op->group]);
+	if (err == 0)
+		err = take_slot(ring, op);
+	if (__builtin_expect(err < 0, 0)) {
+		op->res = err;
+		return true;
+	}
+	weir__op_link(op);
+	submit(ring, op);
+	return false;
+}
+
+static void finish(struct ring *ring, struct weir__op *op, int res)
+{
+	op->res = res;
+	op->block = NULL;
+	op->more = false;
+	free_slot(ring, op);
+	weir__op_unlink(op);
+	op->done(op);
+}
+
+static void forget_waiting(struct ring *ring, struct weir__op *op)
+{
+	struct weir__op **at = &ring->waiting;
+
+	while (*at && *at != op)
+		at = &(*at)->queue_next;
+	if (!*at) {
+		weir__buffer_ring_forget(&ring->groups[op->group], op);
+		return;
+	}
+	*at = op->queue_next;
+	if (!*at)
+		ring->waiting_tail = at;
+	op->is_waiting = false;
+}
+
+static void ring_cancel(struct weir__io *io, struct weir__op *op)
+{
+	struct ring *ring = ring_of(io);
+
+	if (op->state != WEIR__OP_QUEUED)
+		return;
+	if (op->is_waiting) { /* the kernel has never seen it */
+		forget_waiting(ring, op);
+		finish(ring, op, -ECANCELED);
+		return;
+	}
+	op->state = WEIR__OP_CANCELLING;
+	struct io_uring_sqe *sqe = ring->waiting ? NULL : get_sqe(ring);
+	if (sqe)
+		fill_cancel(ring, op, sqe);
+	else
+		wait_for_sqe(ring, op);
+}
+
+static void ring_close_handle(struct weir__io *io, struct weir__handle *handle)
+{
+	struct ring *ring = ring_of(io);
+	struct io_uring_sqe *sqe = get_sqe(ring);
+
+	if (sqe) {
+		if (handle->is_direct)
+			io_uring_prep_close_direct(sqe, (unsigned)handle->fd);
+		else
+			io_uring_prep_close(sqe, handle->fd);
+		sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+		sqe->user_data = tag(CODE_IGNORE, 0, 0);
+	} else if (handle->is_direct) {
+		int none = -1;
+		(void)io_uring_register_files_update(&ring->uring, (unsigned)handle->fd, &none, 1);
+	} else {
+		(void)close(handle->fd);
+	}
+}
+
+/* ---- Completions -------------------------------------------------------------------------------- */
+
+static void arm_wake(struct ring *ring)
+{
+	struct io_uring_sqe *sqe = get_sqe(ring);
+
+	if (!sqe)
+		return;
+	io_uring_prep_poll_multishot(sqe, ring->wake_fd, POLLIN);
+	sqe->user_data = tag(CODE_WAKE, 0, 0);
+}
+
+/* Async-signal-safe. */
+static void write_wake(struct ring *ring)
+{
+	uint64_t one = 1;
+
+	(void)!write(ring->wake_fd, &one, sizeof one);
+}
+
+static void on_wake(struct ring *ring, const struct io_uring_cqe *cqe)
+{
+	uint64_t count;
+
+	(void)!read(ring->wake_fd, &count, sizeof count);
+	if (!(cqe->flags & IORING_CQE_F_MORE))
+		arm_wake(ring);
+}
+
+/* A completion for an operation that is no more: what it carries must not leak. */
+static void on_stale(struct ring *ring, const struct io_uring_cqe *cqe, unsigned code)
+{
+	ring->io.driver.stale_completions++;
+	if (code == WEIR__OP_ACCEPT && cqe->res >= 0) {
+		struct weir__handle orphan = { .fd = cqe->res, .is_direct = ring->io.accepts_direct };
+		ring_close_handle(&ring->io, &orphan);
+	}
+}
+
+static void restart_recv(struct weir__buffer_ring *group, struct weir__op *op)
+{
+	struct ring *ring = (struct ring *)(void *)((char *)group - offsetof(struct ring, groups) -
+						    op->group * sizeof *group);
+
+	submit(ring, op);
+}
+
+/* No provided buffers on this rung: the poll says readable, we receive by hand. */
+static void recv_by_hand(struct ring *ring, struct weir__op *op)
+{
+	weir_buf buf = WEIR_BUF_INIT;
+	size_t bytes = ring->groups[op->group].bytes;
+
+	if (op->res < 0) {
+		finish(ring, op, op->res);
+		return;
+	}
+	if (weir_buf_get(&buf, bytes) < 0) {
+		finish(ring, op, -ENOMEM);
+		return;
+	}
+	ssize_t n = recv(op->handle->fd, buf.data, bytes, MSG_DONTWAIT);
+	int res = n < 0 ? -errno : (int)n;
+	ring->io.driver.enters++;
+	if (n <= 0)
+		weir_buf_release(&buf);
+	if (res == -EAGAIN && op->state == WEIR__OP_QUEUED) {
+		submit(ring, op);
+		return;
+	}
+	free_slot(ring, op);
+	weir__op_unlink(op);
+	op->res = res == -EAGAIN ? -ECANCELED : res;
+	op->block = buf.block;
+	op->more = false;
+	op->done(op);
+}
+
+static void on_recv(struct ring *ring, struct weir__op *op, const struct io_uring_cqe *cqe)
+{
+	struct weir__buffer_ring *group = &ring->groups[op->group];
+	bool more = cqe->flags & IORING_CQE_F_MORE;
+
+	if (!ring->has_buffers) {
+		op->res = cqe->res;
+		recv_by_hand(ring, op);
+		return;
+	}
+	op->block = NULL;
+	if (cqe->flags & IORING_CQE_F_BUFFER)
+		op->block = weir__buffer_ring_take(group, cqe->flags >> IORING_CQE_BUFFER_SHIFT);
+	if (cqe->res <= 0 && op->block) {
+		weir__block_drop(op->block);
+		op->block = NULL;
+	}
+	op->socket_has_more = cqe->flags & IORING_CQE_F_SOCK_NONEMPTY;
+	if (cqe->res == -ENOBUFS) {
+		ring->io.driver.recv_empty++;
+		int err = op->state == WEIR__OP_QUEUED ? weir__buffer_ring_starve(group, op)
+						       : -ECANCELED;
+		if (err < 0)
+			finish(ring, op, err);
+		return;
+	}
+	op->res = cqe->res;
+	op->more = more;
+	if (!more) {
+		free_slot(ring, op);
+		weir__op_unlink(op);
+	}
+	op->done(op);
+}
+
+static void on_completion(struct ring *ring, const struct io_uring_cqe *cqe)
+{
+	unsigned code = (unsigned)(cqe->user_data >> 32) & 0xff;
+	uint32_t index = (uint32_t)cqe->user_data;
+
+	if (__builtin_expect(code >= CODE_IGNORE, 0)) {
+		if (code == CODE_WAKE)
+			on_wake(ring, cqe);
+		else if (code == CODE_MESSAGE_LOST)
+			write_wake(ring_of(weir__io_of(ring->io.worker->runtime->workers[index])));
+		return;
+	}
+	struct slot *slot = index < ring->slots_count ? &ring->slots[index] : NULL;
+	if (!slot || !slot->op || ((slot->generation ^ (cqe->user_data >> 40)) & 0xffffff)) {
+		on_stale(ring, cqe, code);
+		return;
+	}
+	struct weir__op *op = slot->op;
+	if (code == WEIR__OP_RECV) {
+		on_recv(ring, op, cqe);
+		return;
+	}
+	if (!(cqe->flags & IORING_CQE_F_MORE)) {
+		finish(ring, op, cqe->res);
+		return;
+	}
+	op->res = cqe->res;
+	op->more = true;
+	op->done(op);
+}
+
+/* ---- The driver --------------------------------------------------------------------------------- */
+
+static void sleep_until(struct ring *ring, int64_t until_ns)
+{
+	struct __kernel_timespec ts;
+	struct io_uring_getevents_arg arg = { .sigmask_sz = _NSIG / 8 };
+
+	if (until_ns == INT64_MAX) {
+		(void)enter(ring, 1, NULL);
+		return;
+	}
+	int64_t left = until_ns - weir__clock_ns();
+	if (left < 0)
+		left = 0;
+	ts.tv_sec = left / WEIR_SEC;
+	ts.tv_nsec = left % WEIR_SEC;
+	arg.ts = (uintptr_t)&ts;
+	(void)enter(ring, 1, &arg);
+}
+
+/*
+ * What enter() refuses is harmless here: EINTR and ETIME end a wait early, EBUSY and EAGAIN leave the
+ * entries queued for the next turn, which reaps first.
+ */
+static void ring_submit_and_wait(struct weir__driver *driver, int64_t wait_until_ns)
+{
+	struct ring *ring = ring_of_driver(driver);
+
+	if (__builtin_expect(ring->waiting != NULL, 0))
+		start_waiting(ring);
+	/* the kernel sets these bits for work that waits for us to enter */
+	unsigned flags = __atomic_load_n(ring->uring.sq.kflags, __ATOMIC_RELAXED);
+	if (flags & IORING_SQ_CQ_OVERFLOW)
+		driver->cq_overflows++;
+	if (wait_until_ns && !io_uring_cq_ready(&ring->uring))
+		sleep_until(ring, wait_until_ns);
+	else if (ring->queued || flags & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN))
+		(void)enter(ring, 0, NULL);
+}
+
+static unsigned ring_reap(struct weir__driver *driver)
+{
+	struct ring *ring = ring_of_driver(driver);
+	struct io_uring_cqe *cqe;
+	unsigned head, count = 0;
+
+	io_uring_for_each_cqe (&ring->uring, head, cqe) {
+		struct io_uring_cqe copy = { cqe->user_data, cqe->res, cqe->flags };
+		on_completion(ring, &copy);
+		if (++count == REAP_MAX)
+			break;
+	}
+	io_uring_cq_advance(&ring->uring, count);
+	driver->completions += count;
+	return count;
+}
+
+/*
+ * From another worker: a message from ring to ring, handed over with the sender's next enter (the end of its
+ * slice at the latest), where it shares the system call with everything else. From elsewhere: the eventfd.
+ */
+static void ring_wake(struct weir__driver *target_driver, struct weir__driver *from)
+{
+	struct ring *target = ring_of_driver(target_driver);
+	struct ring *sender = from ? ring_of_driver(from) : NULL;
+	struct io_uring_sqe *sqe = sender && sender->has_msg_ring ? get_sqe(sender) : NULL;
+
+	if (!sqe) {
+		write_wake(target);
+		return;
+	}
+	io_uring_prep_msg_ring(sqe, target->uring.ring_fd, 0, tag(CODE_MESSAGE, 0, 0), 0);
+	sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+	sqe->user_data = tag(CODE_MESSAGE_LOST, target->io.worker->index, 0);
+}
+
+static void ring_close(struct weir__driver *driver)
+{
+	struct ring *ring = ring_of_driver(driver);
+
+	/* Closes of handles may still be queued. Everything else has been waited for by its owner. */
+	if (ring->queued)
+		(void)enter(ring, 0, NULL);
+	io_uring_queue_exit(&ring->uring);
+	for (int i = 0; i < GROUPS; i++)
+		weir__buffer_ring_close(&ring->groups[i]);
+	(void)close(ring->wake_fd);
+	weir_free(ring->slots);
+	weir_free(ring);
+}
+
+static const struct weir__driver_ops driver_ops = {
+	.name = "io_uring",
+	.submit_and_wait = ring_submit_and_wait,
+	.reap = ring_reap,
+	.wake = ring_wake,
+	.close = ring_close,
+};
+
+static const struct weir__io_ops io_ops = {
+	.start = ring_start,
+	.cancel = ring_cancel,
+	.close = ring_close_handle,
+};
+
+/* ---- Set-up ------------------------------------------------------------------------------------- */
+
+/* From everything down to nothing; each rung is what the kernels in its comment take. */
+static int open_uring(struct ring *ring, const struct weir__config *config)
+{
+	const unsigned base = IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE;
+	const struct {
+		unsigned mask, flags;
+	} rungs[] = {
+		/* 6.1 */
+		{ WEIR__URING_DEFER, base | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_TASKRUN_FLAG |
+					     IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN },
+		/* 5.19 */
+		{ WEIR__URING_COOP, base | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_TASKRUN_FLAG |
+					    IORING_SETUP_COOP_TASKRUN },
+		/* 5.6 */
+		{ 0, base },
+	};
+	int err = -EINVAL;
+
+	for (unsigned i = 0; i < sizeof rungs / sizeof *rungs && err == -EINVAL; i++) {
+		struct io_uring_params params = { .flags = rungs[i].flags,
+						  .cq_entries = config->cq_entries };
+		if (config->uring_mask & rungs[i].mask)
+			continue;
+		err = io_uring_queue_init_params(config->sq_entries, &ring->uring, &params);
+	}
+	/* bounded waits are not optional: 5.11 */
+	if (err == 0 && !(ring->uring.features & IORING_FEAT_EXT_ARG)) {
+		io_uring_queue_exit(&ring->uring);
+		err = -ENOSYS;
+	}
+	return err;
+}
+
+static bool has_op(const struct io_uring_probe *probe, int op)
+{
+	return op <= probe->last_op && (probe->ops[op].flags & IO_URING_OP_SUPPORTED);
+}
+
+/*
+ * Multishot accept came with the op SOCKET (5.19), multishot receive and SKIP of completions with SEND_ZC
+ * (6.0); the flags themselves cannot be probed.
+ */
+static int find_features(struct ring *ring, const struct weir__config *config)
+{
+	unsigned mask = config->uring_mask;
+	struct io_uring_probe *probe = io_uring_get_probe_ring(&ring->uring);
+
+	if (!probe)
+		return -ENOMEM;
+	ring->has_accept_multi = has_op(probe, IORING_OP_SOCKET) && !(mask & WEIR__URING_ACCEPT_MULTI);
+	ring->has_buffers = has_op(probe, IORING_OP_SOCKET) && !(mask & WEIR__URING_BUFRING);
+	ring->has_recv_multi = ring->has_buffers && has_op(probe, IORING_OP_SEND_ZC) &&
+			       !(mask & WEIR__URING_RECV_MULTI);
+	/* a slot without FIXED_FD_INSTALL would be a connection whose peer cannot be asked for */
+	ring->io.accepts_direct = ring->has_buffers && !(mask & WEIR__URING_FIXED) &&
+				  has_op(probe, WEIR__URING_OP_FIXED_FD_INSTALL);
+	ring->has_msg_ring = has_op(probe, IORING_OP_MSG_RING) && !(mask & WEIR__URING_MSG_RING);
+	free(probe);
+	ring->io.receives_multi = ring->has_recv_multi;
+	return 0;
+}
+
+static void register_extras(struct ring *ring, const struct weir__config *config, unsigned files)
+{
+	unsigned iowq[2] = { 4, 16 }; /* bounded, unbounded: nothing of ours should ever need them */
+
+	(void)io_uring_register_iowq_max_workers(&ring->uring, iowq);
+	(void)io_uring_ring_dontfork(&ring->uring);
+	if (!(config->uring_mask & WEIR__URING_RING_FD) &&
+	    io_uring_register_ring_fd(&ring->uring) == 1)
+		ring->enter_flags |= IORING_ENTER_REGISTERED_RING;
+	if (ring->uring.features & WEIR__URING_FEAT_NO_IOWAIT &&
+	    !(config->uring_mask & WEIR__URING_NO_IOWAIT))
+		ring->enter_flags |= WEIR__URING_ENTER_NO_IOWAIT;
+	if (ring->io.accepts_direct && io_uring_register_files_sparse(&ring->uring, files) < 0)
+		ring->io.accepts_direct = false;
+}
+
+static void init_ring(struct ring *ring, struct weir__worker *worker)
+{
+	const struct weir__config *config = &worker->runtime->config;
+	struct io_uring_sq *sq = &ring->uring.sq;
+
+	ring->io.driver.ops = &driver_ops;
+	ring->io.ops = &io_ops;
+	ring->io.worker = worker;
+	ring->waiting_tail = &ring->waiting;
+	for (unsigned i = 0; i < sq->ring_entries; i++)
+		sq->array[i] = i;
+	weir__buffer_ring_init(&ring->groups[0], &ring->uring, 0, config->recv_bytes,
+			       config->recv_buffers, config->recv_buffers_max, restart_recv);
+	weir__buffer_ring_init(&ring->groups[1], &ring->uring, 1, config->recv_bulk_bytes, 4,
+			       config->recv_buffers_max, restart_recv);
+}
+
+int weir__ring_open(struct weir__worker *worker, struct weir__io **ret)
+{
+	const struct weir__config *config = &worker->runtime->config;
+	struct ring *ring = weir_zalloc(sizeof *ring);
+
+	if (!ring)
+		return -ENOMEM;
+	ring->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	int err = ring->wake_fd < 0 ? -errno : open_uring(ring, config);
+	if (err < 0) {
+		if (ring->wake_fd >= 0)
+			(void)close(ring->wake_fd);
+		weir_free(ring);
+		return err;
+	}
+	init_ring(ring, worker);
+	err = find_features(ring, config);
+	if (err < 0) {
+		ring_close(&ring->io.driver);
+		return err;
+	}
+	register_extras(ring, config, weir__descriptors_max());
+	arm_wake(ring);
+	*ret = &ring->io;
+	return 0;
+}

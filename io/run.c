@@ -1,0 +1,422 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * run.c: weir_run(): puts the layers together, starts and stops the workers.
+ *
+ * The calling thread is worker 0. Every worker opens its driver on its own thread (a ring has one issuer),
+ * then reports; the first task starts when all have. Leaving goes the other way round.
+ */
+#include <weir/io.h>
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "io/io_internal.h"
+#include "io/probe.h"
+#include "runtime/fatal.h"
+#include "runtime/opts.h"
+
+/* One run: what the starting threads share. */
+struct run {
+	struct weir__runtime runtime;
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	unsigned ready;          /* workers that have a driver or an error; under the lock */
+	bool may_go;             /* all are ready; under the lock */
+	int error;               /* the first one; under the lock */
+	pthread_t threads[];     /* of workers 1 and up, from index 1 */
+};
+
+/* Guards what is made once per process. */
+static pthread_mutex_t start_lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* ---- Signals ------------------------------------------------------------------------------------- */
+
+/* The runtime that SIGINT and SIGTERM stop: the first one that asked. */
+static _Atomic(struct weir__runtime *) signal_runtime;
+static struct sigaction old_actions[2];
+static const int stop_signals[2] = { SIGINT, SIGTERM };
+
+/* First: drain. Second: cancel. A third finds the default action: the process ends. */
+static void on_stop_signal(int signal_number)
+{
+	struct weir__runtime *runtime = atomic_load_explicit(&signal_runtime, memory_order_acquire);
+	int saved = errno;
+
+	if (!runtime)
+		return;
+	if (atomic_load_explicit(&runtime->stop_requests, memory_order_relaxed) >= 1)
+		(void)signal(signal_number, SIG_DFL);
+	weir__runtime_stop(runtime);
+	errno = saved;
+}
+
+static bool catch_signals(struct weir__runtime *runtime)
+{
+	struct sigaction action = { .sa_handler = on_stop_signal, .sa_flags = SA_ONSTACK | SA_RESTART };
+	struct weir__runtime *none = NULL;
+
+	if (!atomic_compare_exchange_strong(&signal_runtime, &none, runtime))
+		return false;
+	sigemptyset(&action.sa_mask);
+	for (int i = 0; i < 2; i++)
+		(void)sigaction(stop_signals[i], &action, &old_actions[i]);
+	return true;
+}
+
+static void release_signals(void)
+{
+	for (int i = 0; i < 2; i++)
+		(void)sigaction(stop_signals[i], &old_actions[i], NULL);
+	atomic_store(&signal_runtime, NULL);
+}
+
+void weir_stop(void)
+{
+	struct weir__worker *self = weir__worker_self();
+
+	if (self)
+		weir__runtime_stop(self->runtime);
+}
+
+/* ---- One worker ---------------------------------------------------------------------------------- */
+
+static int open_driver(struct weir__worker *worker)
+{
+	const struct weir__config *config = &worker->runtime->config;
+	struct weir__io *io = NULL;
+	int err = -ENOSYS;
+
+	if (config->driver != WEIR__DRIVER_EPOLL) {
+		err = weir__ring_open(worker, &io);
+		bool refused = err == -EPERM || err == -ENOSYS || err == -EACCES || err == -ENOMEM;
+		bool is_final = config->driver == WEIR__DRIVER_URING || !refused;
+		if (err < 0 && worker->index == 0 && is_final)
+			weir__probe_explain_refusal_as_error(stderr, err);
+		if (err < 0 && is_final)
+			return err;
+		if (err < 0 && worker->index == 0 && !config->quiet)
+			weir__probe_explain_refusal(stderr, err);
+	}
+	if (err < 0)
+		err = weir__poll_open(worker, &io);
+	if (err == 0)
+		worker->driver = &io->driver;
+	return err;
+}
+
+static void pin(const struct weir__worker *worker)
+{
+	cpu_set_t allowed, one;
+	int skip = worker->index;
+
+	if (sched_getaffinity(0, sizeof allowed, &allowed) < 0)
+		return;
+	skip %= CPU_COUNT(&allowed);
+	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+		if (!CPU_ISSET(cpu, &allowed) || skip-- > 0)
+			continue;
+		CPU_ZERO(&one);
+		CPU_SET(cpu, &one);
+		(void)sched_setaffinity(0, sizeof one, &one);
+		return;
+	}
+}
+
+static int worker_open(struct weir__worker *worker)
+{
+	int err = weir__heap_attach();
+
+	if (err < 0)
+		return err;
+	weir__worker_enter(worker);
+	err = weir__fatal_attach_thread();
+	if (err == 0)
+		err = open_driver(worker);
+	if (err < 0) {
+		weir__fatal_detach_thread();
+		weir__worker_leave(worker);
+		weir__heap_detach();
+	}
+	return err;
+}
+
+static void worker_close(struct weir__worker *worker)
+{
+	worker->driver->ops->close(worker->driver);
+	weir__fatal_detach_thread();
+	weir__worker_leave(worker);
+	weir__heap_detach();
+}
+
+/* Reports and waits until everybody has. Returns the first error of any. */
+static int meet(struct run *run, int err)
+{
+	pthread_mutex_lock(&run->lock);
+	if (err < 0 && run->error == 0)
+		run->error = err;
+	run->ready++;
+	pthread_cond_broadcast(&run->changed);
+	while (!run->may_go)
+		pthread_cond_wait(&run->changed, &run->lock);
+	err = run->error;
+	pthread_mutex_unlock(&run->lock);
+	return err;
+}
+
+struct start {
+	struct run *run;
+	unsigned index;
+};
+
+static void *worker_main(void *arg)
+{
+	struct start start = *(struct start *)arg;
+	struct weir__worker *worker = start.run->runtime.workers[start.index];
+	char name[16];
+
+	free(arg);
+	snprintf(name, sizeof name, "weir/%u", start.index);
+	(void)pthread_setname_np(pthread_self(), name);
+	if (worker->runtime->config.pin)
+		pin(worker);
+	int own = worker_open(worker);
+	int err = meet(start.run, own);
+	if (own < 0)
+		return NULL;
+	if (err == 0)
+		weir__worker_run(worker);
+	worker_close(worker);
+	return NULL;
+}
+
+/* ---- All of them --------------------------------------------------------------------------------- */
+
+static int start_thread(struct run *run, unsigned index)
+{
+	struct start *start = malloc(sizeof *start);
+	sigset_t all, old;
+
+	if (!start)
+		return -ENOMEM;
+	*start = (struct start){ run, index };
+	/* signals are for the application's threads: ours take none */
+	sigfillset(&all);
+	sigdelset(&all, SIGSEGV);
+	sigdelset(&all, SIGBUS);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	int err = -pthread_create(&run->threads[index], NULL, worker_main, start);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (err < 0)
+		free(start);
+	return err;
+}
+
+/* Starts workers 1 and up, and waits until they and worker 0 (err: its outcome) can go or cannot. */
+static int start_all(struct run *run, int err, unsigned *ret_started)
+{
+	unsigned count = run->runtime.workers_count, started = 1;
+
+	while (err == 0 && started < count) {
+		err = start_thread(run, started);
+		if (err == 0)
+			started++;
+	}
+	pthread_mutex_lock(&run->lock);
+	if (err < 0 && run->error == 0)
+		run->error = err;
+	while (run->ready < started - 1)
+		pthread_cond_wait(&run->changed, &run->lock);
+	run->may_go = true;
+	err = run->error;
+	pthread_cond_broadcast(&run->changed);
+	pthread_mutex_unlock(&run->lock);
+	*ret_started = started;
+	return err;
+}
+
+static void report(const struct weir__runtime *runtime)
+{
+	struct weir_worker_stats stats;
+	struct weir_mem_stats mem;
+
+	if (weir_worker_stats_get(WEIR_ALL_WORKERS, &stats) < 0)
+		return;
+	weir_mem_stats_get(&mem);
+	fprintf(stderr,
+		"weir: %u workers on %s: %llu turns, %llu parks, %llu switches, %llu spawns\n"
+		"weir: %llu system calls for %llu operations, %llu completions, %llu found no buffer, "
+		"%llu stale, %llu overflows\n"
+		"weir: %llu allocations, %llu missed their cache; %llu KiB in spans, %llu mmap calls\n",
+		runtime->workers_count, runtime->workers[0]->driver->ops->name,
+		(unsigned long long)stats.turns, (unsigned long long)stats.parks,
+		(unsigned long long)stats.switches, (unsigned long long)stats.spawns,
+		(unsigned long long)stats.enters, (unsigned long long)stats.submissions,
+		(unsigned long long)stats.completions, (unsigned long long)stats.recv_empty,
+		(unsigned long long)stats.stale_completions, (unsigned long long)stats.cq_overflows,
+		(unsigned long long)mem.allocs, (unsigned long long)mem.misses,
+		(unsigned long long)mem.span_bytes / 1024, (unsigned long long)mem.os_maps);
+}
+
+static int run_workers(struct run *run, const struct weir_run_opts *opts)
+{
+	struct weir__runtime *runtime = &run->runtime;
+	struct weir__worker *first = runtime->workers[0];
+	cpu_set_t affinity;
+	unsigned started;
+	bool is_pinned = runtime->config.pin && sched_getaffinity(0, sizeof affinity, &affinity) == 0;
+
+	int own = worker_open(first);
+	int err = start_all(run, own, &started);
+	if (err == 0) {
+		if (is_pinned)
+			pin(first);
+		bool has_signals = !opts->signals_ignored && catch_signals(runtime);
+		weir__task_root(runtime, opts->fn, opts->arg);
+		weir__worker_run(first);
+		if (has_signals)
+			release_signals();
+		if (is_pinned)
+			(void)sched_setaffinity(0, sizeof affinity, &affinity);
+		if (runtime->config.verbose)
+			report(runtime);
+		err = runtime->root_result;
+	}
+	for (unsigned i = 1; i < started; i++)
+		pthread_join(run->threads[i], NULL);
+	if (own == 0)
+		worker_close(first);
+	return err;
+}
+
+/* ---- Before and after ---------------------------------------------------------------------------- */
+
+/* min(affinity mask, cgroup quota), at least 1 */
+static unsigned count_cpus(void)
+{
+	cpu_set_t allowed;
+	long long quota = 0, period = 0;
+	unsigned count = 1;
+
+	if (sched_getaffinity(0, sizeof allowed, &allowed) == 0)
+		count = (unsigned)CPU_COUNT(&allowed);
+	FILE *file = fopen("/sys/fs/cgroup/cpu.max", "re");
+	if (file) {
+		int n = fscanf(file, "%lld %lld", &quota, &period);
+		(void)fclose(file);
+		if (n == 2 && period > 0 && quota > 0) {
+			unsigned most = (unsigned)((quota + period - 1) / period);
+			count = most < count ? most : count;
+		}
+	}
+	return count < 256 ? count : 256;
+}
+
+static int configure(struct weir__config *config, const struct weir_run_opts *opts)
+{
+	int err = weir__config_load(config, stderr);
+
+	if (err == 0 && opts->workers)
+		err = weir__config_set(config, WEIR__OPTION_workers, opts->workers, stderr);
+	if (err == 0 && opts->driver)
+		err = weir__config_set_text(config, WEIR__OPTION_driver, opts->driver, stderr);
+	if (err == 0 && opts->stack_bytes)
+		err = weir__config_set(config, WEIR__OPTION_stack_kb, (opts->stack_bytes + 1023) / 1024,
+				       stderr);
+	if (err == 0 && opts->drain_ns)
+		err = weir__config_set(config, WEIR__OPTION_drain_ms,
+				       (uint64_t)(opts->drain_ns / WEIR_MS), stderr);
+	if (err == 0 && opts->pin)
+		err = weir__config_set(config, WEIR__OPTION_pin, 1, stderr);
+	return err;
+}
+
+static int init_process(void)
+{
+	pthread_mutex_lock(&start_lock);
+	int err = weir__task_pool_init();
+	if (err == 0)
+		err = weir__conn_pool_init();
+	if (err == 0)
+		weir__fatal_init_process();
+	pthread_mutex_unlock(&start_lock);
+	return err;
+}
+
+static void run_free(struct run *run)
+{
+	struct weir__runtime *runtime = &run->runtime;
+
+	for (unsigned i = 0; runtime->workers && i < runtime->workers_count; i++)
+		free(runtime->workers[i]);
+	free(runtime->workers);
+	pthread_cond_destroy(&run->changed);
+	pthread_mutex_destroy(&run->lock);
+	free(run);
+}
+
+/* From malloc, not from our heaps: these outlive every worker. */
+static int run_new(const struct weir__config *config, struct run **ret)
+{
+	unsigned count = config->workers ? (unsigned)config->workers : count_cpus();
+	struct run *run = calloc(1, sizeof *run + count * sizeof *run->threads);
+
+	if (!run)
+		return -ENOMEM;
+	pthread_mutex_init(&run->lock, NULL);
+	pthread_cond_init(&run->changed, NULL);
+	run->runtime.config = *config;
+	run->runtime.use_ucontext = config->context_switch == WEIR__SWITCH_UCONTEXT;
+	run->runtime.drain_until_ns = INT64_MAX;
+	run->runtime.workers_count = count;
+	run->runtime.workers = calloc(count, sizeof *run->runtime.workers);
+	for (unsigned i = 0; run->runtime.workers && i < count; i++) {
+		struct weir__worker *worker = aligned_alloc(64, sizeof *worker);
+		if (!worker)
+			break;
+		run->runtime.workers[i] = worker;
+		weir__worker_init(worker, &run->runtime, i);
+	}
+	if (!run->runtime.workers || !run->runtime.workers[count - 1]) {
+		run_free(run);
+		return -ENOMEM;
+	}
+	*ret = run;
+	return 0;
+}
+
+int weir_run_with(const struct weir_run_opts *opts)
+{
+	struct weir_run_opts known = { 0 };
+	struct weir__config config;
+	struct run *run = NULL;
+
+	int err = weir__opts_copy(&known, sizeof known, opts, opts->size);
+	if (err < 0)
+		return err;
+	if (!known.fn || weir__worker_self())
+		return -EINVAL;
+	err = configure(&config, &known);
+	if (err < 0)
+		return err;
+	if (config.help) {
+		weir__config_help(stdout);
+		return 0;
+	}
+	err = init_process();
+	if (err == 0)
+		err = run_new(&config, &run);
+	if (err < 0)
+		return err;
+	if (config.verbose) {
+		fprintf(stderr, "weir %s\n", WEIR_VERSION);
+		weir__config_dump(&run->runtime.config, stderr);
+	}
+	err = run_workers(run, &known);
+	run_free(run);
+	return err;
+}

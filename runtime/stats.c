@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * stats.c: what the workers have done, read from any of them.
+ *
+ * Each counter has one writer; readers take a word that may be a moment old.
+ */
+#include "runtime/task.h"
+
+#include <string.h>
+
+static uint64_t peek(const uint64_t *counter)
+{
+	return __atomic_load_n(counter, __ATOMIC_RELAXED);
+}
+
+static void add_worker(const struct weir__worker *worker, struct weir_worker_stats *sum)
+{
+	const struct weir__worker_counts *counts = &worker->counts;
+	const struct weir__driver *driver = worker->driver;
+
+	sum->turns += peek(&counts->turns);
+	sum->parks += peek(&counts->parks);
+	sum->switches += peek(&counts->switches);
+	sum->spawns += peek(&counts->spawns);
+	sum->tasks += peek(&worker->live);
+	sum->wakes += peek(&counts->wakes);
+	sum->timers_fired += peek(&counts->timers_fired);
+	sum->enters += peek(&driver->enters);
+	sum->submissions += peek(&driver->submissions);
+	sum->completions += peek(&driver->completions);
+	sum->recv_empty += peek(&driver->recv_empty);
+	sum->cq_overflows += peek(&driver->cq_overflows);
+	sum->stale_completions += peek(&driver->stale_completions);
+}
+
+int weir_worker_stats_get(int worker, struct weir_worker_stats *ret)
+{
+	struct weir__worker *self = weir__worker_self();
+	struct weir_worker_stats sum = { 0 };
+
+	if (!self || worker < WEIR_ALL_WORKERS || worker >= (int)self->runtime->workers_count)
+		return -EINVAL;
+	for (unsigned i = 0; i < self->runtime->workers_count; i++)
+		if (worker == WEIR_ALL_WORKERS || worker == (int)i)
+			add_worker(self->runtime->workers[i], &sum);
+	*ret = sum;
+	return 0;
+}
+
+const char *weir_version(void)
+{
+	return WEIR_VERSION;
+}

@@ -1,0 +1,532 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * task.c: birth, first run, parking and end of a task.
+ *
+ * The hard idea: whoever stops running picks the next ready task and switches to it directly; the loop in
+ * worker.c runs again only when nothing is ready or the slice is used up. A task that ends hands its still
+ * warm stack to the next task that has none, without any switch at all.
+ */
+#include "runtime/task.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/fatal.h"
+#include "runtime/opts.h"
+#include "runtime/sanitizer.h"
+#include "runtime/switch.h"
+
+static weir_pool *task_pool;
+
+/* Never freed: task records of all runtimes come from one pool. */
+int weir__task_pool_init(void)
+{
+	if (task_pool)
+		return 0;
+	return weir_pool_new(&task_pool, .object_bytes = sizeof(struct weir__task), .align = 64,
+			     .name = "task");
+}
+
+/* ---- Switching ---------------------------------------------------------------------------------- */
+
+static void task_main(void *unused);
+
+static void switch_stacks(struct weir__worker *self, void **save_sp, struct weir__stack *from,
+			  void *load_sp, struct weir__stack *to, bool for_good)
+{
+	weir__san_leave(from, to, for_good);
+	if (__builtin_expect(self->runtime->use_ucontext, 0))
+		weir__switch_ucontext(save_sp, load_sp);
+	else
+		weir__switch(save_sp, load_sp);
+	weir__san_enter(from);
+}
+
+/* Gives an un-started task its stack. -ENOMEM leaves it as it was. */
+static int bind_stack(struct weir__worker *self, struct weir__task *task)
+{
+	struct weir__stack *stack = weir__stack_get((size_t)32768 << task->stack_shift);
+
+	if (!stack)
+		return -ENOMEM;
+	weir__san_start(stack);
+	task->stack = stack;
+	task->sp = self->runtime->use_ucontext
+			   ? weir__switch_prepare_ucontext(stack->top, task_main, NULL)
+			   : weir__switch_prepare(stack->top, task_main, NULL);
+	return 0;
+}
+
+static void end_task(struct weir__worker *self, struct weir__task *task, int result);
+
+/* The next ready task, NULL when there is none or the slice is used up. */
+static inline struct weir__task *pick(struct weir__worker *self)
+{
+	struct weir__task *task = self->runq_head;
+
+	if (!task || self->slice_left == 0)
+		return NULL;
+	self->slice_left--;
+	self->runq_head = task->next;
+	if (!task->next)
+		self->runq_tail = &self->runq_head;
+	return task;
+}
+
+/* The same, with a stack. A task that cannot get one ends here with -ENOMEM. */
+static struct weir__task *pick_runnable(struct weir__worker *self)
+{
+	struct weir__task *task;
+
+	while ((task = pick(self)) != NULL) {
+		if (__builtin_expect(task->sp != NULL, 1) || bind_stack(self, task) == 0)
+			return task;
+		end_task(self, task, -ENOMEM);
+	}
+	return NULL;
+}
+
+static inline void set_current(struct weir__worker *self, struct weir__task *task)
+{
+	self->current = task;
+	self->budget = (int32_t)self->runtime->config.budget;
+	self->counts.switches++;
+	task->state = WEIR__TASK_RUNNING;
+}
+
+/* Leaves the running task, which is parked or in the run queue, for whatever is next. */
+static void run_next(struct weir__worker *self, struct weir__task *task)
+{
+	struct weir__task *next = pick_runnable(self);
+
+	if (!next) {
+		self->current = NULL;
+		switch_stacks(self, &task->sp, task->stack, self->scheduler_sp, &self->thread_stack,
+			      false);
+		return;
+	}
+	set_current(self, next);
+	if (next != task)
+		switch_stacks(self, &task->sp, task->stack, next->sp, next->stack, false);
+}
+
+void weir__run_ready(struct weir__worker *self)
+{
+	struct weir__task *next = pick_runnable(self);
+
+	if (!next)
+		return;
+	set_current(self, next);
+	switch_stacks(self, &self->scheduler_sp, &self->thread_stack, next->sp, next->stack, false);
+}
+
+/* ---- First run and end -------------------------------------------------------------------------- */
+
+/*
+ * On the stack of a task that has ended: the next task if it can have this stack (NULL: none can), else
+ * leaves for good. The stack is put back last, when everything that needs a stack of its own has one.
+ */
+static struct weir__task *inherit(struct weir__worker *self, struct weir__stack *stack, uint8_t shift)
+{
+	struct weir__task *next;
+	void *unused;
+
+	while ((next = pick(self)) != NULL) {
+		if (next->sp)
+			break;
+		if (next->stack_shift == shift) {
+			next->stack = stack;
+			return next;
+		}
+		if (bind_stack(self, next) == 0)
+			break;
+		end_task(self, next, -ENOMEM);
+	}
+	weir__stack_put(stack);
+	if (next) {
+		set_current(self, next);
+		switch_stacks(self, &unused, stack, next->sp, next->stack, true);
+	} else {
+		self->current = NULL;
+		switch_stacks(self, &unused, stack, self->scheduler_sp, &self->thread_stack, true);
+	}
+	__builtin_unreachable();
+}
+
+static void task_main(void *unused)
+{
+	struct weir__worker *self = weir__worker_self();
+	struct weir__task *task = self->current;
+
+	(void)unused;
+	weir__san_enter(task->stack);
+	for (;;) {
+		int result = task->fn(task->arg);
+		struct weir__stack *stack = task->stack;
+		uint8_t shift = task->stack_shift;
+
+		end_task(self, task, result);
+		task = inherit(self, stack, shift);
+		set_current(self, task);
+	}
+}
+
+static void go_home(struct weir__worker *self, struct weir__msg *msg)
+{
+	struct weir__task *task = (void *)((char *)msg - offsetof(struct weir__task, in));
+
+	weir__scope_child_ended(self, task);
+}
+
+static void send_home(struct weir__task *task)
+{
+	task->in.fn = go_home;
+	weir__worker_post(task->owner->task->worker, &task->in);
+}
+
+static void end_task(struct weir__worker *self, struct weir__task *task, int result)
+{
+	while (task->scope) /* opened by hand and not closed */
+		weir_scope_close((struct weir_scope *)(void *)task->scope);
+	weir__timer_cancel(&self->wheel, &task->timer);
+	task->result = result;
+	task->state = WEIR__TASK_ENDED;
+	task->stack = NULL;
+	self->live--;
+	self->counts.ended++;
+	if (!task->owner) {
+		self->runtime->root_result = result;
+		for (unsigned i = self->runtime->workers_count; i-- > 0;)
+			weir__worker_order(self->runtime->workers[i], WEIR__ORDER_STOP);
+	} else if (task->owner->task->worker == self) {
+		weir__scope_child_ended(self, task);
+	} else {
+		uint32_t old = atomic_fetch_or_explicit(&task->remote, WEIR__REMOTE_ENDED,
+							memory_order_acq_rel);
+		if (!(old & WEIR__REMOTE_QUEUED))
+			send_home(task);
+	}
+}
+
+/* ---- From other workers ------------------------------------------------------------------------- */
+
+static void handle_remote(struct weir__worker *self, struct weir__msg *msg)
+{
+	struct weir__task *task = (void *)((char *)msg - offsetof(struct weir__task, in));
+	/* acquire: pairs with the release in post_remote */
+	uint32_t bits = atomic_fetch_and_explicit(&task->remote, WEIR__REMOTE_ENDED,
+						  memory_order_acq_rel);
+
+	if (bits & WEIR__REMOTE_ENDED) {
+		send_home(task);
+		return;
+	}
+	if (bits & WEIR__REMOTE_START) {
+		self->live++;
+		weir__ready(self, task, 0);
+	}
+	if (bits & WEIR__REMOTE_WAKE)
+		weir__ready(self, task, 0);
+	if (bits & WEIR__REMOTE_CANCEL)
+		weir__task_cancel(self, task);
+}
+
+static void post_remote(struct weir__task *task, uint32_t bit)
+{
+	uint32_t old = atomic_fetch_or_explicit(&task->remote, bit | WEIR__REMOTE_QUEUED,
+						memory_order_acq_rel);
+
+	if (old & (WEIR__REMOTE_QUEUED | WEIR__REMOTE_ENDED))
+		return;
+	task->in.fn = handle_remote;
+	weir__worker_post(task->worker, &task->in);
+}
+
+void weir__task_cancel_remote(struct weir__task *task)
+{
+	post_remote(task, WEIR__REMOTE_CANCEL);
+}
+
+void weir__wake(struct weir__task *task)
+{
+	struct weir__worker *self = weir__worker_self();
+
+	if (task->worker == self)
+		weir__ready(self, task, 0);
+	else
+		post_remote(task, WEIR__REMOTE_WAKE);
+}
+
+/* ---- Spawning ----------------------------------------------------------------------------------- */
+
+uint8_t weir__stack_shift(const struct weir__runtime *runtime, enum weir_stack_class stack_class)
+{
+	static const uint8_t shifts[] = { 0, 0, 1, 3, 5 };
+	uint8_t shift = 0;
+
+	if (stack_class != WEIR_STACK_DEFAULT)
+		return shifts[stack_class];
+	while (((size_t)32 << shift) < runtime->config.stack_kb && shift < 5)
+		shift++;
+	return shift;
+}
+
+static void init_task(struct weir__task *task, struct weir__worker *self, struct weir__scope *scope,
+		      const struct weir__spawn *spawn)
+{
+	task->sp = NULL;
+	task->stack = NULL;
+	task->state = WEIR__TASK_NEW;
+	task->cancelled = 0;
+	task->base_cancelled = 0;
+	task->stack_shift = spawn->stack_shift;
+	task->scope = NULL;
+	task->deadline_ns = scope->deadline_ns;
+	task->abort = NULL;
+	task->fn = spawn->fn;
+	task->arg = spawn->arg;
+	task->owner = scope;
+	task->timer.pprev = NULL;
+	task->name = spawn->name;
+	task->site = spawn->site;
+	atomic_init(&task->remote, 0);
+	task->id = ++self->ids;
+	task->worker = spawn->worker ? spawn->worker : self;
+}
+
+static void adopt(struct weir__scope *scope, struct weir__task *task)
+{
+	task->sibling_next = scope->children;
+	task->sibling_pprev = &scope->children;
+	if (scope->children)
+		scope->children->sibling_pprev = &task->sibling_next;
+	scope->children = task;
+	scope->pending++;
+}
+
+int weir__spawn(struct weir__scope *scope, const struct weir__spawn *spawn)
+{
+	struct weir__worker *self = weir__worker_self();
+
+	if (!self || !scope->task)
+		return -EINVAL;
+	if (scope->task->worker != self)
+		return -EXDEV;
+	if (scope->cancelled)
+		return -ECANCELED;
+	struct weir__task *task = weir_pool_get(task_pool);
+	if (!task)
+		return -ENOMEM;
+	init_task(task, self, scope, spawn);
+	if (spawn->stack_now && bind_stack(self, task) < 0) {
+		weir_pool_put(task_pool, task);
+		return -ENOMEM;
+	}
+	adopt(scope, task);
+	self->counts.spawns++;
+	if (task->worker == self) {
+		self->live++;
+		weir__ready(self, task, 0);
+	} else {
+		post_remote(task, WEIR__REMOTE_START);
+	}
+	return 0;
+}
+
+void weir__task_free(struct weir__task *task)
+{
+	weir_pool_put(task_pool, task);
+}
+
+int weir_spawn_with(struct weir_scope *scope, const struct weir_task_opts *opts)
+{
+	struct weir__worker *self = weir__worker_self();
+	struct weir_task_opts known = { 0 };
+
+	if (!self)
+		return -EINVAL;
+	int err = weir__opts_copy(&known, sizeof known, opts, opts->size);
+	if (err < 0)
+		return err;
+	if (!known.fn || known.stack > WEIR_STACK_1M || known.worker > self->runtime->workers_count)
+		return -EINVAL;
+	return weir__spawn(weir__scope_of(scope),
+			   &(struct weir__spawn){
+				   .fn = known.fn,
+				   .arg = known.arg,
+				   .name = known.name,
+				   .site = known.site,
+				   .worker = known.worker ? self->runtime->workers[known.worker - 1] : NULL,
+				   .stack_shift = weir__stack_shift(self->runtime, known.stack),
+			   });
+}
+
+void weir__task_root(struct weir__runtime *runtime, weir_fn fn, void *arg)
+{
+	struct weir__worker *self = runtime->workers[0];
+	struct weir__task *root = &runtime->root;
+
+	memset(root, 0, sizeof *root);
+	root->fn = fn;
+	root->arg = arg;
+	root->name = "main";
+	root->site = "weir_run";
+	root->deadline_ns = INT64_MAX;
+	root->id = ++self->ids;
+	root->worker = self;
+	root->stack_shift = weir__stack_shift(runtime, WEIR_STACK_DEFAULT);
+	if (root->stack_shift < 3)
+		root->stack_shift = 3; /* main functions are the deep ones: 256 KiB */
+	self->live++;
+	weir__ready(self, root, 0);
+}
+
+/* ---- Parking ------------------------------------------------------------------------------------ */
+
+int weir__park_until(struct weir__worker *self, weir__abort_fn abort, void *wait, int64_t until_ns)
+{
+	struct weir__task *task = self->current;
+
+	task->abort = abort;
+	task->wait = wait;
+	task->state = WEIR__TASK_PARKED;
+	if (abort) {
+		int64_t wake = task->deadline_ns < until_ns ? task->deadline_ns : until_ns;
+		/*
+		 * The timer is left armed after the park. As long as it fires no later than needed it
+		 * stays: a server that opens a 60 s scope per request touches the wheel once a minute.
+		 */
+		task->wake_ns = wake;
+		if (wake != INT64_MAX &&
+		    (!weir__timer_is_armed(&task->timer) || task->timer.expires_ns > wake))
+			weir__timer_arm(&self->wheel, &task->timer, wake);
+	}
+	run_next(self, task);
+	return task->result;
+}
+
+int weir__park(struct weir__worker *self, weir__abort_fn abort, void *wait)
+{
+	return weir__park_until(self, abort, wait, INT64_MAX);
+}
+
+void weir__interrupt(struct weir__task *task, int why)
+{
+	weir__abort_fn abort = task->abort;
+
+	if (task->state != WEIR__TASK_PARKED || !abort)
+		return;
+	task->abort = NULL;
+	abort(task, why);
+}
+
+void weir__task_timer_fired(struct weir__worker *self, struct weir__timer *timer)
+{
+	struct weir__task *task = (void *)((char *)timer - offsetof(struct weir__task, timer));
+
+	self->counts.timers_fired++;
+	if (task->state != WEIR__TASK_PARKED || !task->abort)
+		return;
+	if (self->now_ns >= task->wake_ns)
+		weir__interrupt(task, self->now_ns >= task->deadline_ns ? -ETIME : 0);
+	else if (task->wake_ns != INT64_MAX)
+		weir__timer_arm(&self->wheel, timer, task->wake_ns);
+}
+
+void weir__abort_ready(struct weir__task *task, int why)
+{
+	weir__ready(task->worker, task, why);
+}
+
+static void requeue(struct weir__worker *self)
+{
+	struct weir__task *task = self->current;
+
+	weir__ready(self, task, 0);
+	run_next(self, task);
+}
+
+void weir__budget_spend_slow(struct weir__worker *self)
+{
+	requeue(self);
+}
+
+int weir_yield(void)
+{
+	struct weir__worker *self = weir__worker_self();
+
+	if (!self || !self->current)
+		return -EINVAL;
+	requeue(self);
+	return weir__interrupted(self, self->current);
+}
+
+int weir_sleep(int64_t ns)
+{
+	struct weir__worker *self = weir__worker_self();
+
+	if (!self || !self->current)
+		return -EINVAL;
+	if (ns <= 0)
+		return weir_yield();
+	self->now_ns = weir__clock_ns();
+	int err = weir__interrupted(self, self->current);
+	if (err < 0)
+		return err;
+	int64_t until = ns < INT64_MAX - self->now_ns ? self->now_ns + ns : INT64_MAX;
+	return weir__park_until(self, weir__abort_ready, NULL, until);
+}
+
+/* ---- Asking ------------------------------------------------------------------------------------- */
+
+uint64_t weir__task_id(const struct weir__task *task)
+{
+	const struct weir__worker *home = task->owner ? task->owner->task->worker : task->worker;
+
+	return ((uint64_t)(home->index + 1) << 32) | task->id;
+}
+
+uint64_t weir_task_id(void)
+{
+	struct weir__worker *self = weir__worker_self();
+
+	return self && self->current ? weir__task_id(self->current) : 0;
+}
+
+const char *weir_task_name(void)
+{
+	struct weir__worker *self = weir__worker_self();
+
+	if (!self || !self->current)
+		return NULL;
+	return self->current->name ? self->current->name : "task";
+}
+
+int64_t weir_time_left(void)
+{
+	struct weir__worker *self = weir__worker_self();
+
+	if (!self || !self->current || self->current->deadline_ns == INT64_MAX)
+		return WEIR_FOREVER;
+	int64_t left = self->current->deadline_ns - weir__clock_ns();
+	return left > 0 ? left : 0;
+}
+
+bool weir__fatal_task_info(struct weir__task_info *ret)
+{
+	struct weir__worker *self = weir__worker_self();
+
+	if (!self || !self->current || !self->current->stack)
+		return false;
+	const struct weir__task *task = self->current;
+	*ret = (struct weir__task_info){
+		.id = weir__task_id(task),
+		.name = task->name ? task->name : "task",
+		.site = task->site ? task->site : "unknown",
+		.stack_base = task->stack->base,
+		.stack_top = task->stack->top,
+		.guard_bytes = task->stack->guard_bytes,
+		.worker = self->index,
+	};
+	return true;
+}

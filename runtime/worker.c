@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * worker.c: one thread, one driver, one heap, one loop.
+ *
+ * The turn: wait (or just submit) and reap; read the clock; expire timers; take the inbox; run ready tasks
+ * for a slice. Completions, timers and messages only make tasks ready; user code runs in the slice alone.
+ *
+ * Parking. A producer pushes to the inbox, then looks at park_state; the worker sets park_state, then looks
+ * at the inbox. A seq_cst fence between the two on both sides makes it impossible that both look too
+ * early; whoever turns PARKED back into AWAKE is the one waker.
+ */
+#include "runtime/task.h"
+
+#include <string.h>
+#include <time.h>
+
+#include "runtime/sanitizer.h"
+
+enum { RESUMES_PER_CLOCK = 64, TIMERS_PER_TURN = 256 };
+
+static __thread struct weir__worker *self_tls;
+
+__attribute__((noinline)) struct weir__worker *weir__worker_self(void)
+{
+	struct weir__worker *self = self_tls;
+
+	__asm__ volatile("" : "+r"(self)); /* keeps the call opaque to the optimiser */
+	return self;
+}
+
+int64_t weir__clock_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * WEIR_SEC + now.tv_nsec;
+}
+
+int64_t weir_now(void)
+{
+	return weir__clock_ns();
+}
+
+/* ---- Messages and orders ------------------------------------------------------------------------ */
+
+static void wake_if_parked(struct weir__worker *target)
+{
+	struct weir__worker *self = weir__worker_self();
+	int parked = WEIR__PARKED;
+
+	/* pairs with the fence in park(): our push is seen there, or its PARKED is seen here */
+	atomic_thread_fence(memory_order_seq_cst);
+	if (atomic_load_explicit(&target->park_state, memory_order_relaxed) == WEIR__PARKED &&
+	    atomic_compare_exchange_strong_explicit(&target->park_state, &parked, WEIR__AWAKE,
+						    memory_order_relaxed, memory_order_relaxed))
+		target->driver->ops->wake(target->driver, self ? self->driver : NULL);
+}
+
+void weir__worker_post(struct weir__worker *target, struct weir__msg *msg)
+{
+	struct weir__msg *head = atomic_load_explicit(&target->inbox, memory_order_relaxed);
+
+	do {
+		msg->next = head;
+		/* release: pairs with the acquire in take_inbox() */
+	} while (!atomic_compare_exchange_weak_explicit(&target->inbox, &head, msg,
+							memory_order_release,
+							memory_order_relaxed));
+	wake_if_parked(target);
+}
+
+static void take_inbox(struct weir__worker *self)
+{
+	if (!atomic_load_explicit(&self->inbox, memory_order_relaxed))
+		return;
+	struct weir__msg *msg = atomic_exchange_explicit(&self->inbox, NULL, memory_order_acquire);
+	struct weir__msg *oldest_first = NULL;
+
+	while (msg) {
+		struct weir__msg *next = msg->next;
+		msg->next = oldest_first;
+		oldest_first = msg;
+		msg = next;
+	}
+	while ((msg = oldest_first) != NULL) {
+		oldest_first = msg->next;
+		msg->fn(self, msg);
+	}
+}
+
+static void handle_orders(struct weir__worker *self, struct weir__msg *msg)
+{
+	unsigned orders = atomic_exchange_explicit(&self->orders, 0, memory_order_acquire);
+
+	(void)msg;
+	if (orders & WEIR__ORDER_DRAIN) {
+		struct weir__drain *next;
+		for (struct weir__drain *drain = self->drains; drain; drain = next) {
+			next = drain->next;
+			drain->begin(drain);
+		}
+	}
+	if (orders & WEIR__ORDER_STOP)
+		self->stopping = true;
+}
+
+void weir__worker_order(struct weir__worker *target, unsigned order)
+{
+	unsigned old = atomic_fetch_or_explicit(&target->orders, order | WEIR__ORDER_QUEUED,
+						memory_order_release);
+
+	if (!(old & WEIR__ORDER_QUEUED))
+		weir__worker_post(target, &target->control);
+}
+
+/* ---- The loop ----------------------------------------------------------------------------------- */
+
+static void expire_timers(struct weir__worker *self)
+{
+	struct weir__timer *timer;
+
+	weir__wheel_advance(&self->wheel, self->now_ns);
+	for (int n = 0; n < TIMERS_PER_TURN && (timer = weir__wheel_pop(&self->wheel)); n++)
+		weir__task_timer_fired(self, timer);
+}
+
+static void run_slice(struct weir__worker *self)
+{
+	int64_t end = self->now_ns + (int64_t)self->runtime->config.slice_us * WEIR_US;
+
+	while (self->runq_head) {
+		self->slice_left = RESUMES_PER_CLOCK;
+		weir__run_ready(self);
+		if (!self->runq_head)
+			return;
+		self->now_ns = weir__clock_ns();
+		if (self->now_ns >= end)
+			return;
+	}
+}
+
+static bool has_news(struct weir__worker *self)
+{
+	if (atomic_load_explicit(&self->inbox, memory_order_relaxed))
+		return true;
+	return self->index == 0 &&
+	       atomic_load_explicit(&self->runtime->stop_requests, memory_order_relaxed) !=
+		       self->runtime->stop_seen;
+}
+
+/* Sleeps in the driver until something happens. */
+static void park(struct weir__worker *self)
+{
+	int64_t until = weir__wheel_next(&self->wheel);
+	int64_t heap = weir__heap_idle(self->now_ns);
+
+	if (heap < until)
+		until = heap;
+	if (self->index == 0 && self->runtime->drain_until_ns < until)
+		until = self->runtime->drain_until_ns;
+	atomic_store_explicit(&self->park_state, WEIR__PARKED, memory_order_relaxed);
+	/* pairs with the fence in wake_if_parked() */
+	atomic_thread_fence(memory_order_seq_cst);
+	if (until <= self->now_ns || has_news(self))
+		until = 0;
+	else
+		self->counts.parks++;
+	self->driver->ops->submit_and_wait(self->driver, until);
+	if (atomic_exchange_explicit(&self->park_state, WEIR__AWAKE, memory_order_relaxed) ==
+	    WEIR__AWAKE)
+		self->counts.wakes++;
+}
+
+/* Worker 0: the runtime is asked to stop, or clients had their time. */
+static void handle_stop(struct weir__worker *self)
+{
+	struct weir__runtime *runtime = self->runtime;
+	unsigned requests = atomic_load_explicit(&runtime->stop_requests, memory_order_relaxed);
+	bool is_first = runtime->stop_seen == 0 && requests == 1;
+
+	if (requests != runtime->stop_seen) {
+		runtime->stop_seen = requests;
+		atomic_store_explicit(&runtime->draining, true, memory_order_relaxed);
+		if (is_first && atomic_load_explicit(&runtime->drains, memory_order_relaxed) > 0) {
+			runtime->drain_until_ns = self->now_ns + (int64_t)runtime->config.drain_ms * WEIR_MS;
+			for (unsigned i = 0; i < runtime->workers_count; i++)
+				weir__worker_order(runtime->workers[i], WEIR__ORDER_DRAIN);
+			return;
+		}
+		runtime->drain_until_ns = self->now_ns;
+	}
+	if (self->now_ns >= runtime->drain_until_ns) {
+		runtime->drain_until_ns = INT64_MAX;
+		weir__task_cancel(self, &runtime->root);
+	}
+}
+
+void weir__worker_run(struct weir__worker *self)
+{
+	while (!self->stopping) {
+		self->counts.turns++;
+		if (self->runq_head)
+			self->driver->ops->submit_and_wait(self->driver, 0);
+		else
+			park(self);
+		self->driver->ops->reap(self->driver);
+		self->now_ns = weir__clock_ns();
+		expire_timers(self);
+		take_inbox(self);
+		if (self->index == 0)
+			handle_stop(self);
+		weir__heap_turn(self->now_ns);
+		run_slice(self);
+	}
+}
+
+/* ---- Life --------------------------------------------------------------------------------------- */
+
+void weir__worker_init(struct weir__worker *worker, struct weir__runtime *runtime, unsigned index)
+{
+	memset(worker, 0, sizeof *worker);
+	worker->runtime = runtime;
+	worker->index = (uint16_t)index;
+	worker->runq_tail = &worker->runq_head;
+	worker->control.fn = handle_orders;
+	worker->now_ns = weir__clock_ns();
+	weir__wheel_init(&worker->wheel, worker->now_ns);
+}
+
+void weir__worker_enter(struct weir__worker *worker)
+{
+	self_tls = worker;
+	weir__san_thread(&worker->thread_stack);
+}
+
+void weir__worker_leave(struct weir__worker *worker)
+{
+	(void)worker;
+	self_tls = NULL;
+}
+
+int weir_worker_index(void)
+{
+	struct weir__worker *self = weir__worker_self();
+
+	return self ? self->index : -1;
+}
+
+/* ---- Stopping ----------------------------------------------------------------------------------- */
+
+void weir__runtime_stop(struct weir__runtime *runtime)
+{
+	atomic_fetch_add_explicit(&runtime->stop_requests, 1, memory_order_relaxed);
+	runtime->workers[0]->driver->ops->wake(runtime->workers[0]->driver, NULL);
+}
+
+void weir__drain_add(struct weir__worker *self, struct weir__drain *drain)
+{
+	drain->next = self->drains;
+	drain->pprev = &self->drains;
+	if (drain->next)
+		drain->next->pprev = &drain->next;
+	self->drains = drain;
+	atomic_fetch_add_explicit(&self->runtime->drains, 1, memory_order_relaxed);
+}
+
+void weir__drain_del(struct weir__worker *self, struct weir__drain *drain)
+{
+	*drain->pprev = drain->next;
+	if (drain->next)
+		drain->next->pprev = drain->pprev;
+	atomic_fetch_sub_explicit(&self->runtime->drains, 1, memory_order_relaxed);
+}
