@@ -33,11 +33,7 @@ extern "C" {
 #else
 #error "weir needs gcc or clang"
 #endif
-#if defined(__clang__)
-#define WEIR_MALLOC(dealloc) __attribute__((malloc))
-#else
-#define WEIR_MALLOC(dealloc) __attribute__((malloc, malloc(dealloc, 1)))
-#endif
+#define WEIR_MALLOC(...)  __attribute__((malloc, alloc_size(__VA_ARGS__)))
 #define WEIR_CLEANUP(fn) __attribute__((cleanup(fn)))
 
 /* ---- Size classes ------------------------------------------------------------------------------- */
@@ -48,7 +44,7 @@ enum {
 };
 
 /* The size class of a request of `size` bytes, 0 <= size <= WEIR_CLASS_BYTES_MAX. 5 instructions. */
-static inline unsigned weir_size_class(size_t size)
+inline unsigned weir_size_class(size_t size)
 {
 	if (size <= 64)
 		return size == 0 ? 0 : (unsigned)((size + 15) >> 4) - 1u;
@@ -58,7 +54,7 @@ static inline unsigned weir_size_class(size_t size)
 }
 
 /* The bytes a block of class `size_class` holds. */
-static inline size_t weir_class_size(unsigned size_class)
+inline size_t weir_class_size(unsigned size_class)
 {
 	if (size_class < 4)
 		return (size_t)16 * (size_class + 1);
@@ -67,18 +63,122 @@ static inline size_t weir_class_size(unsigned size_class)
 	return ((size_t)1 << bit) + ((size_t)(step + 1) << (bit - 2));
 }
 
-/* ---- Blocks ------------------------------------------------------------------------------------- */
-
-WEIR_API void weir_free(void *block);
+/* ---- Inside: what the inlined paths below need -------------------------------------------------- */
 
 /*
+ * Everything named weir__ is private: it is here so that a pair of alloc and free can be inlined, and it
+ * changes with the library's minor version.
+ */
+enum {
+	WEIR__POOLS_MAX = 512,   /* size classes and typed pools of a process */
+	WEIR__UNIT_SHIFT = 16,   /* spans are runs of 64 KiB */
+	WEIR__UNIT_MASK = 0xffff,
+	WEIR__POOL_MASK = 0xffff,
+};
+
+/*
+ * A worker's stack of free objects of one pool. The marks are the lowest and highest count seen lately,
+ * rounded outwards, and at the same time the bounds of the fast path: one compare does both. With
+ * low = UINT32_MAX and high = 0 every call takes the slow path (debugging, fault injection).
+ *
+ *   0 <= low <= count <= high <= cap
+ */
+struct weir__cache {
+	void **slots;            /* slots[-1] is NULL */
+	uint32_t count;
+	uint32_t low;
+	uint32_t high;
+	uint32_t cap;
+	uint64_t allocs;         /* written by the owner, read by anyone */
+	uint64_t reciprocal;     /* 2^64 / object_bytes, rounded up: n is a multiple iff n * r < r (mod 2^64) */
+	uint32_t limit;          /* bytes of a span that whole objects fill */
+	uint32_t object_bytes;
+	uint64_t misses;
+	uint64_t overflows;
+};
+
+/* A thread's heap. Those without one point at an empty heap, so that nothing here needs a NULL check. */
+struct weir__heap {
+	uintptr_t window;        /* [window, window + window_bytes): this heap's objects, nobody else's */
+	size_t window_bytes;
+	const uint32_t *map;     /* per 64 KiB: pool index | 64 KiB units since its span began << 16 */
+	uint64_t unused_[5];
+	struct weir__cache cache[WEIR__POOLS_MAX + 1]; /* [0] belongs to no pool and is always empty */
+};
+
+extern WEIR_API __thread struct weir__heap *weir__heap_self __attribute__((tls_model("initial-exec")));
+
+WEIR_API void *weir__alloc_slow(size_t size);
+WEIR_API void weir__free_slow(void *block);
+WEIR_API void *weir__pool_get_slow(uint32_t index);
+WEIR_API void weir__pool_put_slow(uint32_t index, void *object);
+
+/* The newest free object, or NULL when the slow path has to look. 8 instructions. */
+inline void *weir__cache_pop(struct weir__cache *cache)
+{
+	uint32_t count = cache->count;
+	if (WEIR_LIKELY(count > cache->low)) {
+		__atomic_store_n(&cache->count, count - 1, __ATOMIC_RELAXED);
+		__atomic_store_n(&cache->allocs, cache->allocs + 1, __ATOMIC_RELAXED);
+		void *block = cache->slots[count - 1];
+		if (block == NULL)
+			__builtin_unreachable();
+		return block;
+	}
+	return NULL;
+}
+
+/*
+ * Takes `block` when it is an object of this heap (of pool `index`, unless that is 0), at the start of a
+ * slot and not the one freed last. False: the slow path has to look.
+ */
+inline bool weir__heap_push(struct weir__heap *heap, uint32_t index, void *block)
+{
+	size_t offset = (uintptr_t)block - heap->window;
+	if (WEIR_LIKELY(offset < heap->window_bytes)) {
+		uint32_t entry = heap->map[offset >> WEIR__UNIT_SHIFT];
+		struct weir__cache *cache = &heap->cache[entry & WEIR__POOL_MASK];
+		uint64_t within = (offset & WEIR__UNIT_MASK) | (entry & ~(uint32_t)WEIR__POOL_MASK);
+		uint32_t count = cache->count;
+		if (WEIR_LIKELY(count < cache->high && within < cache->limit &&
+				within * cache->reciprocal < cache->reciprocal &&
+				cache->slots[(ptrdiff_t)count - 1] != block &&
+				(index == 0 || index == (entry & WEIR__POOL_MASK)))) {
+			cache->slots[count] = block;
+			__atomic_store_n(&cache->count, count + 1, __ATOMIC_RELAXED);
+			return true;
+		}
+	}
+	return false;
+}
+
+/* ---- Blocks ------------------------------------------------------------------------------------- */
+
+/*
+ * The inlined functions exist in the library too, for other languages.
+ *
  * Gives a block of at least `size` bytes, aligned to 16; its content is undefined. NULL when memory is
  * exhausted, never an abort. Size 0 gives a block too. Never parks.
  */
-WEIR_API WEIR_MUST void *weir_alloc(size_t size);
+WEIR_API WEIR_MUST WEIR_MALLOC(1) inline void *weir_alloc(size_t size)
+{
+	if (WEIR_LIKELY(size <= WEIR_CLASS_BYTES_MAX)) {
+		void *block = weir__cache_pop(&weir__heap_self->cache[weir_size_class(size) + 1]);
+		if (WEIR_LIKELY(block != NULL))
+			return block;
+	}
+	return weir__alloc_slow(size);
+}
 
-/* The same, filled with zero bytes. */
-WEIR_API WEIR_MUST void *weir_zalloc(size_t size);
+/* Takes a block. Accepts NULL. Any thread. What is not a block is reported on stderr and left alone. */
+WEIR_API inline void weir_free(void *block)
+{
+	if (!WEIR_LIKELY(weir__heap_push(weir__heap_self, 0, block)))
+		weir__free_slow(block);
+}
+
+/* Like weir_alloc(), filled with zero bytes. */
+WEIR_API WEIR_MUST WEIR_MALLOC(1) void *weir_zalloc(size_t size);
 
 /*
  * Takes `block` (NULL: like weir_alloc) and gives a block of `size` bytes with its content up to the
@@ -90,7 +190,7 @@ WEIR_API WEIR_MUST void *weir_realloc(void *block, size_t size);
  * Gives a block aligned to `align`, a power of two up to 2 MiB. NULL when memory is exhausted or `align`
  * is not such a power. weir_free() takes it.
  */
-WEIR_API WEIR_MUST void *weir_alloc_aligned(size_t align, size_t size);
+WEIR_API WEIR_MUST WEIR_MALLOC(2) void *weir_alloc_aligned(size_t align, size_t size);
 
 /* Takes a block whose requested size the caller knows. A size that cannot be is reported at debug level 1. */
 WEIR_API void weir_free_sized(void *block, size_t size);
@@ -100,7 +200,10 @@ WEIR_API size_t weir_usable_size(const void *block);
 
 /* ---- Typed pools -------------------------------------------------------------------------------- */
 
-typedef struct weir_pool weir_pool;
+/* Opaque but for the index, which weir_pool_get() and weir_pool_put() inline. */
+typedef struct weir_pool {
+	uint32_t index;
+} weir_pool;
 
 struct weir_pool_opts {
 	size_t size;          /* filled by the macro: sizeof(struct weir_pool_opts) */
@@ -121,10 +224,20 @@ WEIR_API WEIR_MUST int weir_pool_new_with(weir_pool **ret, const struct weir_poo
 WEIR_API void weir_pool_free(weir_pool *pool);
 
 /* Gives an object with undefined content, or NULL when memory is exhausted. Any thread. */
-WEIR_API WEIR_MUST WEIR_NONNULL void *weir_pool_get(weir_pool *pool);
+WEIR_API WEIR_MUST WEIR_NONNULL inline void *weir_pool_get(weir_pool *pool)
+{
+	void *object = weir__cache_pop(&weir__heap_self->cache[pool->index]);
+	if (WEIR_LIKELY(object != NULL))
+		return object;
+	return weir__pool_get_slow(pool->index);
+}
 
 /* Takes an object of this pool. Accepts NULL. Any thread. */
-WEIR_API void weir_pool_put(weir_pool *pool, void *object);
+WEIR_API inline void weir_pool_put(weir_pool *pool, void *object)
+{
+	if (!WEIR_LIKELY(weir__heap_push(weir__heap_self, pool->index, object)))
+		weir__pool_put_slow(pool->index, object);
+}
 
 /* ---- Buffers ------------------------------------------------------------------------------------ */
 

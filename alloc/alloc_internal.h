@@ -42,14 +42,29 @@ struct weir__stack {
 	uint32_t valgrind_id;
 	uint32_t bytes_class;     /* index of the size class of stacks */
 	uint32_t guard_bytes;
-	uint32_t unused_;
+	uint32_t index;           /* in its slab */
+	struct weir__slab *slab;
 };
+_Static_assert(sizeof(struct weir__stack) == 64, "one cache line");
 
-/* Gives a stack of at least `bytes` (one of 32 K, 64 K, 256 K, 1 M after rounding up), LIFO; NULL: exhausted. */
+/*
+ * Gives a stack of the class that `bytes` rounds up to: 32 K (30 KiB usable), 64 K (46), 256 K (238) or
+ * 1 M (1006), the one put last. NULL: memory or the kernel's mappings are exhausted, `bytes` is above 1 M, or
+ * the calling thread has no heap.
+ */
 WEIR_MUST struct weir__stack *weir__stack_get(size_t bytes);
 
-/* Takes it; may be called while running on it, as long as the caller leaves it without another get. */
+/*
+ * Takes it, on the worker that got it. May be called while running on it, as long as the caller leaves it
+ * without another get: its memory is not touched before the next turn.
+ */
 void weir__stack_put(struct weir__stack *stack);
+
+/*
+ * The stack of the calling thread's heap that `address` is in, guard included; NULL: none. May be called
+ * from a signal handler.
+ */
+struct weir__stack *weir__stack_find(const void *address);
 
 /* ---- Blocks behind leases ----------------------------------------------------------------------- */
 

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * alloc.c: the public calls that are made of others, and the library's copies of the inlined ones.
+ */
+#include <string.h>
+
+#include "alloc/heap.h"
+
+extern inline unsigned weir_size_class(size_t size);
+extern inline size_t weir_class_size(unsigned size_class);
+extern inline void *weir__cache_pop(struct weir__cache *cache);
+extern inline bool weir__heap_push(struct weir__heap *heap, uint32_t index, void *block);
+extern inline void *weir_alloc(size_t size);
+extern inline void weir_free(void *block);
+extern inline void *weir_pool_get(weir_pool *pool);
+extern inline void weir_pool_put(weir_pool *pool, void *object);
+
+enum { ALIGN_MAX = 2 << 20 };
+
+void *weir_zalloc(size_t size)
+{
+	void *block = weir_alloc(size);
+	if (block != NULL && size <= WEIR_CLASS_BYTES_MAX) /* larger ones come zeroed */
+		memset(block, 0, size);
+	return block;
+}
+
+size_t weir_usable_size(const void *block)
+{
+	struct weir__home *owner = weir__home_of(block);
+	if (owner == NULL)
+		return block == NULL ? 0 : weir__large_size(block);
+	uint32_t index = weir__span_pool(owner, block);
+	size_t bytes = index == 0 ? 0 : weir__pools[index].object_bytes;
+	weir__watch_room((void *)block, bytes);
+	return bytes;
+}
+
+/* Whether `size` bytes are at home in a block of `usable`: not more, and not so few that half is
+ * wasted. */
+static bool fits(size_t size, size_t usable)
+{
+	return size <= usable && (size >= usable / 2 || usable <= 64);
+}
+
+void *weir_realloc(void *block, size_t size)
+{
+	if (block == NULL)
+		return weir_alloc(size);
+	size_t usable = weir_usable_size(block);
+	if (usable == 0) {
+		weir__report("not a block", block);
+		return NULL;
+	}
+	if (fits(size, usable))
+		return block;
+	if (usable > WEIR_CLASS_BYTES_MAX) {
+		void *moved = weir__fault() ? NULL : weir__large_realloc(block, size);
+		if (moved != NULL || size > WEIR_CLASS_BYTES_MAX)
+			return moved;
+	}
+	void *moved = weir_alloc(size);
+	if (moved == NULL)
+		return NULL;
+	memcpy(moved, block, size < usable ? size : usable);
+	weir_free(block);
+	return moved;
+}
+
+/* The least size of which every block is aligned: a class size that `align` divides. */
+static size_t aligned_size(size_t align, size_t size)
+{
+	if (size < align)
+		size = align;
+	size_t bytes = weir_class_size(weir_size_class(size));
+	while (bytes % align != 0)
+		bytes = weir_class_size(weir_size_class(bytes + 1));
+	return bytes;
+}
+
+void *weir_alloc_aligned(size_t align, size_t size)
+{
+	if (align == 0 || (align & (align - 1)) != 0 || align > ALIGN_MAX)
+		return NULL;
+	if (align <= 16)
+		return weir_alloc(size);
+	if (size > WEIR_CLASS_BYTES_MAX)
+		return weir__fault() ? NULL : weir__large_alloc(size, align < 4096 ? 4096 : align);
+	if (align <= WEIR__UNIT_BYTES)
+		return weir_alloc(aligned_size(align, size));
+	return weir__alloc_run_aligned(align, size);
+}
+
+void weir_free_sized(void *block, size_t size)
+{
+	(void)size;
+	weir_free(block);
+}

@@ -1,0 +1,408 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * cache.c: the slow path of alloc and free: what happens when a cache's bounds are reached.
+ *
+ * The inlined paths in alloc.h stop at the marks `low` and `high`, which are usually not the ends
+ * of the stack but the edge of where it has moved lately. Here the mark is pushed on a step, and
+ * only at count 0 or cap is it a miss or an overflow: then a batch goes between the cache and its
+ * spans. Batches double in a row of misses, so that a burst on a cold pool costs few of them.
+ *
+ * A miss and an overflow in one epoch prove that a larger cache would have served. When enough has
+ * happened since the last look the law in adapt.c is asked at once instead of at the next tick.
+ */
+#include <stdatomic.h>
+#include <string.h>
+
+#include "alloc/heap.h"
+
+enum {
+	BATCH_MAX = 64,
+	BATCH_BYTES_MAX = 64 << 10,
+	EVENTS_PER_LOOK = 4, /* refills and flushes that end a pool's epoch early */
+};
+
+/* How far a mark moves at once: water marks are that exact. */
+static uint32_t mark_step(const struct weir__cache *cache)
+{
+	return 1 + cache->cap / 32;
+}
+
+/* ---- Setting up ----------------------------------------------------------------------------- */
+
+/* Room for cap pointers and the NULL in front of them, from the size classes' spans: no cache, no
+ * recursion. */
+static void **slots_new(struct weir__home *home, uint32_t cap, uint32_t *ret_room)
+{
+	size_t bytes = ((size_t)cap + 1) * sizeof(void *);
+	void *block;
+	if (bytes > WEIR_CLASS_BYTES_MAX)
+		return NULL;
+	uint32_t index = weir_size_class(bytes) + 1;
+	if (weir__span_take(home, index, &block, 1) == 0)
+		return NULL;
+	*ret_room = (uint32_t)(weir__pools[index].object_bytes / sizeof(void *)) - 1;
+	weir__watch_room(block, weir__pools[index].object_bytes);
+	WEIR__ADD(home->bins[index].internal, 1);
+	void **slots = block;
+	slots[0] = NULL;
+	return slots + 1;
+}
+
+static void slots_free(struct weir__home *home, void **slots)
+{
+	WEIR__ADD(home->bins[weir__span_pool(home, slots - 1)].internal, (uint64_t)-1);
+	weir__span_give(home, slots - 1);
+}
+
+static void marks_reset(const struct weir__home *home, struct weir__cache *cache)
+{
+	bool closed = home->mode != 0;
+	cache->low = closed ? UINT32_MAX : cache->count;
+	cache->high = closed ? 0 : cache->count;
+}
+
+static void cache_open(struct weir__home *home, uint32_t index)
+{
+	const struct weir__pool *pool = &weir__pools[index];
+	struct weir__cache *cache = &home->heap.cache[index];
+	struct weir__bin *bin = &home->bins[index];
+	if (!bin->open) {
+		bin->open = true;
+		atomic_fetch_add_explicit(&weir__pools[index].heaps, 1, memory_order_relaxed);
+		if (index >= home->bins_end)
+			WEIR__SET(home->bins_end, index + 1);
+	}
+	cache->object_bytes = pool->object_bytes;
+	cache->limit = pool->object_bytes * pool->span_objects;
+	cache->reciprocal = pool->reciprocal;
+	uint32_t cap = weir__adapt_first_cap(home, pool->object_bytes);
+	cache->slots = slots_new(home, cap, &bin->room);
+	WEIR__SET(cache->cap, cache->slots == NULL ? 0 : cap);
+	home->cap_bytes += (uint64_t)cache->cap * cache->object_bytes;
+	memset(&bin->demand, 0, sizeof(bin->demand));
+	bin->demand.decayed_ns = bin->demand.resized_ns = bin->demand.used_ns = home->now_ns;
+	bin->demand.epoch_allocs = cache->allocs;
+	bin->demand.epoch_misses = cache->misses;
+	bin->demand.use_max = bin->demand.use_min = (int64_t)bin->out;
+	marks_reset(home, cache);
+}
+
+void weir__cache_mark(struct weir__home *home, uint32_t index)
+{
+	marks_reset(home, &home->heap.cache[index]);
+}
+
+void weir__cache_fold(struct weir__home *home, uint32_t index)
+{
+	struct weir__cache *cache = &home->heap.cache[index];
+	struct weir__bin *bin = &home->bins[index];
+	if (home->mode == 0) {
+		int64_t most = (int64_t)bin->out - cache->low;
+		int64_t least = (int64_t)bin->out - cache->high;
+		if (most > bin->demand.use_max)
+			bin->demand.use_max = most;
+		if (least < bin->demand.use_min)
+			bin->demand.use_min = least;
+	}
+	marks_reset(home, cache);
+}
+
+void weir__cache_flush(struct weir__home *home, uint32_t index, uint32_t n)
+{
+	struct weir__cache *cache = &home->heap.cache[index];
+	if (n > cache->count)
+		n = cache->count;
+	weir__cache_fold(home, index);
+	for (uint32_t i = 0; i < n; i++)
+		if (!weir__span_give(home, cache->slots[i]))
+			weir__report("freed twice", cache->slots[i]);
+	memmove(cache->slots, cache->slots + n, (cache->count - n) * sizeof(void *));
+	WEIR__SET(cache->count, cache->count - n);
+	marks_reset(home, cache);
+}
+
+static void slots_grow(struct weir__home *home, uint32_t index, uint32_t cap)
+{
+	struct weir__cache *cache = &home->heap.cache[index];
+	uint32_t room;
+	void **slots = slots_new(home, cap, &room);
+	if (slots == NULL)
+		return;
+	if (cache->slots != NULL) {
+		memcpy(slots, cache->slots, cache->count * sizeof(void *));
+		slots_free(home, cache->slots);
+	}
+	cache->slots = slots;
+	home->bins[index].room = room;
+}
+
+void weir__cache_resize(struct weir__home *home, uint32_t index, uint32_t cap)
+{
+	struct weir__cache *cache = &home->heap.cache[index];
+	struct weir__bin *bin = &home->bins[index];
+	if (cap < cache->count)
+		weir__cache_flush(home, index, cache->count - cap);
+	if (cap > bin->room || cap < bin->room / 4)
+		slots_grow(home, index, cap);
+	if (cap > bin->room)
+		cap = bin->room;
+	home->cap_bytes += ((uint64_t)cap - cache->cap) * cache->object_bytes;
+	WEIR__SET(cache->cap, cap);
+	bin->resizes++;
+	marks_reset(home, cache);
+}
+
+void weir__cache_close(struct weir__home *home, uint32_t index)
+{
+	struct weir__cache *cache = &home->heap.cache[index];
+	struct weir__bin *bin = &home->bins[index];
+	if (!bin->open)
+		return;
+	if (cache->slots != NULL) {
+		weir__cache_flush(home, index, cache->count);
+		slots_free(home, cache->slots);
+	}
+	home->cap_bytes -= (uint64_t)cache->cap * cache->object_bytes;
+	cache->slots = NULL;
+	WEIR__SET(cache->cap, 0);
+	cache->low = cache->high = 0;
+	if (bin->spans == 0) {
+		cache->reciprocal = 0;
+		bin->open = false;
+		atomic_fetch_sub_explicit(&weir__pools[index].heaps, 1, memory_order_relaxed);
+	}
+}
+
+/* ---- Miss and overflow ---------------------------------------------------------------------- */
+
+/* Asks the law before its time when misses and overflows alternate. */
+static void look_early(struct weir__home *home, uint32_t index)
+{
+	struct weir__demand *demand = &home->bins[index].demand;
+	if (demand->refills > 0 && demand->flushes > 0 &&
+	    demand->refills + demand->flushes >= EVENTS_PER_LOOK)
+		weir__adapt_pool(home, index, home->now_ns);
+}
+
+static uint32_t refill_batch(const struct weir__cache *cache, struct weir__bin *bin)
+{
+	uint32_t most = BATCH_BYTES_MAX / cache->object_bytes;
+	if (most > BATCH_MAX)
+		most = BATCH_MAX;
+	if (most > cache->cap / 2)
+		most = cache->cap / 2;
+	uint32_t n = bin->batch == 0 ? 2 : bin->batch * 2;
+	if (n > most)
+		n = most;
+	bin->batch = n;
+	return n == 0 ? 1 : n;
+}
+
+/* The first taken should be on top: neighbours in memory are then handed out in order. */
+static void reverse(void **slots, uint32_t n)
+{
+	for (uint32_t i = 0; i < n / 2; i++) {
+		void *t = slots[i];
+		slots[i] = slots[n - 1 - i];
+		slots[n - 1 - i] = t;
+	}
+}
+
+/* Fills an empty cache with at least one object. False: memory is exhausted. */
+static bool refill(struct weir__home *home, uint32_t index)
+{
+	struct weir__cache *cache = &home->heap.cache[index];
+	struct weir__bin *bin = &home->bins[index];
+	weir__remote_drain(home);
+	if (cache->count > 0)
+		return true;
+	weir__cache_fold(home, index);
+	bin->demand.refills++;
+	look_early(home, index);
+	uint32_t n = weir__span_take(home, index, cache->slots, refill_batch(cache, bin));
+	reverse(cache->slots, n);
+	WEIR__SET(cache->count, n);
+	marks_reset(home, cache);
+	return n > 0;
+}
+
+static void overflow(struct weir__home *home, uint32_t index)
+{
+	struct weir__cache *cache = &home->heap.cache[index];
+	WEIR__ADD(cache->overflows, 1);
+	weir__cache_fold(home, index);
+	home->bins[index].demand.flushes++;
+	home->bins[index].batch = 0;
+	look_early(home, index);
+	if (cache->count == cache->cap)
+		weir__cache_flush(home, index, (cache->count + 1) / 2);
+}
+
+/* ---- Get and put ---------------------------------------------------------------------------- */
+
+static void *get_uncached(struct weir__home *home, uint32_t index)
+{
+	struct weir__cache *cache = &home->heap.cache[index];
+	void *block;
+	if (weir__span_take(home, index, &block, 1) == 0)
+		return NULL;
+	WEIR__ADD(cache->allocs, 1);
+	WEIR__ADD(cache->misses, 1);
+	return block;
+}
+
+/* The fast path's twin, for when it was closed or stood at the low mark. */
+static void *get_cached(struct weir__home *home, uint32_t index)
+{
+	struct weir__cache *cache = &home->heap.cache[index];
+	if (cache->count == 0) {
+		if (!refill(home, index))
+			return NULL;
+		WEIR__ADD(cache->misses, 1);
+	}
+	uint32_t count = cache->count - 1;
+	if (home->mode == 0 && cache->low > count) {
+		uint32_t step = mark_step(cache);
+		cache->low = count > step ? count - step : 0;
+	}
+	WEIR__SET(cache->count, count);
+	WEIR__ADD(cache->allocs, 1);
+	return cache->slots[count];
+}
+
+void *weir__home_get(struct weir__home *home, uint32_t index)
+{
+	weir__home_sync_mode(home);
+	struct weir__cache *cache = &home->heap.cache[index];
+	if (cache->cap == 0)
+		cache_open(home, index);
+	if (weir__fault())
+		return NULL;
+	if ((home->mode & WEIR__MODE_FAULTS) != 0 || cache->cap == 0)
+		return get_uncached(home, index);
+	return get_cached(home, index);
+}
+
+static void put_cached(struct weir__home *home, uint32_t index, void *block)
+{
+	struct weir__cache *cache = &home->heap.cache[index];
+	uint32_t count = cache->count;
+	if (cache->slots[(ptrdiff_t)count - 1] == block) {
+		weir__report("freed twice", block);
+		return;
+	}
+	if (count == cache->cap) {
+		overflow(home, index);
+		count = cache->count;
+	}
+	if (home->mode == 0 && cache->high <= count) {
+		uint32_t high = count + mark_step(cache);
+		cache->high = high < cache->cap ? high : cache->cap;
+	}
+	cache->slots[count] = block;
+	WEIR__SET(cache->count, count + 1);
+}
+
+void weir__home_put(struct weir__home *home, uint32_t index, void *block)
+{
+	weir__home_sync_mode(home);
+	struct weir__cache *cache = &home->heap.cache[index];
+	weir__watch_free(block, weir__pools[index].object_bytes);
+	if ((home->mode & WEIR__MODE_FAULTS) == 0 && cache->cap > 0)
+		put_cached(home, index, block);
+	else if (!weir__span_give(home, block))
+		weir__report("freed twice", block);
+}
+
+static void *get_aligned(struct weir__home *home, uint32_t index, size_t align)
+{
+	weir__home_sync_mode(home);
+	struct weir__cache *cache = &home->heap.cache[index];
+	if (cache->cap == 0)
+		cache_open(home, index);
+	void *block = weir__fault() ? NULL : weir__span_take_aligned(home, index, align);
+	if (block != NULL) {
+		WEIR__ADD(cache->allocs, 1);
+		WEIR__ADD(cache->misses, 1);
+	}
+	return block;
+}
+
+/* ---- From the inlined paths ----------------------------------------------------------------- */
+
+/* Any thread: those without a heap share one, under the lock. */
+static void *get(uint32_t index)
+{
+	struct weir__home *home = weir__home_self();
+	if (home != NULL)
+		return weir__home_get(home, index);
+	pthread_mutex_lock(&weir__heaps_lock);
+	home = weir__home_guest();
+	void *block = home == NULL ? NULL : weir__home_get(home, index);
+	pthread_mutex_unlock(&weir__heaps_lock);
+	return block;
+}
+
+void *weir__alloc_slow(size_t size)
+{
+	if (size > WEIR_CLASS_BYTES_MAX)
+		return weir__fault() ? NULL : weir__large_alloc(size, 4096);
+	void *block = get(weir_size_class(size) + 1);
+	if (block == NULL && size > WEIR__UNIT_BYTES && weir__mode == 0)
+		block = weir__large_alloc(size,
+					  4096); /* the window is full, the machine may not be */
+	weir__watch_alloc(block, size, weir_class_size(weir_size_class(size)));
+	return block;
+}
+
+void *weir__pool_get_slow(uint32_t index)
+{
+	void *object = get(index);
+	weir__watch_alloc(object, weir__pools[index].object_bytes, weir__pools[index].object_bytes);
+	return object;
+}
+
+void *weir__alloc_run_aligned(size_t align, size_t size)
+{
+	size_t bytes = size > WEIR__UNIT_BYTES ? size : WEIR__UNIT_BYTES + 1;
+	uint32_t index = weir_size_class(bytes) + 1;
+	struct weir__home *home = weir__home_self();
+	bool locked = home == NULL;
+	if (locked) {
+		pthread_mutex_lock(&weir__heaps_lock);
+		home = weir__home_guest();
+	}
+	void *block = home == NULL ? NULL : get_aligned(home, index, align);
+	if (locked)
+		pthread_mutex_unlock(&weir__heaps_lock);
+	weir__watch_alloc(block, size, weir__pools[index].object_bytes);
+	return block;
+}
+
+/* Finds out whose block it is; `index` 0: of any pool. */
+static void put(uint32_t index, void *block)
+{
+	struct weir__home *owner = weir__home_of(block);
+	uint32_t found = owner == NULL ? 0 : weir__span_pool(owner, block);
+	if (found == 0 || (index != 0 && index != found)) {
+		if (index != 0 || owner != NULL || !weir__large_free(block))
+			weir__report(index == 0 ? "not a block" : "not of this pool", block);
+		return;
+	}
+	if (owner == weir__home_self())
+		weir__home_put(owner, found, block);
+	else
+		weir__remote_free(owner, found, block);
+}
+
+void weir__free_slow(void *block)
+{
+	if (block != NULL)
+		put(0, block);
+}
+
+void weir__pool_put_slow(uint32_t index, void *object)
+{
+	if (object != NULL)
+		put(index, object);
+}

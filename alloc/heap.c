@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * heap.c: making heaps, handing them from thread to thread, and their share of each turn of the
+ * loop.
+ *
+ * A heap is never unmapped: others may be freeing to it and reading its counters at any moment.
+ * When its thread leaves it is emptied of what it cached, and the next thread that attaches takes
+ * it over with all the blocks still in use.
+ *
+ * Owner by address: windows are aligned to 256 MiB, and a table with an entry for each 256 MiB of
+ * the address space holds the heap's number. Untouched parts of the table cost nothing.
+ */
+#include <errno.h>
+#include <stdatomic.h>
+
+#include "alloc/heap.h"
+
+#define REGION_SHIFT 28
+#define REGIONS	     (1u << (48 - REGION_SHIFT))
+
+#if WEIR__TSAN
+#define WINDOW_BYTES_MAX ((size_t)4 << 30) /* shadow memory is several times that */
+#else
+#define WINDOW_BYTES_MAX ((size_t)64 << 30)
+#endif
+#define WINDOW_BYTES_MIN ((size_t)1 << REGION_SHIFT)
+
+#define EPOCH_NS      (100 * WEIR__MS)
+#define DECAY_NS      (10000 * WEIR__MS)
+#define PURGE_STEP_NS (1000 * WEIR__MS)
+
+enum { PURGE_UNITS_MAX = 1024 }; /* 64 MiB a step */
+
+struct weir__heap weir__heap_none;
+__thread struct weir__heap *weir__heap_self __attribute__((tls_model("initial-exec"))) =
+	&weir__heap_none;
+
+pthread_mutex_t weir__heaps_lock = PTHREAD_MUTEX_INITIALIZER;
+struct weir__home *weir__homes[WEIR__HEAPS_MAX];
+_Atomic uint32_t weir__home_count;
+
+static uint16_t regions[REGIONS]; /* heap id + 1 */
+static struct weir__home *guest;
+static uint32_t guest_visits;
+
+struct weir__home *weir__home_of(const void *address)
+{
+	uintptr_t region = (uintptr_t)address >> REGION_SHIFT;
+	if (region >= REGIONS)
+		return NULL;
+	uint16_t id = WEIR__GET(regions[region]);
+	return id == 0 ? NULL : weir__homes[id - 1];
+}
+
+/* ---- Making one ----------------------------------------------------------------------------- */
+
+/* What describes a window: an entry of map, a span and a bitmap for each unit. */
+static bool describe_window(struct weir__home *home, size_t window_bytes)
+{
+	size_t units = window_bytes >> WEIR__UNIT_SHIFT;
+	size_t bitmap = WEIR__BITMAP_WORDS * sizeof(uint64_t);
+	char *meta =
+		weir__os_map(units * (bitmap + sizeof(struct weir__span) + sizeof(uint32_t)), 4096);
+	if (meta == NULL)
+		return false;
+	weir__os_small_pages(meta, units * (bitmap + sizeof(struct weir__span) + sizeof(uint32_t)));
+	home->bitmaps = (uint64_t *)meta;
+	home->spans = (struct weir__span *)(meta + units * bitmap);
+	home->map = (uint32_t *)(meta + units * (bitmap + sizeof(struct weir__span)));
+	home->unit_count = (uint32_t)units;
+	return true;
+}
+
+/* The largest window that is not refused: RLIMIT_AS and vm.overcommit_memory = 2 refuse large ones.
+ */
+static bool open_window(struct weir__home *home)
+{
+	size_t most = weir__watched() ? WINDOW_BYTES_MIN : WINDOW_BYTES_MAX;
+	for (size_t bytes = most; bytes >= WINDOW_BYTES_MIN; bytes /= 2) {
+		char *window = weir__os_map(bytes, WINDOW_BYTES_MIN);
+		if (window == NULL)
+			continue;
+		if (describe_window(home, bytes)) {
+			weir__os_small_pages(window, bytes);
+			home->heap.window = (uintptr_t)window;
+			home->heap.window_bytes = bytes;
+			home->heap.map = home->map;
+			return true;
+		}
+		weir__os_unmap(window, bytes);
+	}
+	return false;
+}
+
+static struct weir__home *home_new(void)
+{
+	uint32_t id = atomic_load_explicit(&weir__home_count, memory_order_relaxed);
+	if (id == WEIR__HEAPS_MAX)
+		return NULL;
+	weir__pools_init();
+	if (weir__watched())
+		atomic_fetch_or_explicit(&weir__mode, WEIR__MODE_WATCH, memory_order_relaxed);
+	struct weir__home *home = weir__os_map(sizeof(*home), 4096);
+	if (home == NULL)
+		return NULL;
+	if (!open_window(home)) {
+		weir__os_unmap(home, sizeof(*home));
+		return NULL;
+	}
+	home->id = id;
+	home->bins_end = 1;
+	weir__homes[id] = home;
+	/* release: who reads the count, or a block of this window, sees the heap made */
+	atomic_store_explicit(&weir__home_count, id + 1, memory_order_release);
+	uintptr_t first = home->heap.window >> REGION_SHIFT;
+	for (size_t i = 0; i < home->heap.window_bytes >> REGION_SHIFT; i++)
+		WEIR__SET(regions[first + i], (uint16_t)(id + 1));
+	return home;
+}
+
+struct weir__home *weir__home_guest(void)
+{
+	if (guest == NULL)
+		guest = home_new();
+	if (guest != NULL && ++guest_visits % 1024 == 0)
+		weir__home_turn(guest, weir__os_now());
+	return guest;
+}
+
+/* ---- Attach and detach ---------------------------------------------------------------------- */
+
+static struct weir__home *adopt(void)
+{
+	uint32_t count = atomic_load_explicit(&weir__home_count, memory_order_relaxed);
+	for (uint32_t i = 0; i < count; i++)
+		if (weir__homes[i] != guest && !weir__homes[i]->owned)
+			return weir__homes[i];
+	return home_new();
+}
+
+int weir__heap_attach(void)
+{
+	if (weir__home_self() != NULL)
+		return 0;
+	if (weir__fault())
+		return -ENOMEM;
+	pthread_mutex_lock(&weir__heaps_lock);
+	struct weir__home *home = adopt();
+	if (home != NULL)
+		atomic_store_explicit(&home->owned, 1, memory_order_relaxed);
+	pthread_mutex_unlock(&weir__heaps_lock);
+	if (home == NULL)
+		return -ENOMEM;
+	home->now_ns = weir__os_now();
+	weir__heap_self = &home->heap;
+	weir__remote_drain(home);
+	return 0;
+}
+
+void weir__heap_detach(void)
+{
+	struct weir__home *home = weir__home_self();
+	if (home == NULL)
+		return;
+	weir__heap_self = &weir__heap_none;
+	weir__remote_drain(home);
+	weir__stacks_drop(home);
+	for (uint32_t i = 1; i < home->bins_end; i++)
+		weir__cache_close(home, i);
+	weir__runs_purge(home, 0, UINT64_MAX);
+	pthread_mutex_lock(&weir__heaps_lock);
+	atomic_store_explicit(&home->owned, 0, memory_order_relaxed);
+	pthread_mutex_unlock(&weir__heaps_lock);
+}
+
+/* ---- The turn ------------------------------------------------------------------------------- */
+
+/* A freed pool's objects are all in its caches: what this heap has of them goes back. */
+static void close_dead_pools(struct weir__home *home)
+{
+	if (atomic_load_explicit(&weir__pools_dead, memory_order_relaxed) == 0)
+		return;
+	for (uint32_t i = WEIR__POOL_TYPED; i < home->bins_end; i++)
+		if (atomic_load_explicit(&weir__pools[i].state, memory_order_relaxed) ==
+		    WEIR__POOL_DEAD)
+			weir__cache_close(home, i);
+}
+
+static void purge(struct weir__home *home)
+{
+	if (home->dirty_units == 0 || home->now_ns < home->purge_ns)
+		return;
+	home->purge_ns = home->now_ns + PURGE_STEP_NS;
+	weir__runs_purge(home, DECAY_NS, PURGE_UNITS_MAX);
+}
+
+static void epoch(struct weir__home *home)
+{
+	home->epoch_ns = home->now_ns + EPOCH_NS;
+	close_dead_pools(home);
+	for (uint32_t i = 1; i < home->bins_end; i++)
+		if (home->bins[i].open)
+			weir__adapt_pool(home, i, home->now_ns);
+	purge(home);
+	weir__stacks_turn(home, home->now_ns);
+}
+
+void weir__home_turn(struct weir__home *home, int64_t now_ns)
+{
+	weir__home_sync_mode(home);
+	weir__remote_drain(home);
+	home->now_ns = now_ns;
+	if (now_ns >= home->epoch_ns)
+		epoch(home);
+}
+
+/* Heaps nobody owns have nobody's turn: a worker's epoch is theirs too, when the lock is free. */
+static void turn_ownerless(int64_t now_ns)
+{
+	if (pthread_mutex_trylock(&weir__heaps_lock) != 0)
+		return;
+	uint32_t count = atomic_load_explicit(&weir__home_count, memory_order_relaxed);
+	for (uint32_t i = 0; i < count; i++)
+		if (!atomic_load_explicit(&weir__homes[i]->owned, memory_order_relaxed))
+			weir__home_turn(weir__homes[i], now_ns);
+	pthread_mutex_unlock(&weir__heaps_lock);
+}
+
+void weir__heap_turn(int64_t now_ns)
+{
+	struct weir__home *home = weir__home_self();
+	if (home == NULL)
+		return;
+	bool due = now_ns >= home->epoch_ns;
+	weir__home_turn(home, now_ns);
+	if (due)
+		turn_ownerless(now_ns);
+}
+
+/* True while something cached or free may yet be given back by time alone. */
+static bool has_surplus(const struct weir__home *home)
+{
+	if (home->dirty_units > 0)
+		return true;
+	for (uint32_t i = 1; i < home->bins_end; i++)
+		if (home->heap.cache[i].count > 0)
+			return true;
+	return false;
+}
+
+int64_t weir__heap_idle(int64_t now_ns)
+{
+	struct weir__home *home = weir__home_self();
+	if (home == NULL)
+		return WEIR__NEVER;
+	weir__heap_turn(now_ns);
+	int64_t next = weir__stacks_turn(home, now_ns);
+	if (has_surplus(home) && now_ns + PURGE_STEP_NS < next)
+		next = now_ns + PURGE_STEP_NS;
+	return next;
+}

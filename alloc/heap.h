@@ -1,0 +1,353 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * heap.h: the structures of the allocator and their invariants. Seen by alloc/ only.
+ *
+ * A heap is a window of address space cut into units of 64 KiB. A span is a run of units that holds
+ * objects of one pool; a free run is a run of units that holds none. Everything that describes a
+ * window lies outside it, so a free object's memory is never read or written:
+ *
+ *   map[unit]       pool index | units since the span began << 16; 0 when the unit is in no span
+ *   spans[unit]     the descriptor of the span or free run that begins (free runs: or ends) there
+ *   bitmaps[unit]   512 bytes: a bit for each object of the span, set while the object is in it
+ *
+ *   units = spans + free runs + [frontier, unit_count)      every unit is in exactly one of them
+ *   bin.out = objects in the cache + in use + on their way home
+ *   span.free = bits set in its bitmap
+ *
+ * Only the owner touches a heap, its caches, bins and spans. Others push on `inbox`, read `map`
+ * through a block they were given, and read counters. A heap without an owner belongs to who holds
+ * the heaps lock.
+ */
+#ifndef WEIR_ALLOC_HEAP_H
+#define WEIR_ALLOC_HEAP_H
+
+#include <pthread.h>
+
+#include "alloc/alloc_internal.h"
+
+enum {
+	WEIR__UNIT_BYTES = 1 << WEIR__UNIT_SHIFT,
+	WEIR__POOL_BUFFER = WEIR_CLASS_COUNT + 1, /* struct weir__block; the first typed pool */
+	WEIR__POOL_TYPED,			  /* the first an application can get */
+	WEIR__HEAPS_MAX = 1024,
+	WEIR__RUN_BINS = 96,
+	WEIR__BITMAP_WORDS = 64, /* per unit: 4096 objects of 16 bytes */
+	WEIR__PARTIAL_LISTS = 4,
+};
+
+#define WEIR__NEVER INT64_MAX
+#define WEIR__MS    ((int64_t)1000000)
+
+/* Counters that others read while the owner writes. */
+#define WEIR__GET(field)	__atomic_load_n(&(field), __ATOMIC_RELAXED)
+#define WEIR__SET(field, value) __atomic_store_n(&(field), (value), __ATOMIC_RELAXED)
+#define WEIR__ADD(field, value) WEIR__SET(field, (field) + (value))
+
+/* ---- Pools: what a cache index means, the same in every heap -------------------------------- */
+
+enum weir__pool_state { WEIR__POOL_FREE, WEIR__POOL_LIVE, WEIR__POOL_DEAD };
+
+struct weir__pool {
+	weir_pool handle;
+	uint32_t object_bytes; /* the distance of objects; a multiple of 16 and of the alignment */
+	uint32_t span_units;
+	uint32_t span_objects;
+	uint64_t reciprocal;
+	const char *name;
+	_Atomic uint32_t state; /* changes under the heaps lock */
+	_Atomic uint32_t heaps; /* that have an open cache or a span of it; a dead pool ends at 0 */
+};
+
+extern struct weir__pool weir__pools[WEIR__POOLS_MAX + 1];
+extern _Atomic uint32_t
+	weir__pools_dead; /* pools in state DEAD: heaps look for them at their epoch */
+
+/* Describes the size classes, once. Under the heaps lock. */
+void weir__pools_init(void);
+void weir__pool_describe(struct weir__pool *pool, uint32_t object_bytes);
+
+/* ---- Spans ---------------------------------------------------------------------------------- */
+
+struct weir__span {
+	struct weir__span *next; /* partial spans of a bin, or free runs of one length */
+	struct weir__span *prev;
+	uint64_t bits;	  /* the bitmap when there are at most 64 objects */
+	int64_t freed_ns; /* free run: when it became one */
+	uint32_t units;
+	uint32_t dirty_units; /* free run: an upper bound of those the OS gave memory to */
+	uint16_t objects;
+	uint16_t free;
+	uint16_t first_word; /* no bit is set below it */
+	uint8_t list;	     /* which partial list, WEIR__PARTIAL_LISTS: none */
+};
+_Static_assert(sizeof(struct weir__span) <= 64, "a window of 64 GiB has a million");
+
+/* The epoch's measurements and the law's state, for one pool of one heap; see adapt.c. */
+struct weir__demand {
+	int64_t use_max; /* objects outside cache and spans, this epoch */
+	int64_t use_min;
+	double swing;	    /* decaying maximum of use_max - use_min */
+	double hit_rate;    /* moving average */
+	int64_t decayed_ns; /* when swing last decayed */
+	int64_t resized_ns;
+	int64_t used_ns;       /* last epoch that allocated */
+	uint64_t epoch_allocs; /* cache.allocs when the epoch began */
+	uint64_t epoch_misses;
+	uint32_t refills; /* this epoch */
+	uint32_t flushes;
+};
+
+/* One pool of one heap: what stands behind its cache. */
+struct weir__bin {
+	struct weir__span *partial[WEIR__PARTIAL_LISTS]; /* by fullness; [3] is the fullest */
+	uint64_t out;	   /* objects taken from the spans and not given back */
+	uint64_t internal; /* of those, arrays of the caches themselves */
+	uint64_t remote_frees;
+	uint64_t resizes;
+	uint32_t spans;
+	uint32_t batch; /* of the last refill in a row of misses */
+	uint32_t room;	/* pointers that fit in cache.slots */
+	bool open;	/* the cache has been set up; counted in pool.heaps */
+	struct weir__demand demand;
+};
+
+/* ---- Heaps ---------------------------------------------------------------------------------- */
+
+enum { WEIR__STACK_CLASSES = 4 };
+
+struct weir__slab;
+
+/* The stacks of one size; see stack.c. */
+struct weir__stacks {
+	struct weir__slab *slabs;  /* newest first */
+	struct weir__stack **idle; /* the last is the next to go out */
+	uint32_t idle_count;
+	uint32_t idle_room;
+	uint32_t clean; /* idle[0 .. clean) own no memory */
+	uint32_t in_use;
+	uint32_t in_use_max; /* since the last turn */
+	uint32_t total;	     /* slots of all slabs */
+	double peak;	     /* decaying maximum of in_use */
+	int64_t decayed_ns;
+};
+
+/* A block on its way home carries the link in its first word. */
+struct weir__returned {
+	struct weir__returned *next;
+};
+
+struct weir__home {
+	struct weir__heap heap; /* what alloc.h shows */
+	uint32_t id;
+	uint32_t mode; /* of weir__mode that the caches were set to */
+	uint32_t *map;
+	struct weir__span *spans;
+	uint64_t *bitmaps;
+	uint32_t unit_count;
+	uint32_t frontier;    /* units from here on were never used */
+	uint64_t run_bins[2]; /* bit: the list is not empty */
+	struct weir__span *runs[WEIR__RUN_BINS];
+	uint64_t dirty_units; /* in free runs */
+	uint64_t span_units;  /* in spans */
+	uint64_t cap_bytes;   /* sum over caches of cap * object_bytes */
+	int64_t now_ns;	      /* of the last turn */
+	int64_t epoch_ns;     /* when the next epoch begins */
+	int64_t purge_ns;     /* when the next look at free runs is due */
+	uint32_t bins_end;    /* bins[1 .. bins_end) may be open */
+	struct weir__stacks stacks[WEIR__STACK_CLASSES];
+	struct weir__bin bins[WEIR__POOLS_MAX + 1];
+
+	/* The line others write. */
+	_Atomic(struct weir__returned *) inbox __attribute__((aligned(64)));
+	_Atomic uint32_t owned; /* 0: belongs to the holder of the heaps lock */
+};
+
+extern struct weir__heap weir__heap_none; /* of threads without a heap: empty for ever */
+extern pthread_mutex_t weir__heaps_lock;
+extern struct weir__home *weir__homes[WEIR__HEAPS_MAX];
+extern _Atomic uint32_t weir__home_count;
+
+/* The calling thread's, or NULL. */
+static inline struct weir__home *weir__home_self(void)
+{
+	struct weir__heap *heap = weir__heap_self;
+	return heap == &weir__heap_none ? NULL : (struct weir__home *)heap;
+}
+
+/* Whose window `address` is in; NULL: nobody's. Any thread. */
+struct weir__home *weir__home_of(const void *address);
+
+/* The heap of threads that have none; NULL when it cannot be made. Under the heaps lock. */
+struct weir__home *weir__home_guest(void);
+
+/* weir__heap_turn() for a heap the caller owns or has locked. */
+void weir__home_turn(struct weir__home *home, int64_t now_ns);
+
+/* ---- Modes: reasons to close the inlined paths ---------------------------------------------- */
+
+enum {
+	WEIR__MODE_FAULTS = 1, /* weir_mem_fail_after(): caches are bypassed too */
+	WEIR__MODE_WATCH = 2,  /* a sanitizer or valgrind wants to see every block */
+};
+
+extern _Atomic uint32_t weir__mode;
+
+/* True when this allocation is to fail. Counts it when fault injection is on. */
+bool weir__fault(void);
+
+/* Brings the caches' bounds in line with weir__mode. */
+void weir__home_sync_mode(struct weir__home *home);
+
+/* ---- span.c: objects and runs --------------------------------------------------------------- */
+
+/* Takes up to n objects, ascending from ret[0]. Returns how many; fewer than n without a new span.
+ */
+uint32_t weir__span_take(struct weir__home *home, uint32_t index, void **ret, uint32_t n);
+
+/* One object at a multiple of `align` bytes, more than 64 KiB; the pool has one object to a span.
+ */
+void *weir__span_take_aligned(struct weir__home *home, uint32_t index, size_t align);
+
+/* Gives one object back. False, and nothing done, when it is in its span already. */
+bool weir__span_give(struct weir__home *home, void *block);
+
+/* Gives free runs older than `age_ns` back to the OS, at most `units_max`. Returns the units
+ * purged. */
+uint64_t weir__runs_purge(struct weir__home *home, int64_t age_ns, uint64_t units_max);
+
+/* The pool of the live span that `block` is an object of; 0: it is not the start of an object. */
+uint32_t weir__span_pool(const struct weir__home *home, const void *block);
+
+/* ---- cache.c -------------------------------------------------------------------------------- */
+
+void *weir__home_get(struct weir__home *home, uint32_t index);
+void weir__home_put(struct weir__home *home, uint32_t index, void *block);
+
+/* A block at a multiple of `align` bytes, 128 KiB or more; size at most WEIR_CLASS_BYTES_MAX. */
+void *weir__alloc_run_aligned(size_t align, size_t size);
+
+/* Sets the capacity, at least 1; gives what is above it back to the spans. */
+void weir__cache_resize(struct weir__home *home, uint32_t index, uint32_t cap);
+
+/* Gives `n` of the cached objects, the coldest, back to their spans. */
+void weir__cache_flush(struct weir__home *home, uint32_t index, uint32_t n);
+
+/* Empties and forgets the cache; next use sets it up again. */
+void weir__cache_close(struct weir__home *home, uint32_t index);
+
+/* Opens or closes the inlined paths of one cache, as the heap's mode says. */
+void weir__cache_mark(struct weir__home *home, uint32_t index);
+
+/* Adds the marks to the epoch's measurements and starts them anew. */
+void weir__cache_fold(struct weir__home *home, uint32_t index);
+
+/* ---- adapt.c -------------------------------------------------------------------------------- */
+
+/* Ends the epoch of one pool: measures and resizes. */
+void weir__adapt_pool(struct weir__home *home, uint32_t index, int64_t now_ns);
+
+/* 2^-x for x >= 0. */
+double weir__halved(double x);
+
+/* The capacity a cache starts with. */
+uint32_t weir__adapt_first_cap(const struct weir__home *home, uint32_t object_bytes);
+
+/* ---- remote.c ------------------------------------------------------------------------------- */
+
+void weir__remote_free(struct weir__home *owner, uint32_t index, void *block);
+
+/* Takes home what others freed. */
+void weir__remote_drain(struct weir__home *home);
+
+/* ---- large.c: blocks above WEIR_CLASS_BYTES_MAX --------------------------------------------- */
+
+void *weir__large_alloc(size_t size, size_t align);
+bool weir__large_free(void *block);	    /* false: not one of these */
+size_t weir__large_size(const void *block); /* 0: not one of these */
+void *weir__large_realloc(void *block,
+			  size_t size); /* NULL: not possible in place or by moving pages */
+uint64_t weir__large_bytes(void);
+
+/* ---- stack.c -------------------------------------------------------------------------------- */
+
+/* Trims stacks idle beyond the recent peak. Returns when there is more to do. */
+int64_t weir__stacks_turn(struct weir__home *home, int64_t now_ns);
+
+/* Unmaps every idle slab. */
+void weir__stacks_drop(struct weir__home *home);
+
+struct weir__stack_counts {
+	uint64_t in_use, cached, bytes;
+};
+void weir__stacks_count(const struct weir__home *home, struct weir__stack_counts *sum);
+
+/* ---- os_memory.c: the only mmap, madvise and mprotect of the layer -------------------------- */
+
+/* Zeroed memory, readable and writable, not charged until touched; NULL: refused. align: power of
+ * two. */
+void *weir__os_map(size_t bytes, size_t align);
+void weir__os_unmap(void *address, size_t bytes);
+
+/* Grows or shrinks a mapping, moving it when needed; NULL: refused, unchanged. */
+void *weir__os_remap(void *address, size_t bytes, size_t new_bytes);
+
+/* The pages read as zero afterwards and cost nothing until touched. */
+void weir__os_purge(void *address, size_t bytes);
+
+/* No huge pages here: sparse touching must cost small pages. */
+void weir__os_small_pages(void *address, size_t bytes);
+
+/*
+ * Access faults from now on. Returns 0, 1 when it took a mapping (mprotect; see
+ * weir__os_guards_gone), or -ENOMEM when the process is running out of mappings.
+ */
+int weir__os_guard(void *address, size_t bytes);
+
+/* `count` guards that took a mapping have been unmapped. */
+void weir__os_guards_gone(uint32_t count);
+
+struct weir__os_counts {
+	_Atomic uint64_t maps, purged_bytes, mapped_bytes;
+};
+extern struct weir__os_counts weir__os_counts;
+
+/* Nanoseconds of the coarse monotonic clock: for heaps that nobody turns. */
+int64_t weir__os_now(void);
+
+/* ---- Watching: ASan and valgrind are told of every block ------------------------------------ */
+
+#if defined(__SANITIZE_ADDRESS__)
+#define WEIR__ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define WEIR__ASAN 1
+#endif
+#endif
+#ifndef WEIR__ASAN
+#define WEIR__ASAN 0
+#endif
+
+#if defined(__SANITIZE_THREAD__)
+#define WEIR__TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define WEIR__TSAN 1
+#endif
+#endif
+#ifndef WEIR__TSAN
+#define WEIR__TSAN 0
+#endif
+
+/* Whether a tool that wants to see every block is there. */
+bool weir__watched(void);
+
+/* `bytes` were asked for, `room` are there; the owner may ask for the rest (weir_usable_size). */
+void weir__watch_alloc(void *block, size_t bytes, size_t room);
+void weir__watch_room(void *block, size_t room);
+void weir__watch_free(void *block, size_t room);
+
+/* One line on stderr about a pointer that is not what the caller says. */
+void weir__report(const char *what, const void *pointer);
+extern _Atomic uint64_t weir__reports;
+
+#endif

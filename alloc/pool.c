@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * pool.c: what the cache indexes mean. Size classes come first, then typed pools.
+ *
+ * A typed pool is a size class of its own: the same caches, spans and statistics, but an exact
+ * object size and nobody else's objects between. Index and description are the process's, objects
+ * are the heaps'. A freed pool is DEAD until each heap that had memory of it has given that back,
+ * at its next epoch; only then is the index used again.
+ */
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdio.h>
+
+#include "alloc/heap.h"
+
+struct weir__pool weir__pools[WEIR__POOLS_MAX + 1];
+_Atomic uint32_t weir__pools_dead;
+
+static char class_names[WEIR_CLASS_COUNT + 1][20];
+
+enum {
+	SMALL_BYTES_MAX = 8 << 10,   /* in spans of one unit: the tail wasted is at most 6.3 % */
+	MEDIUM_BYTES_MAX = 64 << 10, /* in spans of eight; above, a span for each object */
+	OBJECT_BYTES_MAX = 512 << 10,
+	ALIGN_MAX = 4096,
+};
+
+static uint32_t span_units_for(uint32_t object_bytes)
+{
+	if (object_bytes <= SMALL_BYTES_MAX)
+		return 1;
+	if (object_bytes <= MEDIUM_BYTES_MAX)
+		return 8;
+	return (object_bytes + WEIR__UNIT_BYTES - 1) >> WEIR__UNIT_SHIFT;
+}
+
+void weir__pool_describe(struct weir__pool *pool, uint32_t object_bytes)
+{
+	pool->handle.index = (uint32_t)(pool - weir__pools);
+	pool->object_bytes = object_bytes;
+	pool->span_units = span_units_for(object_bytes);
+	pool->span_objects = (pool->span_units << WEIR__UNIT_SHIFT) / object_bytes;
+	pool->reciprocal = UINT64_MAX / object_bytes + 1;
+	atomic_store_explicit(&pool->state, WEIR__POOL_LIVE, memory_order_relaxed);
+}
+
+static const char *class_name(unsigned index, size_t bytes)
+{
+	const char *unit = bytes >= 1 << 20 ? "MiB" : bytes >= 1 << 10 ? "KiB" : "B";
+	double n = bytes >= 1 << 20   ? (double)bytes / (1 << 20)
+		   : bytes >= 1 << 10 ? (double)bytes / (1 << 10)
+				      : (double)bytes;
+	snprintf(class_names[index], sizeof(class_names[index]), "%.4g %s", n, unit);
+	return class_names[index];
+}
+
+void weir__pools_init(void)
+{
+	if (weir__pools[1].object_bytes != 0)
+		return;
+	for (unsigned i = 1; i <= WEIR_CLASS_COUNT; i++) {
+		size_t bytes = weir_class_size(i - 1);
+		weir__pool_describe(&weir__pools[i], (uint32_t)bytes);
+		weir__pools[i].name = class_name(i, bytes);
+	}
+	weir__pool_describe(&weir__pools[WEIR__POOL_BUFFER], sizeof(struct weir__block));
+	weir__pools[WEIR__POOL_BUFFER].name = "buffer";
+}
+
+/* The object size that keeps every object of a span aligned; 0: the options make no sense. */
+static size_t object_stride(const struct weir_pool_opts *opts)
+{
+	size_t align = opts->align == 0 ? 16 : opts->align;
+	if (opts->object_bytes == 0 || opts->object_bytes > OBJECT_BYTES_MAX)
+		return 0;
+	if ((align & (align - 1)) != 0 || align > ALIGN_MAX)
+		return 0;
+	if (align < 16)
+		align = 16;
+	return (opts->object_bytes + align - 1) & ~(align - 1);
+}
+
+static struct weir__pool *unused_pool(void)
+{
+	for (unsigned i = WEIR__POOL_TYPED; i <= WEIR__POOLS_MAX; i++) {
+		struct weir__pool *pool = &weir__pools[i];
+		if (pool->state == WEIR__POOL_DEAD && pool->heaps == 0) {
+			pool->state = WEIR__POOL_FREE;
+			atomic_fetch_sub_explicit(&weir__pools_dead, 1, memory_order_relaxed);
+		}
+		if (pool->state == WEIR__POOL_FREE)
+			return pool;
+	}
+	return NULL;
+}
+
+int weir_pool_new_with(weir_pool **ret, const struct weir_pool_opts *opts)
+{
+	if (ret == NULL || opts == NULL || opts->size < sizeof(*opts))
+		return -EINVAL;
+	size_t stride = object_stride(opts);
+	if (stride == 0)
+		return -EINVAL;
+	if (weir__fault())
+		return -ENOMEM;
+	pthread_mutex_lock(&weir__heaps_lock);
+	weir__pools_init();
+	struct weir__pool *pool = unused_pool();
+	if (pool != NULL) {
+		weir__pool_describe(pool, (uint32_t)stride);
+		pool->name = opts->name != NULL ? opts->name : "pool";
+		*ret = &pool->handle;
+	}
+	pthread_mutex_unlock(&weir__heaps_lock);
+	return pool == NULL ? -ENOSPC : 0;
+}
+
+void weir_pool_free(weir_pool *handle)
+{
+	if (handle == NULL)
+		return;
+	struct weir__pool *pool = &weir__pools[handle->index];
+	pthread_mutex_lock(&weir__heaps_lock);
+	pool->state = WEIR__POOL_DEAD;
+	pool->name = "freed pool";
+	atomic_fetch_add_explicit(&weir__pools_dead, 1, memory_order_relaxed);
+	pthread_mutex_unlock(&weir__heaps_lock);
+	struct weir__home *home = weir__home_self();
+	if (home != NULL)
+		weir__cache_close(home, handle->index);
+}

@@ -1,0 +1,385 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * span.c: the objects of a heap's spans, and the units that spans are made of.
+ *
+ * Objects: a bitmap for each span says which are in it. Nothing is written into the objects
+ * themselves, so the memory of free ones can be purged, poisoned, or never have been touched. Of
+ * the spans that are partly free the fullest serve first: the others may then run empty and become
+ * free runs.
+ *
+ * Units: free runs hang on lists by length (exact to 16 units, then four lists per doubling), and
+ * each knows its neighbours through map[] and the descriptors at both its ends, so that they merge
+ * when freed.
+ *
+ * All of it belongs to the heap's owner: no locks and no atomics but for the relaxed stores into
+ * map[], which other threads read to find the pool of a block they free.
+ */
+#include <string.h>
+
+#include "alloc/heap.h"
+
+/* ---- Free runs ------------------------------------------------------------------------------ */
+
+/* The list for runs of n units: all in it are at least as long as those of the lists before. */
+static unsigned run_bin(uint32_t n)
+{
+	if (n < 16)
+		return n;
+	unsigned bit = 31u - (unsigned)__builtin_clz(n);
+	return 16u + ((bit - 4u) << 2) + ((n >> (bit - 2)) & 3u);
+}
+
+static uint32_t unit_of(const struct weir__home *home, const struct weir__span *span)
+{
+	return (uint32_t)(span - home->spans);
+}
+
+static char *unit_address(const struct weir__home *home, uint32_t unit)
+{
+	return (char *)home->heap.window + ((size_t)unit << WEIR__UNIT_SHIFT);
+}
+
+static void run_link(struct weir__home *home, struct weir__span *run)
+{
+	unsigned bin = run_bin(run->units);
+	run->prev = NULL;
+	run->next = home->runs[bin];
+	if (run->next != NULL)
+		run->next->prev = run;
+	home->runs[bin] = run;
+	home->run_bins[bin >> 6] |= 1ull << (bin & 63);
+	WEIR__ADD(home->dirty_units, run->dirty_units);
+}
+
+static void run_unlink(struct weir__home *home, struct weir__span *run)
+{
+	unsigned bin = run_bin(run->units);
+	if (run->next != NULL)
+		run->next->prev = run->prev;
+	if (run->prev != NULL)
+		run->prev->next = run->next;
+	else
+		home->runs[bin] = run->next;
+	if (home->runs[bin] == NULL)
+		home->run_bins[bin >> 6] &= ~(1ull << (bin & 63));
+	WEIR__ADD(home->dirty_units, -(uint64_t)run->dirty_units);
+}
+
+/* Describes [unit, unit + units) as a free run, at both ends. */
+static struct weir__span *run_make(struct weir__home *home, uint32_t unit, uint32_t units,
+				   uint32_t dirty_units, int64_t freed_ns)
+{
+	struct weir__span *run = &home->spans[unit];
+	run->units = units;
+	run->dirty_units = dirty_units < units ? dirty_units : units;
+	run->freed_ns = freed_ns;
+	home->spans[unit + units - 1].units = units;
+	return run;
+}
+
+/* The free run that ends just before, or begins at, `unit`; NULL when a span is there. */
+static struct weir__span *run_before(struct weir__home *home, uint32_t unit)
+{
+	if (unit == 0 || home->map[unit - 1] != 0)
+		return NULL;
+	return &home->spans[unit - home->spans[unit - 1].units];
+}
+
+static struct weir__span *run_at(struct weir__home *home, uint32_t unit)
+{
+	if (unit >= home->frontier || home->map[unit] != 0)
+		return NULL;
+	return &home->spans[unit];
+}
+
+/* A run made of two is as old as the part with more memory in it. */
+static int64_t older_part(const struct weir__span *run, uint32_t dirty_units, int64_t freed_ns)
+{
+	return run->dirty_units > dirty_units ? run->freed_ns : freed_ns;
+}
+
+/* Frees units that no span has any more. */
+static void units_free(struct weir__home *home, uint32_t unit, uint32_t units, uint32_t dirty_units,
+		       int64_t freed_ns)
+{
+	struct weir__span *left = run_before(home, unit);
+	if (left != NULL) {
+		run_unlink(home, left);
+		freed_ns = older_part(left, dirty_units, freed_ns);
+		unit -= left->units;
+		units += left->units;
+		dirty_units += left->dirty_units;
+	}
+	struct weir__span *right = run_at(home, unit + units);
+	if (right != NULL) {
+		run_unlink(home, right);
+		freed_ns = older_part(right, dirty_units, freed_ns);
+		units += right->units;
+		dirty_units += right->dirty_units;
+	}
+	run_link(home, run_make(home, unit, units, dirty_units, freed_ns));
+}
+
+/* The first run on lists [bin, end) that is long enough; the lists above `bin` all are. */
+static struct weir__span *run_find(struct weir__home *home, uint32_t units)
+{
+	unsigned bin = run_bin(units);
+	for (struct weir__span *run = home->runs[bin]; run != NULL; run = run->next)
+		if (run->units >= units)
+			return run;
+	for (unsigned word = (bin + 1) >> 6; word < 2; word++) {
+		uint64_t mask = word == (bin + 1) >> 6 ? ~0ull << ((bin + 1) & 63) : ~0ull;
+		uint64_t bits = home->run_bins[word] & mask;
+		if (bits != 0)
+			return home->runs[(word << 6) + (unsigned)__builtin_ctzll(bits)];
+	}
+	return NULL;
+}
+
+/* Cuts `units` off the low end; what remains keeps its age. */
+static uint32_t run_take(struct weir__home *home, struct weir__span *run, uint32_t units)
+{
+	uint32_t unit = unit_of(home, run);
+	uint32_t rest = run->units - units;
+	uint32_t dirty = run->dirty_units > units ? run->dirty_units - units : 0;
+	run_unlink(home, run);
+	if (rest > 0)
+		run_link(home, run_make(home, unit + units, rest, dirty, run->freed_ns));
+	return unit;
+}
+
+/* Returns the first of `units` units that are now the caller's; UINT32_MAX: the window is full. */
+static uint32_t units_alloc(struct weir__home *home, uint32_t units)
+{
+	struct weir__span *run = run_find(home, units);
+	if (run != NULL)
+		return run_take(home, run, units);
+	if (home->unit_count - home->frontier < units)
+		return UINT32_MAX;
+	uint32_t unit = home->frontier;
+	home->frontier += units;
+	return unit;
+}
+
+uint64_t weir__runs_purge(struct weir__home *home, int64_t age_ns, uint64_t units_max)
+{
+	uint64_t purged = 0;
+	for (unsigned bin = WEIR__RUN_BINS; bin-- > 0 && home->dirty_units > 0;) {
+		for (struct weir__span *run = home->runs[bin]; run != NULL; run = run->next) {
+			if (run->dirty_units == 0 || home->now_ns - run->freed_ns < age_ns)
+				continue;
+			if (purged >= units_max)
+				return purged;
+			weir__os_purge(unit_address(home, unit_of(home, run)),
+				       (size_t)run->units << WEIR__UNIT_SHIFT);
+			purged += run->dirty_units;
+			WEIR__ADD(home->dirty_units, -(uint64_t)run->dirty_units);
+			run->dirty_units = 0;
+		}
+	}
+	return purged;
+}
+
+/* ---- Spans ---------------------------------------------------------------------------------- */
+
+static uint64_t *span_bits(const struct weir__home *home, struct weir__span *span)
+{
+	if (span->objects <= 64)
+		return &span->bits;
+	return home->bitmaps + (size_t)unit_of(home, span) * WEIR__BITMAP_WORDS;
+}
+
+static void span_link(struct weir__bin *bin, struct weir__span *span, uint8_t list)
+{
+	span->list = list;
+	if (list == WEIR__PARTIAL_LISTS)
+		return;
+	span->prev = NULL;
+	span->next = bin->partial[list];
+	if (span->next != NULL)
+		span->next->prev = span;
+	bin->partial[list] = span;
+}
+
+static void span_unlink(struct weir__bin *bin, struct weir__span *span)
+{
+	if (span->list == WEIR__PARTIAL_LISTS)
+		return;
+	if (span->next != NULL)
+		span->next->prev = span->prev;
+	if (span->prev != NULL)
+		span->prev->next = span->next;
+	else
+		bin->partial[span->list] = span->next;
+}
+
+/* Moves it to the list its fullness calls for; full spans are on none. */
+static void span_relist(struct weir__bin *bin, struct weir__span *span)
+{
+	uint8_t list = WEIR__PARTIAL_LISTS;
+	if (span->free > 0)
+		list = (uint8_t)((unsigned)(span->objects - span->free) * WEIR__PARTIAL_LISTS /
+				 span->objects);
+	if (list != span->list) {
+		span_unlink(bin, span);
+		span_link(bin, span, list);
+	}
+}
+
+static void span_fill(struct weir__home *home, struct weir__span *span,
+		      const struct weir__pool *pool)
+{
+	span->units = pool->span_units;
+	span->objects = (uint16_t)pool->span_objects;
+	span->free = span->objects;
+	span->first_word = 0;
+	span->dirty_units = 0;
+	uint64_t *bits = span_bits(home, span);
+	uint32_t whole = span->objects / 64;
+	memset(bits, 0xff, whole * sizeof(*bits));
+	if (span->objects % 64 != 0)
+		bits[whole] = (1ull << (span->objects % 64)) - 1;
+}
+
+/* Units become a span of the pool: from here on map[] answers for them. */
+static struct weir__span *span_begin(struct weir__home *home, uint32_t index, uint32_t unit)
+{
+	const struct weir__pool *pool = &weir__pools[index];
+	struct weir__span *span = &home->spans[unit];
+	span_fill(home, span, pool);
+	for (uint32_t i = 0; i < pool->span_units; i++)
+		WEIR__SET(home->map[unit + i], index | i << 16);
+	WEIR__ADD(home->span_units, pool->span_units);
+	home->bins[index].spans++;
+	span_link(&home->bins[index], span, 0);
+	return span;
+}
+
+static struct weir__span *span_new(struct weir__home *home, uint32_t index)
+{
+	uint32_t unit = units_alloc(home, weir__pools[index].span_units);
+	return unit == UINT32_MAX ? NULL : span_begin(home, index, unit);
+}
+
+/* An empty span's units go to the free runs; any pool may have them next. */
+static void span_end(struct weir__home *home, uint32_t index, struct weir__span *span)
+{
+	uint32_t unit = unit_of(home, span);
+	uint32_t units = span->units;
+	span_unlink(&home->bins[index], span);
+	home->bins[index].spans--;
+	WEIR__ADD(home->span_units, -(uint64_t)units);
+	for (uint32_t i = 0; i < units; i++)
+		WEIR__SET(home->map[unit + i], 0);
+	units_free(home, unit, units, units, home->now_ns);
+}
+
+/* Up to n of the span's objects, lowest addresses first. */
+static uint32_t span_pull(struct weir__home *home, struct weir__span *span, uint32_t object_bytes,
+			  void **ret, uint32_t n)
+{
+	uint64_t *bits = span_bits(home, span);
+	char *base = unit_address(home, unit_of(home, span));
+	uint32_t word = span->first_word;
+	uint32_t taken = 0;
+	while (taken < n && taken < span->free) {
+		if (bits[word] == 0) {
+			word++;
+			continue;
+		}
+		uint32_t object = word * 64 + (uint32_t)__builtin_ctzll(bits[word]);
+		bits[word] &= bits[word] - 1;
+		ret[taken++] = base + (size_t)object * object_bytes;
+	}
+	span->first_word = (uint16_t)word;
+	span->free = (uint16_t)(span->free - taken);
+	return taken;
+}
+
+static struct weir__span *fullest(struct weir__bin *bin)
+{
+	for (unsigned list = WEIR__PARTIAL_LISTS; list-- > 0;)
+		if (bin->partial[list] != NULL)
+			return bin->partial[list];
+	return NULL;
+}
+
+uint32_t weir__span_take(struct weir__home *home, uint32_t index, void **ret, uint32_t n)
+{
+	struct weir__bin *bin = &home->bins[index];
+	uint32_t taken = 0;
+	while (taken < n) {
+		struct weir__span *span = fullest(bin);
+		if (span == NULL && taken == 0)
+			span = span_new(home, index);
+		if (span == NULL)
+			break;
+		taken += span_pull(home, span, weir__pools[index].object_bytes, ret + taken,
+				   n - taken);
+		span_relist(bin, span);
+	}
+	WEIR__ADD(bin->out, taken);
+	return taken;
+}
+
+void *weir__span_take_aligned(struct weir__home *home, uint32_t index, size_t align)
+{
+	uint32_t units = weir__pools[index].span_units;
+	uint32_t step = (uint32_t)(align >> WEIR__UNIT_SHIFT);
+	uint32_t unit = units_alloc(home, units + step - 1);
+	if (unit == UINT32_MAX)
+		return NULL;
+	uint32_t head =
+		-(uint32_t)((uintptr_t)unit_address(home, unit) >> WEIR__UNIT_SHIFT) & (step - 1);
+	uint32_t tail = step - 1 - head;
+	struct weir__span *span = span_begin(home, index, unit + head);
+	if (head > 0)
+		units_free(home, unit, head, head, home->now_ns);
+	if (tail > 0)
+		units_free(home, unit + head + units, tail, tail, home->now_ns);
+	void *block;
+	span_pull(home, span, weir__pools[index].object_bytes, &block, 1);
+	span_relist(&home->bins[index], span);
+	WEIR__ADD(home->bins[index].out, 1);
+	return block;
+}
+
+bool weir__span_give(struct weir__home *home, void *block)
+{
+	size_t offset = (uintptr_t)block - home->heap.window;
+	uint32_t unit = (uint32_t)(offset >> WEIR__UNIT_SHIFT);
+	uint32_t index = home->map[unit] & WEIR__POOL_MASK;
+	uint32_t first = unit - (home->map[unit] >> 16);
+	uint64_t within = offset - ((size_t)first << WEIR__UNIT_SHIFT);
+	uint32_t object =
+		(uint32_t)((unsigned __int128)within * weir__pools[index].reciprocal >> 64);
+	struct weir__span *span = &home->spans[first];
+	uint64_t *bits = span_bits(home, span);
+	if ((bits[object / 64] >> (object % 64) & 1) != 0)
+		return false;
+	bits[object / 64] |= 1ull << (object % 64);
+	if (object / 64 < span->first_word)
+		span->first_word = (uint16_t)(object / 64);
+	span->free++;
+	struct weir__bin *bin = &home->bins[index];
+	WEIR__ADD(bin->out, (uint64_t)-1);
+	if (span->free == span->objects)
+		span_end(home, index, span);
+	else
+		span_relist(bin, span);
+	return true;
+}
+
+uint32_t weir__span_pool(const struct weir__home *home, const void *block)
+{
+	size_t offset = (uintptr_t)block - home->heap.window;
+	uint32_t entry = WEIR__GET(home->map[offset >> WEIR__UNIT_SHIFT]);
+	uint32_t index = entry & WEIR__POOL_MASK;
+	if (index == 0)
+		return 0;
+	const struct weir__pool *pool = &weir__pools[index];
+	uint64_t within = (offset & WEIR__UNIT_MASK) | (entry & ~(uint32_t)WEIR__POOL_MASK);
+	bool start = within < (uint64_t)pool->object_bytes * pool->span_objects &&
+		     within * pool->reciprocal < pool->reciprocal;
+	return start ? index : 0;
+}
