@@ -325,6 +325,7 @@ END_TEST
 START_TEST(a_bad_choice_of_the_program_is_refused)
 {
 	struct weir__config config;
+	memset(&config, 0, sizeof(config));
 	weir__config_init(&config);
 	struct weir__config before = config;
 	ck_assert_int_eq(weir__config_set(&config, WEIR__OPTION_workers, 257, err), -EINVAL);
