@@ -36,8 +36,10 @@ size_t weir_usable_size(const void *block)
 	return bytes;
 }
 
-/* Whether `size` bytes are at home in a block of `usable`: not more, and not so few that half is
- * wasted. */
+/*
+ * Whether `size` bytes are at home in a block of `usable`: not more, and not so few that half is
+ * wasted.
+ */
 static bool fits(size_t size, size_t usable)
 {
 	return size <= usable && (size >= usable / 2 || usable <= 64);

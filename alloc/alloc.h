@@ -2,17 +2,19 @@
 /*
  * weir/alloc.h: memory for tasks, buffers and applications.
  *
- * Every worker owns a heap. A heap is a window of address space cut into spans of 64 KiB; a span holds
- * objects of one pool; a pool is a size class (16 bytes to 16 MiB, four per doubling) or a typed pool that
- * an application made with weir_pool_new(). Above the spans each heap keeps, per pool, a cache: a small
- * stack of free objects that alloc and free push and pop without locks or atomics. The caches grow and
- * shrink from their own statistics.
+ * Every worker owns a heap. A heap is a window of address space cut into spans of 64 KiB; a span
+ * holds objects of one pool; a pool is a size class (16 bytes to 16 MiB, four per doubling) or a
+ * typed pool that an application made with weir_pool_new(). Above the spans each heap keeps, per
+ * pool, a cache: a small stack of free objects that alloc and free push and pop without locks or
+ * atomics. The caches grow and shrink from their own statistics.
  *
- * Any thread may allocate and free. A block freed by a thread that does not own it goes home to its heap.
+ * Any thread may allocate and free. A block freed by a thread that does not own it goes home to its
+ * heap.
  *
- * Vocabulary (docs/architecture.md): a *hit* is served from the cache, a *miss* went to the spans or
- * further, an *overflow* is a free that found the cache full. Ownership in comments is one of four words:
- * borrows (until return), lends (until released), takes (callee frees), gives (caller frees).
+ * Vocabulary (docs/architecture.md): a *hit* is served from the cache, a *miss* went to the spans
+ * or further, an *overflow* is a free that found the cache full. Ownership in comments is one of
+ * four words: borrows (until return), lends (until released), takes (callee frees), gives (caller
+ * frees).
  */
 #ifndef WEIR_ALLOC_H
 #define WEIR_ALLOC_H
@@ -33,17 +35,17 @@ extern "C" {
 #else
 #error "weir needs gcc or clang"
 #endif
-#define WEIR_MALLOC(...)  __attribute__((malloc, alloc_size(__VA_ARGS__)))
+#define WEIR_MALLOC(...) __attribute__((malloc, alloc_size(__VA_ARGS__)))
 #define WEIR_CLEANUP(fn) __attribute__((cleanup(fn)))
 
-/* ---- Size classes ------------------------------------------------------------------------------- */
+/* ---- Size classes --------------------------------------------------------------------------- */
 
 enum {
-	WEIR_CLASS_COUNT = 76,              /* 16, 32, 48, 64, then 4 per doubling to 16 MiB */
-	WEIR_CLASS_BYTES_MAX = 16 << 20,    /* larger requests are mapped one by one */
+	WEIR_CLASS_COUNT = 76,		 /* 16, 32, 48, 64, then 4 per doubling to 16 MiB */
+	WEIR_CLASS_BYTES_MAX = 16 << 20, /* larger requests are mapped one by one */
 };
 
-/* The size class of a request of `size` bytes, 0 <= size <= WEIR_CLASS_BYTES_MAX. 5 instructions. */
+/* The size class of a request of `size` bytes, at most WEIR_CLASS_BYTES_MAX. */
 inline unsigned weir_size_class(size_t size)
 {
 	if (size <= 64)
@@ -63,50 +65,53 @@ inline size_t weir_class_size(unsigned size_class)
 	return ((size_t)1 << bit) + ((size_t)(step + 1) << (bit - 2));
 }
 
-/* ---- Inside: what the inlined paths below need -------------------------------------------------- */
+/* ---- Inside: what the inlined paths below need ---------------------------------------------- */
 
 /*
- * Everything named weir__ is private: it is here so that a pair of alloc and free can be inlined, and it
- * changes with the library's minor version.
+ * Everything named weir__ is private: it is here so that a pair of alloc and free can be inlined,
+ * and it changes with the library's minor version.
  */
 enum {
-	WEIR__POOLS_MAX = 512,   /* size classes and typed pools of a process */
-	WEIR__UNIT_SHIFT = 16,   /* spans are runs of 64 KiB */
+	WEIR__POOLS_MAX = 512, /* size classes and typed pools of a process */
+	WEIR__UNIT_SHIFT = 16, /* spans are runs of 64 KiB */
 	WEIR__UNIT_MASK = 0xffff,
 	WEIR__POOL_MASK = 0xffff,
 };
 
 /*
- * A worker's stack of free objects of one pool. The marks are the lowest and highest count seen lately,
- * rounded outwards, and at the same time the bounds of the fast path: one compare does both. With
- * low = UINT32_MAX and high = 0 every call takes the slow path (debugging, fault injection).
+ * A worker's stack of free objects of one pool. The marks are the lowest and highest count seen
+ * lately, rounded outwards, and at the same time the bounds of the fast path: one compare does
+ * both. With low = UINT32_MAX and high = 0 every call takes the slow path (debugging, fault
+ * injection).
  *
  *   0 <= low <= count <= high <= cap
  */
 struct weir__cache {
-	void **slots;            /* slots[-1] is NULL */
+	void **slots; /* slots[-1] is NULL */
 	uint32_t count;
 	uint32_t low;
 	uint32_t high;
 	uint32_t cap;
-	uint64_t allocs;         /* written by the owner, read by anyone */
-	uint64_t reciprocal;     /* 2^64 / object_bytes, rounded up: n is a multiple iff n * r < r (mod 2^64) */
-	uint32_t limit;          /* bytes of a span that whole objects fill */
+	uint64_t allocs;     /* written by the owner, read by anyone */
+	uint64_t reciprocal; /* 2^64 / object_bytes rounded up: n is a multiple iff n * r < r */
+	uint32_t limit;	     /* bytes of a span that whole objects fill */
 	uint32_t object_bytes;
 	uint64_t misses;
 	uint64_t overflows;
 };
 
-/* A thread's heap. Those without one point at an empty heap, so that nothing here needs a NULL check. */
+/* A thread's heap. Those without one point at an empty heap: nothing here checks for NULL. */
 struct weir__heap {
-	uintptr_t window;        /* [window, window + window_bytes): this heap's objects, nobody else's */
+	uintptr_t window; /* [window, window + window_bytes): this heap's objects, nobody else's */
 	size_t window_bytes;
-	const uint32_t *map;     /* per 64 KiB: pool index | 64 KiB units since its span began << 16 */
+	const uint32_t *map; /* per 64 KiB: pool index | 64 KiB units since its span began << 16 */
 	uint64_t unused_[5];
-	struct weir__cache cache[WEIR__POOLS_MAX + 1]; /* [0] belongs to no pool and is always empty */
+	/* [0] belongs to no pool and is always empty */
+	struct weir__cache cache[WEIR__POOLS_MAX + 1];
 };
 
-extern WEIR_API __thread struct weir__heap *weir__heap_self __attribute__((tls_model("initial-exec")));
+extern WEIR_API __thread struct weir__heap *weir__heap_self
+	__attribute__((tls_model("initial-exec")));
 
 WEIR_API void *weir__alloc_slow(size_t size);
 WEIR_API void weir__free_slow(void *block);
@@ -129,8 +134,8 @@ inline void *weir__cache_pop(struct weir__cache *cache)
 }
 
 /*
- * Takes `block` when it is an object of this heap (of pool `index`, unless that is 0), at the start of a
- * slot and not the one freed last. False: the slow path has to look.
+ * Takes `block` when it is an object of this heap (of pool `index`, unless that is 0), at the start
+ * of a slot and not the one freed last. False: the slow path has to look.
  */
 inline bool weir__heap_push(struct weir__heap *heap, uint32_t index, void *block)
 {
@@ -152,13 +157,13 @@ inline bool weir__heap_push(struct weir__heap *heap, uint32_t index, void *block
 	return false;
 }
 
-/* ---- Blocks ------------------------------------------------------------------------------------- */
+/* ---- Blocks --------------------------------------------------------------------------------- */
 
 /*
  * The inlined functions exist in the library too, for other languages.
  *
- * Gives a block of at least `size` bytes, aligned to 16; its content is undefined. NULL when memory is
- * exhausted, never an abort. Size 0 gives a block too. Never parks.
+ * Gives a block of at least `size` bytes, aligned to 16; its content is undefined. NULL when memory
+ * is exhausted, never an abort. Size 0 gives a block too. Never parks.
  */
 WEIR_API WEIR_MUST WEIR_MALLOC(1) inline void *weir_alloc(size_t size)
 {
@@ -170,7 +175,10 @@ WEIR_API WEIR_MUST WEIR_MALLOC(1) inline void *weir_alloc(size_t size)
 	return weir__alloc_slow(size);
 }
 
-/* Takes a block. Accepts NULL. Any thread. What is not a block is reported on stderr and left alone. */
+/*
+ * Takes a block. Accepts NULL. Any thread. What is not a block is reported on stderr and left
+ * alone.
+ */
 WEIR_API inline void weir_free(void *block)
 {
 	if (!WEIR_LIKELY(weir__heap_push(weir__heap_self, 0, block)))
@@ -181,24 +189,27 @@ WEIR_API inline void weir_free(void *block)
 WEIR_API WEIR_MUST WEIR_MALLOC(1) void *weir_zalloc(size_t size);
 
 /*
- * Takes `block` (NULL: like weir_alloc) and gives a block of `size` bytes with its content up to the
- * smaller size. On NULL the old block is untouched and still the caller's.
+ * Takes `block` (NULL: like weir_alloc) and gives a block of `size` bytes with its content up to
+ * the smaller size. On NULL the old block is untouched and still the caller's.
  */
 WEIR_API WEIR_MUST void *weir_realloc(void *block, size_t size);
 
 /*
- * Gives a block aligned to `align`, a power of two up to 2 MiB. NULL when memory is exhausted or `align`
- * is not such a power. weir_free() takes it.
+ * Gives a block aligned to `align`, a power of two up to 2 MiB. NULL when memory is exhausted or
+ * `align` is not such a power. weir_free() takes it.
  */
 WEIR_API WEIR_MUST WEIR_MALLOC(2) void *weir_alloc_aligned(size_t align, size_t size);
 
-/* Takes a block whose requested size the caller knows. A size that cannot be is reported at debug level 1. */
+/*
+ * Takes a block whose requested size the caller knows. A size that cannot be is reported at debug
+ * level 1.
+ */
 WEIR_API void weir_free_sized(void *block, size_t size);
 
 /* The bytes that may be used in `block`; 0 for NULL. */
 WEIR_API size_t weir_usable_size(const void *block);
 
-/* ---- Typed pools -------------------------------------------------------------------------------- */
+/* ---- Typed pools ---------------------------------------------------------------------------- */
 
 /* Opaque but for the index, which weir_pool_get() and weir_pool_put() inline. */
 typedef struct weir_pool {
@@ -206,19 +217,20 @@ typedef struct weir_pool {
 } weir_pool;
 
 struct weir_pool_opts {
-	size_t size;          /* filled by the macro: sizeof(struct weir_pool_opts) */
-	size_t object_bytes;  /* required; at most 512 KiB */
-	size_t align;         /* power of two up to 4096; 0: 16 */
-	const char *name;     /* borrowed for the pool's life; shown in statistics; NULL: "pool" */
+	size_t size;	     /* filled by the macro: sizeof(struct weir_pool_opts) */
+	size_t object_bytes; /* required; at most 512 KiB */
+	size_t align;	     /* power of two up to 4096; 0: 16 */
+	const char *name;    /* borrowed for the pool's life; shown in statistics; NULL: "pool" */
 };
 
 /*
- * Makes a pool of equal objects for use by every worker. Gives it in *ret. Returns 0, -EINVAL, -ENOMEM or
- * -ENOSPC (too many pools in this process).
+ * Makes a pool of equal objects for use by every worker. Gives it in *ret. Returns 0, -EINVAL,
+ * -ENOMEM or -ENOSPC (too many pools in this process).
  */
 WEIR_API WEIR_MUST int weir_pool_new_with(weir_pool **ret, const struct weir_pool_opts *opts);
-#define weir_pool_new(ret, ...) \
-	weir_pool_new_with((ret), &(struct weir_pool_opts){ .size = sizeof(struct weir_pool_opts), __VA_ARGS__ })
+#define weir_pool_new(ret, ...)                                                                    \
+	weir_pool_new_with((ret), &(struct weir_pool_opts){ .size = sizeof(struct weir_pool_opts), \
+							    __VA_ARGS__ })
 
 /* Takes the pool; every object must have been put back. Accepts NULL. */
 WEIR_API void weir_pool_free(weir_pool *pool);
@@ -239,14 +251,14 @@ WEIR_API inline void weir_pool_put(weir_pool *pool, void *object)
 		weir__pool_put_slow(pool->index, object);
 }
 
-/* ---- Buffers ------------------------------------------------------------------------------------ */
+/* ---- Buffers -------------------------------------------------------------------------------- */
 
 struct weir__block;
 
 /*
- * A lease on a pool block: a view [data, data + len) with `cap` bytes of room from `data` on. Plain fields,
- * free to read and to narrow (raise data and lower len and cap by the same amount, or lower len). The block
- * goes back to its pool when the last lease on it is released.
+ * A lease on a pool block: a view [data, data + len) with `cap` bytes of room from `data` on. Plain
+ * fields, free to read and to narrow (raise data and lower len and cap by the same amount, or lower
+ * len). The block goes back to its pool when the last lease on it is released.
  */
 typedef struct weir_buf {
 	char *data;
@@ -256,12 +268,21 @@ typedef struct weir_buf {
 } weir_buf;
 
 #ifdef __cplusplus
-#define WEIR_BUF_INIT weir_buf{}
+#define WEIR_BUF_INIT                                                                              \
+	weir_buf                                                                                   \
+	{                                                                                          \
+	}
 #else
-#define WEIR_BUF_INIT { NULL, 0, 0, NULL }
+#define WEIR_BUF_INIT                                                                              \
+	{                                                                                          \
+		NULL, 0, 0, NULL                                                                   \
+	}
 #endif
 
-/* Lends an empty buffer with room for at least `cap` bytes. Returns 0, or -ENOMEM and *ret untouched. */
+/*
+ * Lends an empty buffer with room for at least `cap` bytes. Returns 0, or -ENOMEM and *ret
+ * untouched.
+ */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_buf_get(weir_buf *ret, size_t cap);
 
 /* Ends the lease and empties *buf; on an empty lease it does nothing. */
@@ -272,44 +293,47 @@ WEIR_API WEIR_NONNULL void weir_buf_share_view(const weir_buf *buf, weir_buf *re
 
 #define weir_auto_buf WEIR_CLEANUP(weir_buf_release) weir_buf
 
-/* ---- Statistics --------------------------------------------------------------------------------- */
+/* ---- Statistics ----------------------------------------------------------------------------- */
 
 /* One pool, summed over all heaps. Counters run from the start of the process. */
 struct weir_pool_stats {
-	const char *name;        /* "16 B" ... "16 MiB", or the typed pool's name */
+	const char *name; /* "16 B" ... "16 MiB", or the typed pool's name */
 	size_t object_bytes;
-	uint64_t allocs;         /* objects handed out */
-	uint64_t misses;         /* of those, the ones the cache could not serve: hits = allocs - misses */
-	uint64_t overflows;      /* frees that found the cache full */
-	uint64_t in_use;         /* objects out now */
-	uint64_t cached;         /* objects free in caches now */
-	uint64_t capacity;       /* sum of the caches' capacities */
-	uint64_t remote_frees;   /* objects freed by a thread that did not own them */
+	uint64_t allocs; /* objects handed out */
+	uint64_t misses; /* of those, the ones the cache could not serve: hits = allocs - misses */
+	uint64_t overflows;    /* frees that found the cache full */
+	uint64_t in_use;       /* objects out now */
+	uint64_t cached;       /* objects free in caches now */
+	uint64_t capacity;     /* sum of the caches' capacities */
+	uint64_t remote_frees; /* objects freed by a thread that did not own them */
 };
 
 struct weir_mem_stats {
 	uint64_t allocs;
 	uint64_t misses;
-	uint64_t span_bytes;     /* in spans that hold or held objects: what the process pays for */
-	uint64_t cached_bytes;   /* free in caches */
-	uint64_t stack_bytes;    /* task stacks handed out, times their size (virtual) */
-	uint64_t stacks;         /* task stacks in use */
-	uint64_t stacks_cached;  /* task stacks free, warm */
-	uint64_t os_maps;        /* mmap calls so far */
-	uint64_t os_purged_bytes;/* given back with madvise so far */
-	size_t pools;            /* entries a call of weir_pool_stats_get can fill */
+	uint64_t span_bytes;	/* in spans that hold or held objects: what the process pays for */
+	uint64_t cached_bytes;	/* free in caches */
+	uint64_t stack_bytes;	/* task stacks handed out, times their size (virtual) */
+	uint64_t stacks;	/* task stacks in use */
+	uint64_t stacks_cached; /* task stacks free, warm */
+	uint64_t os_maps;	/* mmap calls so far */
+	uint64_t os_purged_bytes; /* given back with madvise so far */
+	size_t pools;		  /* entries a call of weir_pool_stats_get can fill */
 };
 
-/* Fills *ret with totals over all heaps. Lock-free; counters of running workers may be a moment old. */
+/*
+ * Fills *ret with totals over all heaps. Lock-free; counters of running workers may be a moment
+ * old.
+ */
 WEIR_API WEIR_NONNULL void weir_mem_stats_get(struct weir_mem_stats *ret);
 
 /* Fills up to `n` entries, one per pool that was ever used. Returns how many were filled. */
 WEIR_API size_t weir_pool_stats_get(struct weir_pool_stats *ret, size_t n);
 
 /*
- * For tests: the `nth` slow-path request from now on (1: the next) and every one after it fails as if
- * memory were exhausted; 0 ends it. While it is on, caches are bypassed so that every allocation counts.
- * Returns how many allocations were counted since it was last switched on.
+ * For tests: the `nth` slow-path request from now on (1: the next) and every one after it fails as
+ * if memory were exhausted; 0 ends it. While it is on, caches are bypassed so that every allocation
+ * counts. Returns how many allocations were counted since it was last switched on.
  */
 WEIR_API uint64_t weir_mem_fail_after(uint64_t nth);
 

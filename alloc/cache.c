@@ -29,8 +29,10 @@ static uint32_t mark_step(const struct weir__cache *cache)
 
 /* ---- Setting up ----------------------------------------------------------------------------- */
 
-/* Room for cap pointers and the NULL in front of them, from the size classes' spans: no cache, no
- * recursion. */
+/*
+ * Room for cap pointers and the NULL in front of them, from the size classes' spans: no cache, no
+ * recursion.
+ */
 static void **slots_new(struct weir__home *home, uint32_t cap, uint32_t *ret_room)
 {
 	size_t bytes = ((size_t)cap + 1) * sizeof(void *);
@@ -41,7 +43,7 @@ static void **slots_new(struct weir__home *home, uint32_t cap, uint32_t *ret_roo
 	if (weir__span_take(home, index, &block, 1) == 0)
 		return NULL;
 	*ret_room = (uint32_t)(weir__pools[index].object_bytes / sizeof(void *)) - 1;
-	weir__watch_room(block, weir__pools[index].object_bytes);
+	weir__watch_internal(block, weir__pools[index].object_bytes);
 	WEIR__ADD(home->bins[index].internal, 1);
 	void **slots = block;
 	slots[0] = NULL;

@@ -96,8 +96,10 @@ bool weir__watched(void)
 #endif
 }
 
-/* ASan sees the bytes that were asked for and catches an overrun into the rest; valgrind sees the
- * room. */
+/*
+ * ASan sees the bytes that were asked for and catches an overrun into the rest; valgrind sees the
+ * room.
+ */
 void weir__watch_alloc(void *block, size_t bytes, size_t room)
 {
 	(void)bytes, (void)room;
@@ -116,6 +118,17 @@ void weir__watch_room(void *block, size_t room)
 	(void)block, (void)room;
 #if WEIR__ASAN
 	ASAN_UNPOISON_MEMORY_REGION(block, room);
+#endif
+}
+
+void weir__watch_internal(void *block, size_t room)
+{
+	(void)block, (void)room;
+#if WEIR__ASAN
+	ASAN_UNPOISON_MEMORY_REGION(block, room);
+#endif
+#ifdef HAVE_VALGRIND
+	(void)VALGRIND_MAKE_MEM_UNDEFINED(block, room);
 #endif
 }
 

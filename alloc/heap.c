@@ -71,7 +71,8 @@ static bool describe_window(struct weir__home *home, size_t window_bytes)
 	return true;
 }
 
-/* The largest window that is not refused: RLIMIT_AS and vm.overcommit_memory = 2 refuse large ones.
+/*
+ * The largest window that is not refused: RLIMIT_AS and vm.overcommit_memory = 2 refuse large ones.
  */
 static bool open_window(struct weir__home *home)
 {

@@ -200,19 +200,23 @@ void weir__home_sync_mode(struct weir__home *home);
 
 /* ---- span.c: objects and runs --------------------------------------------------------------- */
 
-/* Takes up to n objects, ascending from ret[0]. Returns how many; fewer than n without a new span.
+/*
+ * Takes up to n objects, ascending from ret[0]. Returns how many; fewer than n without a new span.
  */
 uint32_t weir__span_take(struct weir__home *home, uint32_t index, void **ret, uint32_t n);
 
-/* One object at a multiple of `align` bytes, more than 64 KiB; the pool has one object to a span.
+/*
+ * One object at a multiple of `align` bytes, more than 64 KiB; the pool has one object to a span.
  */
 void *weir__span_take_aligned(struct weir__home *home, uint32_t index, size_t align);
 
 /* Gives one object back. False, and nothing done, when it is in its span already. */
 bool weir__span_give(struct weir__home *home, void *block);
 
-/* Gives free runs older than `age_ns` back to the OS, at most `units_max`. Returns the units
- * purged. */
+/*
+ * Gives free runs older than `age_ns` back to the OS, at most `units_max`. Returns the units
+ * purged.
+ */
 uint64_t weir__runs_purge(struct weir__home *home, int64_t age_ns, uint64_t units_max);
 
 /* The pool of the live span that `block` is an object of; 0: it is not the start of an object. */
@@ -283,8 +287,10 @@ void weir__stacks_count(const struct weir__home *home, struct weir__stack_counts
 
 /* ---- os_memory.c: the only mmap, madvise and mprotect of the layer -------------------------- */
 
-/* Zeroed memory, readable and writable, not charged until touched; NULL: refused. align: power of
- * two. */
+/*
+ * Zeroed memory, readable and writable, not charged until touched; NULL: refused. align: power of
+ * two.
+ */
 void *weir__os_map(size_t bytes, size_t align);
 void weir__os_unmap(void *address, size_t bytes);
 
@@ -344,6 +350,9 @@ bool weir__watched(void);
 /* `bytes` were asked for, `room` are there; the owner may ask for the rest (weir_usable_size). */
 void weir__watch_alloc(void *block, size_t bytes, size_t room);
 void weir__watch_room(void *block, size_t room);
+
+/* The allocator takes a block for itself. */
+void weir__watch_internal(void *block, size_t room);
 void weir__watch_free(void *block, size_t room);
 
 /* One line on stderr about a pointer that is not what the caller says. */

@@ -45,8 +45,10 @@ struct weir__slab {
 	struct weir__stack stacks[] __attribute__((aligned(64)));
 };
 
-/* The slot of the smallest class has its guard on top: half of 32 KiB would be too little to run
- * on. */
+/*
+ * The slot of the smallest class has its guard on top: half of 32 KiB would be too little to run
+ * on.
+ */
 static const uint32_t class_bytes[WEIR__STACK_CLASSES] = { 32 << 10, 64 << 10, 256 << 10, 1 << 20 };
 static const uint32_t slot_bytes[WEIR__STACK_CLASSES] = { 48 << 10, 64 << 10, 256 << 10, 1 << 20 };
 
