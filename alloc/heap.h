@@ -312,6 +312,9 @@ int weir__os_guard(void *address, size_t bytes);
 /* `count` guards that took a mapping have been unmapped. */
 void weir__os_guards_gone(uint32_t count);
 
+/* From here on as on a kernel without MADV_GUARD_INSTALL. */
+void weir__os_refuse_guards_for_test(void);
+
 struct weir__os_counts {
 	_Atomic uint64_t maps, purged_bytes, mapped_bytes;
 };

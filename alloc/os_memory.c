@@ -146,6 +146,11 @@ int weir__os_guard(void *address, size_t bytes)
 	return guard_by_mprotect(address, bytes);
 }
 
+void weir__os_refuse_guards_for_test(void)
+{
+	atomic_store_explicit(&guards_by_madvise, 0, memory_order_relaxed);
+}
+
 void weir__os_guards_gone(uint32_t count)
 {
 	atomic_fetch_sub_explicit(&guards_by_mprotect, count, memory_order_relaxed);

@@ -257,12 +257,16 @@ static bool purge(struct weir__stacks *stacks, uint32_t end, uint32_t most)
 	return stacks->clean < end;
 }
 
-/* Unmaps one slab that is idle as a whole and not asked for. Returns whether there was one. */
+/*
+ * Unmaps one slab that is idle as a whole and for the most part not asked for. Returns whether
+ * there was one.
+ */
 static bool unmap_one(struct weir__stacks *stacks, uint32_t most)
 {
 	for (struct weir__slab **link = &stacks->slabs; *link != NULL; link = &(*link)->next) {
 		struct weir__slab *slab = *link;
-		if (slab->in_use == 0 && slab->carved <= most && !slab_known_to_tools(slab)) {
+		if (slab->in_use == 0 && slab->carved - slab->carved / 4 <= most &&
+		    !slab_known_to_tools(slab)) {
 			slab_unmap(stacks, link);
 			return true;
 		}

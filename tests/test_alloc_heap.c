@@ -1,0 +1,570 @@
+/* SPDX-License-Identifier: MIT */
+/* Blocks: what weir_alloc() gives and weir_free() takes, with and without a heap of one's own. */
+#include <check.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "alloc/heap.h"
+
+static void attach(void)
+{
+	ck_assert_int_eq(weir__heap_attach(), 0);
+}
+
+/* Blocks out over all pools, so that a test can see whether all came home. */
+static uint64_t blocks_in_use(void)
+{
+	static struct weir_pool_stats stats[WEIR__POOLS_MAX];
+	uint64_t sum = 0;
+	size_t n = weir_pool_stats_get(stats, WEIR__POOLS_MAX);
+	for (size_t i = 0; i < n; i++)
+		sum += stats[i].in_use;
+	return sum;
+}
+
+static size_t expected_room(size_t size)
+{
+	if (size > WEIR_CLASS_BYTES_MAX)
+		return (size + 4095) & ~(size_t)4095;
+	return weir_class_size(weir_size_class(size));
+}
+
+/* ---- Sizes ---------------------------------------------------------------------------------- */
+
+START_TEST(every_class_gives_whole_blocks_that_do_not_overlap)
+{
+	enum { EACH = 3 };
+	static char *block[WEIR_CLASS_COUNT][EACH];
+	attach();
+	for (unsigned c = 0; c < 60; c++)
+		for (unsigned i = 0; i < EACH; i++) {
+			size_t bytes = weir_class_size(c);
+			block[c][i] = weir_alloc(bytes);
+			ck_assert_ptr_nonnull(block[c][i]);
+			ck_assert_uint_eq((uintptr_t)block[c][i] % 16, 0);
+			ck_assert_uint_eq(weir_usable_size(block[c][i]), bytes);
+			memset(block[c][i], (int)(c * EACH + i + 1), bytes);
+		}
+	for (unsigned c = 0; c < 60; c++)
+		for (unsigned i = 0; i < EACH; i++) {
+			char want = (char)(c * EACH + i + 1);
+			for (size_t b = 0; b < weir_class_size(c); b++)
+				if (block[c][i][b] != want)
+					ck_abort_msg("class %u block %u byte %zu", c, i, b);
+			weir_free(block[c][i]);
+		}
+	ck_assert_uint_eq(blocks_in_use(), 0);
+}
+END_TEST
+
+START_TEST(sizes_around_every_class_boundary_are_served)
+{
+	attach();
+	for (unsigned c = 0; c < WEIR_CLASS_COUNT; c++)
+		for (int d = -1; d <= 1; d++) {
+			size_t size = weir_class_size(c) + (size_t)d;
+			char *p = weir_alloc(size);
+			ck_assert_ptr_nonnull(p);
+			ck_assert_uint_eq(weir_usable_size(p), expected_room(size));
+			p[0] = p[size - 1] = 1;
+			weir_free(p);
+		}
+	ck_assert_uint_eq(blocks_in_use(), 0);
+}
+END_TEST
+
+START_TEST(size_zero_gives_a_block)
+{
+	attach();
+	void *a = weir_alloc(0), *b = weir_alloc(0);
+	ck_assert(a != NULL && b != NULL && a != b);
+	weir_free(a);
+	weir_free(b);
+}
+END_TEST
+
+START_TEST(blocks_above_16_mb_are_mapped_and_unmapped)
+{
+	struct weir_mem_stats before, during, after;
+	attach();
+	weir_mem_stats_get(&before);
+	char *p = weir_alloc(100u << 20);
+	ck_assert_ptr_nonnull(p);
+	p[0] = p[(100u << 20) - 1] = 1;
+	weir_mem_stats_get(&during);
+	weir_free(p);
+	weir_mem_stats_get(&after);
+	ck_assert_uint_ge(during.span_bytes, before.span_bytes + (100u << 20));
+	ck_assert_uint_lt(after.span_bytes, during.span_bytes - (99u << 20));
+	volatile size_t absurd = SIZE_MAX; /* the compiler would refuse a constant */
+	ck_assert_ptr_null(weir_alloc(absurd));
+	ck_assert_ptr_null(weir_alloc(absurd / 2));
+}
+END_TEST
+
+START_TEST(zalloc_clears_what_was_used_before)
+{
+	attach();
+	for (size_t size = 1; size < 100000; size = size * 3 + 1) {
+		char *p = weir_alloc(size);
+		memset(p, 0xff, size);
+		weir_free(p);
+		char *q = weir_zalloc(size);
+		for (size_t i = 0; i < size; i++)
+			ck_assert_int_eq(q[i], 0);
+		weir_free(q);
+	}
+}
+END_TEST
+
+START_TEST(realloc_keeps_the_content)
+{
+	attach();
+	size_t size = 1;
+	unsigned char *p = weir_realloc(NULL, size);
+	p[0] = 7;
+	for (; size < 40u << 20; size = size * 2 + 3) {
+		size_t bigger = size * 2 + 3;
+		unsigned char *q = weir_realloc(p, bigger);
+		ck_assert_ptr_nonnull(q);
+		ck_assert_uint_ge(weir_usable_size(q), bigger);
+		ck_assert(q[0] == 7 && (size == 1 || q[size - 1] == 9));
+		q[bigger - 1] = 9;
+		p = q;
+	}
+	p = weir_realloc(p, 100);
+	ck_assert_uint_eq(weir_usable_size(p), 112);
+	ck_assert_int_eq(p[0], 7);
+	volatile size_t absurd = SIZE_MAX;
+	ck_assert_ptr_null(weir_realloc(p, absurd));
+	ck_assert_int_eq(p[0], 7);
+	weir_free(p);
+	ck_assert_uint_eq(blocks_in_use(), 0);
+}
+END_TEST
+
+START_TEST(aligned_blocks_are_aligned_at_every_power_to_2_mb)
+{
+	attach();
+	for (size_t align = 1; align <= 2u << 20; align *= 2)
+		for (size_t size = 1; size < 20u << 20; size = size * 7 + 5) {
+			char *p = weir_alloc_aligned(align, size);
+			ck_assert_ptr_nonnull(p);
+			ck_assert_uint_eq((uintptr_t)p % align, 0);
+			ck_assert_uint_ge(weir_usable_size(p), size);
+			p[0] = p[size - 1] = 1;
+			weir_free(p);
+		}
+	ck_assert_uint_eq(blocks_in_use(), 0);
+}
+END_TEST
+
+START_TEST(alignments_that_are_none_are_refused)
+{
+	attach();
+	ck_assert_ptr_null(weir_alloc_aligned(0, 64));
+	ck_assert_ptr_null(weir_alloc_aligned(24, 64));
+	ck_assert_ptr_null(weir_alloc_aligned(4u << 20, 64));
+}
+END_TEST
+
+/* ---- Misuse --------------------------------------------------------------------------------- */
+
+START_TEST(pointers_that_are_no_blocks_are_reported_and_left_alone)
+{
+	int local = 0;
+	attach();
+	char *p = weir_alloc(1000);
+	memset(p, 5, 1000);
+	weir_free(NULL);
+	ck_assert_uint_eq(weir__reports, 0);
+	weir_free(&local);
+	weir_free(p + 16);
+	weir_free(p + 1);
+	weir_free((void *)(uintptr_t)0x1234);
+	weir_free(p + (8 << 20)); /* in the window, in no span */
+	ck_assert_uint_eq(weir__reports, 5);
+	ck_assert_uint_eq(weir_usable_size(p + 16), 0);
+	for (int i = 0; i < 1000; i++)
+		ck_assert_int_eq(p[i], 5);
+	weir_free(p);
+	ck_assert_uint_eq(weir__reports, 5);
+}
+END_TEST
+
+START_TEST(a_block_freed_twice_in_a_row_is_reported)
+{
+	attach();
+	void *p = weir_alloc(64);
+	weir_free(p);
+	weir_free(p);
+	ck_assert_uint_eq(weir__reports, 1);
+	void *a = weir_alloc(64), *b = weir_alloc(64);
+	ck_assert_ptr_ne(a, b);
+}
+END_TEST
+
+/* ---- Churn ---------------------------------------------------------------------------------- */
+
+struct live {
+	unsigned char *block;
+	size_t size;
+	unsigned char mark;
+};
+
+static void check_live(const struct live *live, unsigned seed)
+{
+	if (live->block[0] != live->mark || live->block[live->size - 1] != live->mark ||
+	    live->block[live->size / 2] != live->mark)
+		ck_abort_msg("seed %u: %zu bytes at %p overwritten", seed, live->size,
+			     (void *)live->block);
+}
+
+static void churn(unsigned seed, unsigned ops)
+{
+	enum { LIVE = 4096 };
+	static struct live live[LIVE];
+	unsigned state = seed;
+	for (unsigned i = 0; i < ops; i++) {
+		struct live *l = &live[rand_r(&state) % LIVE];
+		if (l->block != NULL) {
+			check_live(l, seed);
+			weir_free(l->block);
+			l->block = NULL;
+			continue;
+		}
+		l->size = 1 + (size_t)rand_r(&state) % (1u << rand_r(&state) % 18);
+		l->block = weir_alloc(l->size);
+		l->mark = (unsigned char)rand_r(&state);
+		if (l->block == NULL || weir_usable_size(l->block) != expected_room(l->size))
+			ck_abort_msg("seed %u: %zu bytes got %zu", seed, l->size,
+				     weir_usable_size(l->block));
+		l->block[0] = l->block[l->size / 2] = l->block[l->size - 1] = l->mark;
+		if (i % 1000 == 0)
+			weir__heap_turn((int64_t)i * 1000000);
+	}
+	for (unsigned i = 0; i < LIVE; i++)
+		weir_free(live[i].block);
+}
+
+START_TEST(a_million_random_operations_keep_blocks_apart_and_capacities_pure)
+{
+	unsigned seed = (unsigned)time(NULL);
+	attach();
+	churn(seed, 1000000);
+	if (blocks_in_use() != 0)
+		ck_abort_msg("seed %u: %lu blocks lost", seed, (unsigned long)blocks_in_use());
+}
+END_TEST
+
+/* ---- Threads -------------------------------------------------------------------------------- */
+
+START_TEST(a_thread_without_a_heap_allocates_and_frees)
+{
+	void *p = weir_alloc(100); /* nobody has attached yet */
+	ck_assert_ptr_nonnull(p);
+	memset(p, 1, 100);
+	weir_free(p);
+	churn(1, 20000);
+	ck_assert_uint_eq(blocks_in_use(), 0);
+	attach();
+	weir_free(weir_alloc(100));
+	weir__heap_detach();
+	weir_free(weir_alloc(100));
+	ck_assert_uint_eq(blocks_in_use(), 0);
+}
+END_TEST
+
+enum { HANDED = 20000 };
+static void *handed[HANDED];
+
+static void *free_all(void *attached)
+{
+	if (attached != NULL)
+		attach();
+	for (int i = 0; i < HANDED; i++)
+		weir_free(handed[i]);
+	if (attached != NULL)
+		weir__heap_detach();
+	return NULL;
+}
+
+static void free_elsewhere(void *attached)
+{
+	pthread_t thread;
+	attach();
+	for (int i = 0; i < HANDED; i++) {
+		handed[i] = weir_alloc(16 + (size_t)i % 3000);
+		memset(handed[i], 1, 16);
+	}
+	ck_assert_int_eq(pthread_create(&thread, NULL, free_all, attached), 0);
+	pthread_join(thread, NULL);
+	weir__heap_turn(1);
+	ck_assert_uint_eq(blocks_in_use(), 0);
+	struct weir_pool_stats stats[WEIR_CLASS_COUNT];
+	size_t n = weir_pool_stats_get(stats, WEIR_CLASS_COUNT);
+	uint64_t remote = 0;
+	for (size_t i = 0; i < n; i++)
+		remote += stats[i].remote_frees;
+	ck_assert_uint_eq(remote, HANDED);
+}
+
+START_TEST(blocks_freed_by_another_worker_come_home)
+{
+	free_elsewhere("attached");
+}
+END_TEST
+
+START_TEST(blocks_freed_by_a_foreign_thread_come_home)
+{
+	free_elsewhere(NULL);
+}
+END_TEST
+
+START_TEST(blocks_outlive_the_worker_that_allocated_them)
+{
+	attach();
+	for (int i = 0; i < HANDED; i++)
+		handed[i] = weir_alloc(16 + (size_t)i % 3000);
+	weir__heap_detach();
+	ck_assert_uint_eq(blocks_in_use(), HANDED);
+	for (int i = 0; i < HANDED / 2; i++)
+		weir_free(handed[i]);
+	attach(); /* takes the same heap over */
+	for (int i = HANDED / 2; i < HANDED; i++)
+		weir_free(handed[i]);
+	weir__heap_turn(1);
+	ck_assert_uint_eq(blocks_in_use(), 0);
+	ck_assert_uint_eq(weir__home_count, 1);
+}
+END_TEST
+
+enum { EXCHANGERS = 3, BOXES = 64 };
+static _Atomic(void *) boxes[BOXES];
+
+/* Puts blocks into shared boxes and frees whatever was in them: most frees are of other threads'
+ * blocks. */
+static void *exchange(void *arg)
+{
+	unsigned state = (unsigned)(uintptr_t)arg;
+	bool attached = state != 1; /* one of them stays a foreign thread */
+	if (attached)
+		attach();
+	for (int i = 0; i < 100000; i++) {
+		size_t size = 16 + (size_t)rand_r(&state) % 2000;
+		size_t *block = weir_alloc(size);
+		block[0] = size;
+		block[1] = ~size;
+		block = atomic_exchange(&boxes[rand_r(&state) % BOXES], block);
+		if (block != NULL && block[1] != ~block[0])
+			ck_abort_msg("a block was written by somebody else");
+		weir_free(block);
+		if (attached && i % 100 == 0)
+			weir__heap_turn((int64_t)i * 100000);
+	}
+	if (attached)
+		weir__heap_detach();
+	return NULL;
+}
+
+START_TEST(threads_that_free_each_others_blocks_lose_none)
+{
+	pthread_t thread[EXCHANGERS];
+	for (uintptr_t i = 0; i < EXCHANGERS; i++)
+		pthread_create(&thread[i], NULL, exchange, (void *)(i + 1));
+	for (int i = 0; i < EXCHANGERS; i++)
+		pthread_join(thread[i], NULL);
+	for (int i = 0; i < BOXES; i++)
+		weir_free(boxes[i]);
+	attach();
+	weir__heap_turn(INT64_C(1) << 40); /* drains the heaps nobody owns */
+	ck_assert_uint_eq(blocks_in_use(), 0);
+}
+END_TEST
+
+static void *attach_once(void *arg)
+{
+	(void)arg;
+	attach();
+	weir_free(weir_alloc(100));
+	weir__heap_detach();
+	return NULL;
+}
+
+START_TEST(threads_that_come_and_go_share_a_heap)
+{
+	for (int i = 0; i < 2000; i++) {
+		pthread_t thread;
+		ck_assert_int_eq(pthread_create(&thread, NULL, attach_once, NULL), 0);
+		pthread_join(thread, NULL);
+	}
+	ck_assert_uint_eq(weir__home_count, 1);
+}
+END_TEST
+
+/* ---- Hard times ----------------------------------------------------------------------------- */
+
+START_TEST(a_small_address_space_gets_a_small_window)
+{
+	struct rlimit limit = { 1500u << 20, 1500u << 20 };
+	ck_assert_int_eq(setrlimit(RLIMIT_AS, &limit), 0);
+	attach();
+	ck_assert_uint_le(weir__heap_self->window_bytes, 1u << 30);
+	ck_assert_uint_ge(weir__heap_self->window_bytes, 256u << 20);
+	static void *block[200];
+	int n = 0;
+	while (n < 200 && (block[n] = weir_alloc(10u << 20)) != NULL)
+		n++;
+	ck_assert_int_gt(n, 20);
+	ck_assert_int_lt(n, 200);
+	ck_assert_ptr_nonnull(weir_alloc(100)); /* small blocks go on */
+	while (n-- > 0)
+		weir_free(block[n]);
+	ck_assert_ptr_nonnull(weir_alloc(16u << 20));
+}
+END_TEST
+
+START_TEST(each_allocation_can_be_made_to_fail)
+{
+	attach();
+	weir_free(weir_alloc(64)); /* warm: the cache could serve */
+	for (uint64_t nth = 1; nth <= 20; nth++) {
+		weir_mem_fail_after(nth);
+		uint64_t made = 0;
+		void *block[20];
+		while (made < 20 && (block[made] = weir_alloc(64)) != NULL)
+			made++;
+		ck_assert_uint_eq(made, nth - 1);
+		ck_assert_ptr_null(weir_alloc(100000));
+		ck_assert_ptr_null(weir_alloc(100u << 20));
+		ck_assert_ptr_null(weir_alloc_aligned(1u << 20, 1));
+		ck_assert_ptr_null(weir__stack_get(65536));
+		weir_buf buf = WEIR_BUF_INIT;
+		ck_assert_int_eq(weir_buf_get(&buf, 100), -ENOMEM);
+		ck_assert_ptr_null(buf.block);
+		while (made > 0)
+			weir_free(block[--made]);
+		ck_assert_uint_eq(weir_mem_fail_after(0), nth + 5);
+	}
+	void *p = weir_alloc(64);
+	ck_assert_ptr_nonnull(p);
+	weir_free(p);
+	ck_assert_uint_eq(blocks_in_use(), 0);
+}
+END_TEST
+
+/* ---- Memory given back ---------------------------------------------------------------------- */
+
+static size_t resident(void)
+{
+	unsigned long size, pages;
+	FILE *file = fopen("/proc/self/statm", "r");
+	ck_assert_int_eq(fscanf(file, "%lu %lu", &size, &pages), 2);
+	fclose(file);
+	return pages * 4096;
+}
+
+START_TEST(an_idle_heap_is_small)
+{
+	size_t before = resident();
+	attach();
+	weir_free(weir_alloc(64));
+	weir_free(weir_alloc(4096));
+	ck_assert_uint_lt(resident() - before, 200u << 10);
+}
+END_TEST
+
+START_TEST(a_megabyte_a_thousand_times_costs_a_megabyte)
+{
+	attach();
+	size_t before = resident();
+	for (int i = 0; i < 1000; i++) {
+		char *p = weir_alloc(1u << 20);
+		memset(p, 1, 1u << 20);
+		weir_free(p);
+	}
+	ck_assert_uint_lt(resident() - before, 2u << 20);
+}
+END_TEST
+
+START_TEST(what_a_burst_used_is_given_back_when_idle)
+{
+	static void *block[100000];
+	attach();
+	size_t before = resident();
+	for (int i = 0; i < 100000; i++) {
+		block[i] = weir_alloc(1024);
+		memset(block[i], 1, 1024);
+	}
+	for (int i = 0; i < 32; i++) {
+		void *p = weir_alloc(1u << 20);
+		memset(p, 1, 1u << 20);
+		weir_free(p);
+	}
+	size_t peak = resident();
+	for (int i = 0; i < 100000; i++)
+		weir_free(block[i]);
+	int64_t now = weir__os_now();
+	unsigned wakes = 0;
+	for (int64_t next = now; next != INT64_MAX; now = next, wakes++) {
+		next = weir__heap_idle(now);
+		ck_assert_uint_lt(wakes, 1000);
+	}
+	size_t after = resident();
+	ck_assert_uint_gt(peak - before, 95u << 20);
+	ck_assert_uint_lt((after - before) * 20, peak - before);
+}
+END_TEST
+
+Suite *alloc_heap_suite(void)
+{
+	Suite *s = suite_create("alloc_heap");
+	bool plain = !WEIR__ASAN && !WEIR__TSAN; /* else resident memory is the sanitizer's */
+	TCase *sizes = tcase_create("sizes");
+	tcase_set_timeout(sizes, 30);
+	tcase_add_test(sizes, every_class_gives_whole_blocks_that_do_not_overlap);
+	tcase_add_test(sizes, sizes_around_every_class_boundary_are_served);
+	tcase_add_test(sizes, size_zero_gives_a_block);
+	tcase_add_test(sizes, blocks_above_16_mb_are_mapped_and_unmapped);
+	tcase_add_test(sizes, zalloc_clears_what_was_used_before);
+	tcase_add_test(sizes, realloc_keeps_the_content);
+	tcase_add_test(sizes, aligned_blocks_are_aligned_at_every_power_to_2_mb);
+	tcase_add_test(sizes, alignments_that_are_none_are_refused);
+	suite_add_tcase(s, sizes);
+	TCase *misuse = tcase_create("misuse");
+	tcase_add_test(misuse, pointers_that_are_no_blocks_are_reported_and_left_alone);
+	tcase_add_test(misuse, a_block_freed_twice_in_a_row_is_reported);
+	suite_add_tcase(s, misuse);
+	TCase *threads = tcase_create("threads");
+	tcase_set_timeout(threads, 60);
+	tcase_add_test(threads, a_million_random_operations_keep_blocks_apart_and_capacities_pure);
+	tcase_add_test(threads, a_thread_without_a_heap_allocates_and_frees);
+	tcase_add_test(threads, blocks_freed_by_another_worker_come_home);
+	tcase_add_test(threads, blocks_freed_by_a_foreign_thread_come_home);
+	tcase_add_test(threads, blocks_outlive_the_worker_that_allocated_them);
+	tcase_add_test(threads, threads_that_free_each_others_blocks_lose_none);
+	tcase_add_test(threads, threads_that_come_and_go_share_a_heap);
+	suite_add_tcase(s, threads);
+	TCase *hard = tcase_create("hard_times");
+	tcase_set_timeout(hard, 30);
+	if (plain)
+		tcase_add_test(hard, a_small_address_space_gets_a_small_window);
+	tcase_add_test(hard, each_allocation_can_be_made_to_fail);
+	suite_add_tcase(s, hard);
+	TCase *back = tcase_create("given_back");
+	tcase_set_timeout(back, 30);
+	if (plain) {
+		tcase_add_test(back, an_idle_heap_is_small);
+		tcase_add_test(back, a_megabyte_a_thousand_times_costs_a_megabyte);
+		tcase_add_test(back, what_a_burst_used_is_given_back_when_idle);
+	}
+	suite_add_tcase(s, back);
+	return s;
+}
