@@ -526,9 +526,7 @@ void weir__probe_explain_refusal_as_error(FILE *out, int err)
 	struct weir__probe probe = { .setup_err = err };
 	look_around(&probe);
 	explain(out, &probe, err);
-	fputs("weir: the driver has to be uring, so nothing was started; without WEIR_DRIVER epoll "
-	      "would do.\n",
-	      out);
+	fputs("weir: nothing was started; WEIR_DRIVER=epoll does without io_uring.\n", out);
 }
 
 /* ---- The doctor ------------------------------------------------------------------------------ */

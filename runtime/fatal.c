@@ -170,27 +170,36 @@ __attribute__((noinline)) void weir__fatal(const char *what, const char *where)
 	abort();
 }
 
-static const char *hint(size_t stack_kib)
+/* The size that was asked for; the guard and the colouring of the top may have come off it. */
+static unsigned stack_kib(const struct weir__task_info *task)
 {
-	if (stack_kib < 256)
-		return " KiB\nweir: try .stack = WEIR_STACK_256K when spawning it, or "
+	static const unsigned class_kib[] = { 32, 64, 256, 1024 };
+	size_t bytes = (size_t)(task->stack_top - task->stack_base);
+	unsigned i = 0;
+	while (i < sizeof(class_kib) / sizeof(*class_kib) - 1 && bytes > class_kib[i] * 1024)
+		i++;
+	return class_kib[i];
+}
+
+static const char *hint(unsigned kib)
+{
+	if (kib < 256)
+		return "weir: try .stack = WEIR_STACK_256K when spawning it, or "
 		       "WEIR_STACK_KB=256\n";
-	if (stack_kib < 1024)
-		return " KiB\nweir: try .stack = WEIR_STACK_1M when spawning it, or "
-		       "WEIR_STACK_KB=1024\n";
-	return " KiB\nweir: no stack is larger; put large arrays into weir_alloc() and bound "
-	       "recursion\n";
+	if (kib < 1024)
+		return "weir: try .stack = WEIR_STACK_1M when spawning it, or WEIR_STACK_KB=1024\n";
+	return "weir: no stack is larger; put large arrays into weir_alloc() and bound recursion\n";
 }
 
 static void say_overflow(const struct registers *at, const struct weir__task_info *task)
 {
 	struct text text = { .len = 0 };
-	/* The top is coloured: up to 2 KiB lower than the slot is large. */
-	size_t kib = ((size_t)(task->stack_top - task->stack_base) + 4095) / 4096 * 4;
+	unsigned kib = stack_kib(task);
 	say(&text, "weir: stack overflow in ");
 	say_task(&text, task);
 	say(&text, ", stack ");
 	say_number(&text, kib);
+	say(&text, " KiB\n");
 	say(&text, hint(kib));
 	say_frames(&text, at, task);
 	flush(&text);
