@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * rival_epoll.c: an echo server on level-triggered epoll, the plainest fast one.
+ *
+ * One thread, one epoll_wait for up to 1024 events, then for each a read and a write through one
+ * shared buffer. Two system calls and a fraction per request and nothing else: what readiness costs
+ * without a runtime on top. Bytes that the socket does not take are kept for that connection alone,
+ * which then waits for writability and reads nothing more until they are gone.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <getopt.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define EVENTS	     1024
+#define BUFFER_BYTES 65536
+
+/* What a connection could not send, by descriptor. Only such connections own memory. */
+struct rest {
+	char *data;
+	size_t offset, len;
+};
+
+static struct rest *rests;
+static char buffer[BUFFER_BYTES];
+
+static void die(const char *what)
+{
+	fprintf(stderr, "rival_epoll: %s: %s\n", what, strerror(errno));
+	exit(1);
+}
+
+static void watch(int epoll, int op, int fd, unsigned events)
+{
+	struct epoll_event event = { .events = events, .data.fd = fd };
+	if (epoll_ctl(epoll, op, fd, &event) < 0)
+		die("epoll_ctl");
+}
+
+static void drop(int fd)
+{
+	free(rests[fd].data);
+	rests[fd] = (struct rest){ 0 };
+	close(fd);
+}
+
+/* EMFILE and its like leave the client in the backlog; level triggering asks again. */
+static void accept_all(int epoll, int listener)
+{
+	int fd;
+	while ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0)
+		watch(epoll, EPOLL_CTL_ADD, fd, EPOLLIN);
+}
+
+static void keep_rest(int epoll, int fd, size_t sent, size_t len)
+{
+	struct rest *rest = &rests[fd];
+	rest->data = malloc(len - sent);
+	if (!rest->data) {
+		drop(fd);
+		return;
+	}
+	memcpy(rest->data, buffer + sent, len - sent);
+	rest->offset = 0;
+	rest->len = len - sent;
+	watch(epoll, EPOLL_CTL_MOD, fd, EPOLLOUT);
+}
+
+static void on_readable(int epoll, int fd)
+{
+	ssize_t got = recv(fd, buffer, sizeof(buffer), 0);
+	if (got < 0 && errno == EAGAIN)
+		return;
+	if (got <= 0) {
+		drop(fd);
+		return;
+	}
+	ssize_t sent = send(fd, buffer, (size_t)got, MSG_NOSIGNAL);
+	if (sent < 0 && errno != EAGAIN)
+		drop(fd);
+	else if (sent < got)
+		keep_rest(epoll, fd, sent < 0 ? 0 : (size_t)sent, (size_t)got);
+}
+
+static void on_writable(int epoll, int fd)
+{
+	struct rest *rest = &rests[fd];
+	ssize_t sent = send(fd, rest->data + rest->offset, rest->len, MSG_NOSIGNAL);
+	if (sent < 0 && errno == EAGAIN)
+		return;
+	if (sent < 0) {
+		drop(fd);
+		return;
+	}
+	rest->offset += (size_t)sent;
+	rest->len -= (size_t)sent;
+	if (rest->len > 0)
+		return;
+	free(rest->data);
+	rest->data = NULL;
+	watch(epoll, EPOLL_CTL_MOD, fd, EPOLLIN);
+}
+
+static void serve(int epoll, int listener)
+{
+	static struct epoll_event events[EVENTS];
+	for (;;) {
+		int n = epoll_wait(epoll, events, EVENTS, -1);
+		if (n < 0 && errno != EINTR)
+			die("epoll_wait");
+		for (int i = 0; i < n; i++) {
+			int fd = events[i].data.fd;
+			if (fd == listener)
+				accept_all(epoll, listener);
+			else if (rests[fd].data)
+				on_writable(epoll, fd);
+			else
+				on_readable(epoll, fd);
+		}
+	}
+}
+
+/* Accepted sockets inherit TCP_NODELAY. */
+static int listen_on(unsigned port)
+{
+	struct sockaddr_in addr = { .sin_family = AF_INET,
+				    .sin_port = htons((uint16_t)port),
+				    .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	int one = 1;
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		die("socket");
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 || listen(fd, 4096) < 0)
+		die("listen");
+	return fd;
+}
+
+static void pin(int cpu)
+{
+	cpu_set_t set;
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	if (sched_setaffinity(0, sizeof(set), &set) < 0)
+		die("--cpu");
+}
+
+static unsigned parse_options(int argc, char **argv)
+{
+	static const char usage[] = "usage: rival_epoll PORT [--cpu N]\n"
+				    "Echoes on 127.0.0.1:PORT with one epoll thread.\n";
+	static const struct option options[] = { { "cpu", required_argument, NULL, 'c' },
+						 { "help", no_argument, NULL, 'h' },
+						 { NULL, 0, NULL, 0 } };
+	int letter;
+	while ((letter = getopt_long(argc, argv, "h", options, NULL)) != -1) {
+		if (letter == 'c') {
+			pin(atoi(optarg));
+			continue;
+		}
+		fputs(usage, letter == 'h' ? stdout : stderr);
+		exit(letter == 'h' ? 0 : 1);
+	}
+	if (optind != argc - 1 || atoi(argv[optind]) <= 0) {
+		fputs(usage, stderr);
+		exit(1);
+	}
+	return (unsigned)atoi(argv[optind]);
+}
+
+int main(int argc, char **argv)
+{
+	unsigned port = parse_options(argc, argv);
+	struct rlimit limit;
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		die("getrlimit");
+	limit.rlim_cur = limit.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &limit);
+	rests = calloc(limit.rlim_max, sizeof(*rests));
+	int epoll = epoll_create1(EPOLL_CLOEXEC);
+	if (!rests || epoll < 0)
+		die("start");
+	int listener = listen_on(port);
+	watch(epoll, EPOLL_CTL_ADD, listener, EPOLLIN);
+	serve(epoll, listener);
+}

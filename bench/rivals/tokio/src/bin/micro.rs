@@ -1,0 +1,222 @@
+//! Tokio's side of bench_runtime.c: the same loops, one for one, printed as the same CSV.
+//!
+//! usage: tokio_micro [current_thread|multi_thread|multi_thread_2] [ROUNDS]
+//!
+//! Each loop runs in a task of the runtime (spawn and await, so that on multi_thread it is on a worker).
+//! Operations a round are those of bench_runtime.c; the warm-up round is not counted. The best case for
+//! Tokio is wanted, so nothing is boxed or cloned that need not be.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc;
+use tokio::task::{self, JoinHandle};
+
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const ALLOCATOR: &str = if cfg!(feature = "mimalloc") { "mimalloc" } else { "system" };
+
+async fn yield_many() -> u64 {
+    const TASKS: u64 = 200;
+    const YIELDS: u64 = 1000;
+    let mut handles = Vec::with_capacity(TASKS as usize);
+    for _ in 0..TASKS {
+        handles.push(tokio::spawn(async {
+            for _ in 0..YIELDS {
+                task::yield_now().await;
+            }
+        }));
+    }
+    for handle in handles {
+        handle.await.unwrap();
+    }
+    TASKS * YIELDS
+}
+
+async fn yield_one() -> u64 {
+    const YIELDS: u64 = 200_000;
+    for _ in 0..YIELDS {
+        task::yield_now().await;
+    }
+    YIELDS
+}
+
+async fn spawn_join_10000() -> u64 {
+    const TASKS: u64 = 10_000;
+    let mut handles: Vec<JoinHandle<()>> = Vec::with_capacity(TASKS as usize);
+    for _ in 0..TASKS {
+        handles.push(tokio::spawn(async {}));
+    }
+    for handle in handles {
+        handle.await.unwrap();
+    }
+    TASKS
+}
+
+async fn spawn_join_1() -> u64 {
+    const TASKS: u64 = 50_000;
+    for _ in 0..TASKS {
+        tokio::spawn(async {}).await.unwrap();
+    }
+    TASKS
+}
+
+fn chain(done: tokio::sync::oneshot::Sender<()>, left: u64) {
+    tokio::spawn(async move {
+        if left == 0 {
+            let _ = done.send(());
+        } else {
+            chain(done, left - 1);
+        }
+    });
+}
+
+async fn chained_spawn() -> u64 {
+    const TASKS: u64 = 10_000;
+    let (done, finished) = tokio::sync::oneshot::channel();
+    chain(done, TASKS - 1);
+    finished.await.unwrap();
+    TASKS
+}
+
+async fn timer_cancel() -> u64 {
+    const TIMERS: u64 = 100_000;
+    for _ in 0..TIMERS {
+        let _ = tokio::time::timeout(Duration::from_secs(10), task::consume_budget()).await;
+    }
+    TIMERS
+}
+
+async fn timer_cancel_polled() -> u64 {
+    const TIMERS: u64 = 100_000;
+    for _ in 0..TIMERS {
+        let never = std::future::pending::<()>();
+        tokio::select! {
+            biased;
+            _ = tokio::time::timeout(Duration::from_secs(10), never) => unreachable!(),
+            _ = std::future::ready(()) => {}
+        }
+    }
+    TIMERS
+}
+
+async fn chan_pingpong() -> u64 {
+    const TRIPS: u64 = 50_000;
+    let (to, mut from_main) = mpsc::channel::<u64>(1);
+    let (back, mut from_peer) = mpsc::channel::<u64>(1);
+    let peer = tokio::spawn(async move {
+        while let Some(item) = from_main.recv().await {
+            if back.send(item).await.is_err() {
+                return;
+            }
+        }
+    });
+    for i in 0..TRIPS {
+        to.send(i).await.unwrap();
+        from_peer.recv().await.unwrap();
+    }
+    drop(to);
+    peer.await.unwrap();
+    TRIPS
+}
+
+async fn chan_stream(senders: u64, capacity: usize) -> u64 {
+    const ITEMS: u64 = 100_000;
+    let (to, mut from) = mpsc::channel::<u64>(capacity);
+    for _ in 0..senders {
+        let to = to.clone();
+        tokio::spawn(async move {
+            for i in 0..ITEMS / senders {
+                to.send(i).await.unwrap();
+            }
+        });
+    }
+    drop(to);
+    let mut got = 0;
+    while from.recv().await.is_some() {
+        got += 1;
+    }
+    got
+}
+
+fn median(sorted: &[f64]) -> f64 {
+    let middle = sorted.len() / 2;
+    if sorted.len() % 2 == 1 {
+        sorted[middle]
+    } else {
+        (sorted[middle - 1] + sorted[middle]) / 2.0
+    }
+}
+
+struct Bench<'a> {
+    runtime: &'a Runtime,
+    flavor: &'a str,
+    rounds: usize,
+}
+
+impl Bench<'_> {
+    fn run<F, T>(&self, name: &str, body: F)
+    where
+        F: Fn() -> T,
+        T: Future<Output = u64> + Send + 'static,
+    {
+        let mut times = Vec::new();
+        for round in 0..=self.rounds {
+            let future = body();
+            let (operations, elapsed) = self.runtime.block_on(async move {
+                tokio::spawn(async move {
+                    let start = Instant::now();
+                    let operations = future.await;
+                    (operations, start.elapsed())
+                })
+                .await
+                .unwrap()
+            });
+            if round > 0 {
+                times.push(elapsed.as_secs_f64() * 1e9 / operations as f64);
+            }
+        }
+        times.sort_by(f64::total_cmp);
+        println!(
+            "{},tokio/{}/{},{},{:.2},{:.2},{:.2}",
+            name,
+            self.flavor,
+            ALLOCATOR,
+            self.rounds,
+            times[0],
+            median(&times),
+            times[times.len() - 1]
+        );
+    }
+}
+
+fn main() {
+    let mut args = std::env::args().skip(1);
+    let flavor = args.next().unwrap_or_else(|| "current_thread".to_string());
+    let rounds = args.next().map_or(7, |text| text.parse().expect("ROUNDS is a number"));
+    let runtime = match flavor.as_str() {
+        "current_thread" => Builder::new_current_thread().enable_all().build(),
+        "multi_thread" => Builder::new_multi_thread().worker_threads(1).enable_all().build(),
+        "multi_thread_2" => Builder::new_multi_thread().worker_threads(2).enable_all().build(),
+        _ => {
+            eprintln!("usage: tokio_micro [current_thread|multi_thread|multi_thread_2] [ROUNDS]");
+            std::process::exit(1);
+        }
+    }
+    .expect("a runtime");
+    let bench = Bench { runtime: &runtime, flavor: &flavor, rounds };
+    bench.run("yield_200", yield_many);
+    bench.run("yield_alone", yield_one);
+    bench.run("spawn_join_10000", spawn_join_10000);
+    bench.run("spawn_join_1", spawn_join_1);
+    bench.run("chained_spawn", chained_spawn);
+    bench.run("timeout_unused", timer_cancel);
+    bench.run("timer_armed_cancelled", timer_cancel_polled);
+    bench.run("chan_pingpong", chan_pingpong);
+    bench.run("chan_spsc_1", || chan_stream(1, 1));
+    bench.run("chan_spsc_128", || chan_stream(1, 128));
+    bench.run("chan_mpsc_1", || chan_stream(5, 1));
+    bench.run("chan_mpsc_128", || chan_stream(5, 128));
+}
