@@ -13,7 +13,13 @@ passed=0 failed=0 server=
 
 # ---- harness ----------------------------------------------------------------------------------------
 
-trap '[ -z "$server" ] || kill -KILL "$server" 2>/dev/null; rm -rf "$work"' EXIT
+# A child that a signal meets before it has dropped our traps gets here too, and has nothing to clean up.
+finish() {
+	[ $BASHPID = $$ ] || return
+	[ -z "$server" ] || kill -KILL "$server" 2>/dev/null
+	rm -rf "$work"
+}
+trap finish EXIT
 trap 'exit 130' INT TERM
 
 claim() { # text, command...: holds when the command succeeds within a minute
@@ -57,15 +63,16 @@ start() { # example, address
 }
 
 ends_well() { # signal: the exit code is 0, soon
-	local code
+	local code tries
 	kill "-$1" "$server"
-	( sleep 20; kill -KILL "$server" ) 2>/dev/null &
-	local guard=$!
+	for ((tries = 0; tries < 400; tries++)); do
+		kill -0 "$server" 2>/dev/null || break
+		sleep 0.05
+	done
+	kill -KILL "$server" 2>/dev/null
 	wait "$server" 2>/dev/null
 	code=$?
 	server=
-	kill $guard 2>/dev/null
-	wait $guard 2>/dev/null
 	claim "$2" test $code = 0
 }
 
