@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "io/uring_compat.h"
+#include "runtime/fatal.h"
 
 #ifndef MADV_GUARD_INSTALL
 #define MADV_GUARD_INSTALL 102 /* Linux 6.13 */
@@ -91,6 +92,7 @@ struct trial {
 static struct io_uring_sqe *entry(struct trial *trial)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&trial->ring);
+	WEIR_ASSERT(sqe != NULL); /* no trial fills the queue */
 	memset(sqe, 0, sizeof(*sqe));
 	return sqe;
 }

@@ -45,10 +45,11 @@ static void print_shown(const char *text, FILE *out);
 
 void weir__config_init(struct weir__config *ret)
 {
-	for (unsigned i = 0; i < WEIR__OPTIONS; i++) {
-		ret->value[i] = weir__option_info[i].preset;
-		ret->source[i] = WEIR__SOURCE_DEFAULT;
-	}
+	*ret = (struct weir__config){
+#define XX(field_, type_, variable_, preset_, ...) .field_ = preset_,
+		WEIR_CONFIG_MAP(XX)
+#undef XX
+	};
 }
 
 int weir__config_load(struct weir__config *ret, FILE *err)
