@@ -1,0 +1,359 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * bench_runtime.c: what tasks, scopes, timers and channels cost.
+ *
+ * The loops are those of Tokio's own benchmarks where there is one (bench/README.md has the table),
+ * and rivals/tokio/src/bin/micro.rs is the same program for Tokio. Everything runs in tasks of one
+ * worker. Only the public interface is used, but for the bare context switch, which has none.
+ */
+#include <errno.h>
+#include <sys/mman.h>
+
+#include <weir/weir.h>
+
+#include "bench.h"
+
+enum {
+	YIELD_TASKS = 200,
+	YIELDS = 1000,
+	MANY_TASKS = 1000,
+	LONE_YIELDS = 500000,
+	SPAWNS = 10000,
+	JOINS = 100000,
+	TIMERS = 200000,
+	SLEEPERS = 10000,
+	TRIPS = 50000,
+	ITEMS = 100000,
+	SWITCHES = 1000000,
+	SWITCH_STACK_BYTES = 64 << 10,
+};
+
+/* ---- switch ------------------------------------------------------------------------------------
+ */
+
+/* Inside libweir.a; declared here because no installed header has them. */
+void weir__switch(void **save_sp, void *load_sp);
+void *weir__switch_prepare(void *stack_top, void (*entry)(void *), void *arg);
+
+struct pair {
+	void *main_sp;
+	void *peer_sp;
+};
+
+static void switch_back_forever(void *arg)
+{
+	struct pair *pair = arg;
+	for (;;)
+		weir__switch(&pair->peer_sp, pair->main_sp);
+}
+
+/* Out of line, between two stacks; one operation is one switch. */
+static uint64_t switch_out_of_line(void *arg)
+{
+	struct pair pair;
+	(void)arg;
+	char *stack = mmap(NULL, SWITCH_STACK_BYTES, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (stack == MAP_FAILED)
+		return 0;
+	/* not the very top: page-aligned stacks compete for the same cache sets */
+	pair.peer_sp =
+		weir__switch_prepare(stack + SWITCH_STACK_BYTES - 1024, switch_back_forever, &pair);
+	for (unsigned i = 0; i < SWITCHES; i++)
+		weir__switch(&pair.main_sp, pair.peer_sp);
+	munmap(stack, SWITCH_STACK_BYTES);
+	return 2 * SWITCHES;
+}
+
+/* ---- tasks -------------------------------------------------------------------------------------
+ */
+
+static int yield_times(void *arg)
+{
+	const unsigned *times = arg;
+	for (unsigned i = 0; i < *times; i++) {
+		int err = weir_yield();
+		if (err < 0)
+			return err;
+	}
+	return 0;
+}
+
+static uint64_t yield_among(unsigned tasks, unsigned times)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+	for (unsigned i = 0; i < tasks; i++) {
+		if (weir_spawn(&scope, yield_times, &times) < 0)
+			return 0;
+	}
+	return weir_scope_wait(&scope) < 0 ? 0 : (uint64_t)tasks * times;
+}
+
+static uint64_t yield_200(void *arg)
+{
+	(void)arg;
+	return yield_among(YIELD_TASKS, YIELDS);
+}
+
+static uint64_t yield_1000(void *arg)
+{
+	(void)arg;
+	return yield_among(MANY_TASKS, YIELDS / 5);
+}
+
+/* Two tasks: every yield is one switch and one trip through the run queue. */
+static uint64_t yield_2(void *arg)
+{
+	(void)arg;
+	return yield_among(2, LONE_YIELDS / 2);
+}
+
+static uint64_t yield_alone(void *arg)
+{
+	unsigned times = LONE_YIELDS;
+	(void)arg;
+	return yield_times(&times) < 0 ? 0 : times;
+}
+
+static int nothing(void *arg)
+{
+	(void)arg;
+	return 0;
+}
+
+static uint64_t spawn_join_10000(void *arg)
+{
+	(void)arg;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+	for (unsigned i = 0; i < SPAWNS; i++) {
+		if (weir_spawn(&scope, nothing, NULL) < 0)
+			return 0;
+	}
+	return weir_scope_wait(&scope) < 0 ? 0 : SPAWNS;
+}
+
+static uint64_t spawn_join_1(void *arg)
+{
+	(void)arg;
+	for (unsigned i = 0; i < JOINS; i++) {
+		WEIR_SCOPE(scope, WEIR_FOREVER);
+		if (weir_spawn(&scope, nothing, NULL) < 0 || weir_scope_wait(&scope) < 0)
+			return 0;
+	}
+	return JOINS;
+}
+
+struct chain {
+	struct weir_scope *scope;
+	unsigned left;
+};
+
+static int spawn_next(void *arg)
+{
+	struct chain *chain = arg;
+	if (--chain->left == 0)
+		return 0;
+	return weir_spawn(chain->scope, spawn_next, chain);
+}
+
+static uint64_t chained_spawn(void *arg)
+{
+	(void)arg;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+	struct chain chain = { &scope, SPAWNS };
+	if (weir_spawn(&scope, spawn_next, &chain) < 0)
+		return 0;
+	return weir_scope_wait(&scope) < 0 ? 0 : SPAWNS;
+}
+
+/* ---- time --------------------------------------------------------------------------------------
+ */
+
+static uint64_t scopes_with_timeout(int64_t timeout_ns)
+{
+	for (unsigned i = 0; i < TIMERS; i++) {
+		WEIR_SCOPE(scope, timeout_ns);
+	}
+	return TIMERS;
+}
+
+static uint64_t scope_plain(void *arg)
+{
+	(void)arg;
+	return scopes_with_timeout(WEIR_FOREVER);
+}
+
+static uint64_t timer_armed_cancelled(void *arg)
+{
+	(void)arg;
+	return scopes_with_timeout(10 * WEIR_SEC);
+}
+
+static uint64_t timer_short_cancelled(void *arg)
+{
+	(void)arg;
+	return scopes_with_timeout(100 * WEIR_MS);
+}
+
+static int sleep_long(void *arg)
+{
+	(void)arg;
+	return weir_sleep(60 * WEIR_SEC) == -ECANCELED ? 0 : -EIO;
+}
+
+/* Spawn, park in a sleep, cancel, join: many tasks, each with a stack of its own. */
+static uint64_t sleep_cancelled(void *arg)
+{
+	(void)arg;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+	for (unsigned i = 0; i < SLEEPERS; i++) {
+		if (weir_spawn(&scope, sleep_long, NULL) < 0)
+			return 0;
+	}
+	if (weir_yield() < 0)
+		return 0;
+	weir_scope_cancel(&scope);
+	int err = weir_scope_wait(&scope);
+	return err == 0 || err == -ECANCELED ? SLEEPERS : 0;
+}
+
+/* ---- channels ----------------------------------------------------------------------------------
+ */
+
+struct stream {
+	weir_chan *to;
+	weir_chan *back;
+	unsigned items;
+};
+
+static int send_all(void *arg)
+{
+	const struct stream *stream = arg;
+	for (uint64_t i = 0; i < stream->items; i++) {
+		int err = weir_chan_send(stream->to, &i);
+		if (err < 0)
+			return err;
+	}
+	return 0;
+}
+
+static int answer_all(void *arg)
+{
+	const struct stream *stream = arg;
+	uint64_t item;
+	int err;
+	while ((err = weir_chan_recv(stream->to, &item)) == 0) {
+		err = weir_chan_send(stream->back, &item);
+		if (err < 0)
+			return err;
+	}
+	return err == -EPIPE ? 0 : err;
+}
+
+/* There and back; one operation is a round trip. */
+static uint64_t chan_pingpong(void *arg)
+{
+	(void)arg;
+	weir_auto_chan to = weir_chan_new(sizeof(uint64_t), 1);
+	weir_auto_chan back = weir_chan_new(sizeof(uint64_t), 1);
+	if (!to || !back)
+		return 0;
+	struct stream stream = { to, back, 0 };
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+	if (weir_spawn(&scope, answer_all, &stream) < 0)
+		return 0;
+	for (uint64_t i = 0, item; i < TRIPS; i++) {
+		if (weir_chan_send(to, &i) < 0 || weir_chan_recv(back, &item) < 0 || item != i)
+			return 0;
+	}
+	weir_chan_close(to);
+	return weir_scope_wait(&scope) < 0 ? 0 : TRIPS;
+}
+
+static uint64_t stream_items(unsigned senders, size_t capacity)
+{
+	weir_auto_chan to = weir_chan_new(sizeof(uint64_t), capacity);
+	if (!to)
+		return 0;
+	struct stream stream = { to, NULL, ITEMS / senders };
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+	for (unsigned i = 0; i < senders; i++) {
+		if (weir_spawn(&scope, send_all, &stream) < 0)
+			return 0;
+	}
+	uint64_t item, items = (uint64_t)stream.items * senders;
+	for (uint64_t i = 0; i < items; i++) {
+		if (weir_chan_recv(to, &item) < 0)
+			return 0;
+	}
+	return weir_scope_wait(&scope) < 0 ? 0 : items;
+}
+
+static uint64_t chan_spsc_1(void *arg)
+{
+	(void)arg;
+	return stream_items(1, 1);
+}
+
+static uint64_t chan_spsc_128(void *arg)
+{
+	(void)arg;
+	return stream_items(1, 128);
+}
+
+static uint64_t chan_mpsc_1(void *arg)
+{
+	(void)arg;
+	return stream_items(5, 1);
+}
+
+static uint64_t chan_mpsc_128(void *arg)
+{
+	(void)arg;
+	return stream_items(5, 128);
+}
+
+/* ---- all ---------------------------------------------------------------------------------------
+ */
+
+static int run_all(void *arg)
+{
+	bench_run(arg);
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	static struct bench bench;
+	static const struct {
+		const char *name;
+		bench_fn fn;
+	} cases[] = {
+		{ "switch_out_of_line", switch_out_of_line },
+		{ "yield_200", yield_200 },
+		{ "yield_1000", yield_1000 },
+		{ "yield_2", yield_2 },
+		{ "yield_alone", yield_alone },
+		{ "spawn_join_10000", spawn_join_10000 },
+		{ "spawn_join_1", spawn_join_1 },
+		{ "chained_spawn", chained_spawn },
+		{ "scope_plain", scope_plain },
+		{ "timer_armed_cancelled", timer_armed_cancelled },
+		{ "timer_short_cancelled", timer_short_cancelled },
+		{ "sleep_cancelled", sleep_cancelled },
+		{ "chan_pingpong", chan_pingpong },
+		{ "chan_spsc_1", chan_spsc_1 },
+		{ "chan_spsc_128", chan_spsc_128 },
+		{ "chan_mpsc_1", chan_mpsc_1 },
+		{ "chan_mpsc_128", chan_mpsc_128 },
+	};
+	bench_init(&bench, "bench_runtime", argc, argv);
+	for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+		bench_add(&bench, cases[i].name, cases[i].fn, NULL);
+	int err = weir_run(run_all, &bench, .workers = 1);
+	if (err < 0) {
+		fprintf(stderr, "bench_runtime: %s\n", weir_strerror(err));
+		return 1;
+	}
+	return bench_report(&bench);
+}
