@@ -33,7 +33,8 @@ const struct weir__option_info weir__option_info[WEIR__OPTIONS] = {
 
 enum {
 	VALUE_SHOWN_MAX = 64, /* characters of a bad value that are worth repeating */
-	NAME_MAX_BYTES = 64,  /* of a variable we look for the nearest of */
+	NAME_MAX_BYTES =
+		64, /* of variables in the table, and of those we look for the nearest of */
 	NAME_DISTANCE_MAX = 3,
 };
 
@@ -373,8 +374,7 @@ static size_t min_size(size_t a, size_t b)
 	return a < b ? a : b;
 }
 
-/* Insertions, deletions and replacements (Levenshtein) from `a` to `b`, each below NAME_MAX_BYTES
- * long. */
+/* Insertions, deletions and replacements (Levenshtein) from `a` to `b`, a name of the table. */
 static size_t distance(const char *a, size_t a_len, const char *b)
 {
 	size_t b_len = strlen(b);

@@ -205,26 +205,21 @@ static void say_overflow(const struct registers *at, const struct weir__task_inf
 	flush(&text);
 }
 
-/* The process is about to die of the fault; errno matters only to a handler we pass it on to. */
+/* After a report the fault takes its course: the earlier handler, or death by the real signal. */
 static void on_fault(int number, siginfo_t *info, void *context)
 {
 	static atomic_flag reported = ATOMIC_FLAG_INIT;
 	struct weir__task_info task;
 	int saved = errno;
 	struct registers at = interrupted(context);
-	/* Both SEGV_ACCERR (mprotect) and SEGV_MAPERR (MADV_GUARD_INSTALL); a code of 0 or less was
-	 * sent. */
+	/* SEGV_ACCERR by mprotect, SEGV_MAPERR by MADV_GUARD_INSTALL; what was sent has no positive
+	 * code. */
 	if (info->si_code > 0 && weir__fatal_task_info(&task) &&
 	    is_overflow(&task, (uintptr_t)info->si_addr, at.sp) &&
-	    !atomic_flag_test_and_set_explicit(&reported, memory_order_relaxed)) {
+	    !atomic_flag_test_and_set_explicit(&reported, memory_order_relaxed))
 		say_overflow(&at, &task);
-		/* It faults again on return, and dies of the real signal, with a core if one is
-		 * wanted. */
-		sigaction(number, number == SIGSEGV ? &previous_segv : &previous_bus, NULL);
-	} else {
-		pass_on(number, info, context);
-	}
 	errno = saved;
+	pass_on(number, info, context);
 }
 
 static bool is_below_stack(const struct weir__task_info *task, uintptr_t sp)

@@ -197,6 +197,18 @@ START_TEST(unix_paths_end_where_the_kernel_ends_them)
 }
 END_TEST
 
+START_TEST(text_of_any_length_is_survived)
+{
+	struct weir__address address;
+	char text[400];
+	for (size_t len = 0; len < sizeof(text) - 4; len++) {
+		memset(text, '1', len);
+		strcpy(text + len, ":80");
+		ck_assert_int_eq(weir__address_parse(text, &address), len == 0 ? 0 : -EINVAL);
+	}
+}
+END_TEST
+
 START_TEST(the_wildcard_is_dual_stack_where_there_is_ipv6)
 {
 	struct weir__address a, b;
@@ -399,6 +411,7 @@ Suite *io_address_suite(void)
 	tcase_add_test(parsing, fields_are_where_the_kernel_looks);
 	tcase_add_loop_test(parsing, anything_else_is_refused_and_nothing_stored, 0, COUNT(bad));
 	tcase_add_test(parsing, unix_paths_end_where_the_kernel_ends_them);
+	tcase_add_test(parsing, text_of_any_length_is_survived);
 	tcase_add_test(parsing, the_wildcard_is_dual_stack_where_there_is_ipv6);
 	suite_add_tcase(suite, parsing);
 	TCase *without = tcase_create("without_ipv6");

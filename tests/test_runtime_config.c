@@ -69,6 +69,7 @@ START_TEST(each_line_is_consistent)
 	ck_assert_int_eq(strncmp(option->variable, "WEIR_", 5), 0);
 	ck_assert_uint_le(option->min, option->preset);
 	ck_assert_uint_le(option->preset, option->max);
+	ck_assert_uint_lt(strlen(option->variable), 64);
 	ck_assert_uint_gt(strlen(option->text), 10);
 	if (option->type == WEIR__CHOICE)
 		ck_assert_uint_eq(option->max, count_words(option->unit) - 1);
@@ -207,6 +208,8 @@ START_TEST(bytes_take_a_suffix)
 					   "4.5k",
 					   "17592186044416m",
 					   "18446744073709551615g",
+					   "17592186044417m",
+					   "18014398509481988k",
 					   "17179869184g" };
 	static const struct {
 		const char *text;

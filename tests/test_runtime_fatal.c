@@ -4,6 +4,7 @@
  * said and what it died of are looked at here.
  */
 #include <check.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <limits.h>
 #include <signal.h>
@@ -241,6 +242,18 @@ START_TEST(an_earlier_handler_gets_the_other_faults)
 }
 END_TEST
 
+START_TEST(an_earlier_handler_gets_an_overflow_after_the_report)
+{
+	struct victim victim = { .fn = overflow };
+	int status = end_of(run_behind_a_handler, &victim);
+	ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 7, "%#x: %s", (unsigned)status,
+		      said);
+	const char *report = assert_said("weir: stack overflow in task \"victim\"");
+	ck_assert(assert_said("earlier handler: 11 at 0x") > report);
+	ck_assert_ptr_null(strstr(report + 1, "weir: stack overflow"));
+}
+END_TEST
+
 static int run_ignoring(void *arg)
 {
 	signal(SIGSEGV, SIG_IGN);
@@ -310,6 +323,43 @@ START_TEST(a_failed_assert_outside_tasks_reports_without_one)
 }
 END_TEST
 
+START_TEST(an_offset_counts_from_the_start_of_its_module)
+{
+	unsigned long pc, offset;
+	Dl_info info;
+	end_of(fail_assert, NULL);
+	ck_assert_int_eq(sscanf(assert_said("  #0  "), "  #0  %lx  %*[^+]+%lx", &pc, &offset), 2);
+	ck_assert_int_ne(dladdr((void *)pc, &info), 0);
+	ck_assert_uint_eq(pc - offset, (unsigned long)info.dli_fbase);
+}
+END_TEST
+
+static uintptr_t damage;
+
+__attribute__((noinline)) static int fail_on_a_damaged_stack(void *arg)
+{
+	volatile uintptr_t *frame = __builtin_frame_address(0);
+	frame[0] = damage;
+	WEIR_ASSERT(arg == &frame);
+	return 0;
+}
+
+START_TEST(a_damaged_chain_ends_the_frames_and_not_the_report)
+{
+	static const uintptr_t damages[] = { 0,		  1,
+					     16,	  UINTPTR_MAX - 15,
+					     UINTPTR_MAX, UINTPTR_MAX / 2 };
+	damage = damages[_i];
+	struct victim victim = { .fn = fail_on_a_damaged_stack };
+	assert_died_of(end_of(run_with_victim, &victim), SIGABRT);
+	assert_said("\n  #1  0x");
+	assert_silent("\n  #2  0x");
+	assert_said("------ weir: cut here; ");
+	assert_died_of(end_of(fail_on_a_damaged_stack, NULL), SIGABRT);
+	assert_said("------ weir: cut here; ");
+}
+END_TEST
+
 START_TEST(a_true_assert_is_evaluated_once_and_a_debug_one_by_level)
 {
 	int evaluated = 0;
@@ -338,6 +388,7 @@ Suite *runtime_fatal_suite(void)
 	tcase_set_timeout(faults, 20);
 	tcase_add_loop_test(faults, another_fault_dies_of_its_signal_without_a_report, 0, 3);
 	tcase_add_test(faults, an_earlier_handler_gets_the_other_faults);
+	tcase_add_test(faults, an_earlier_handler_gets_an_overflow_after_the_report);
 	tcase_add_test(faults, an_ignored_signal_that_is_sent_stays_ignored);
 	suite_add_tcase(suite, faults);
 	TCase *signal_stacks = tcase_create("signal_stacks");
@@ -346,6 +397,8 @@ Suite *runtime_fatal_suite(void)
 	TCase *asserts = tcase_create("asserts");
 	tcase_add_test(asserts, a_failed_assert_reports_the_task_and_aborts);
 	tcase_add_test(asserts, a_failed_assert_outside_tasks_reports_without_one);
+	tcase_add_test(asserts, an_offset_counts_from_the_start_of_its_module);
+	tcase_add_loop_test(asserts, a_damaged_chain_ends_the_frames_and_not_the_report, 0, 6);
 	tcase_add_test(asserts, a_true_assert_is_evaluated_once_and_a_debug_one_by_level);
 	suite_add_tcase(suite, asserts);
 	return suite;
