@@ -10,47 +10,41 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
+#include "child.h"
 #include "io/probe.h"
 #include "refuse.h"
 
-/* What fn() printed, in a child whose io_uring_`name`() fails with `err`. Valid until the next
- * call. */
-static const char *said_in_child(uint32_t refused, uint32_t err, void (*fn)(FILE *))
+struct refusal {
+	uint32_t number, err;
+	void (*fn)(FILE *);
+};
+
+static int print_refused(void *arg)
 {
-	static char text[1 << 14];
-	int pipe_fds[2], status;
-	size_t len = 0;
-	ssize_t got;
-	ck_assert_int_eq(pipe(pipe_fds), 0);
-	fflush(NULL);
-	pid_t child = fork();
-	ck_assert_int_ge(child, 0);
-	if (child == 0) {
-		FILE *out = fdopen(pipe_fds[1], "w");
-		if (refuse_syscall(refused, REFUSE_ANY, err) != 0)
-			_exit(2);
-		fn(out);
-		_exit(fclose(out) == 0 ? 0 : 3);
-	}
-	close(pipe_fds[1]);
-	while ((got = read(pipe_fds[0], text + len, sizeof(text) - 1 - len)) > 0)
-		len += (size_t)got;
-	text[len] = '\0';
-	close(pipe_fds[0]);
-	ck_assert_int_eq(waitpid(child, &status, 0), child);
-	ck_assert_int_eq(status, 0);
-	return text;
+	const struct refusal *refusal = arg;
+	int err = refuse_syscall(refusal->number, REFUSE_ANY, refusal->err);
+	if (err == 0)
+		refusal->fn(stderr);
+	return err;
 }
 
-static void assert_says(const char *text, const char *wanted)
+/* Leaves in `said` what fn() prints in a child in which the system call `number` fails with `err`.
+ */
+static void print_without(uint32_t number, uint32_t err, void (*fn)(FILE *))
+{
+	struct refusal refusal = { number, err, fn };
+	ck_assert_int_eq(end_of(print_refused, &refusal), 0);
+}
+
+/* For text that was printed here. */
+static void assert_has(const char *text, const char *wanted)
 {
 	ck_assert_msg(strstr(text, wanted) != NULL, "no \"%s\" in:\n%s", wanted, text);
 }
 
-static void assert_silent(const char *text, const char *unwanted)
+static void assert_lacks(const char *text, const char *unwanted)
 {
 	ck_assert_msg(strstr(text, unwanted) == NULL, "\"%s\" in:\n%s", unwanted, text);
 }
@@ -145,9 +139,9 @@ START_TEST(a_refused_set_up_has_no_features)
 	} refusals[] = { { EPERM, "run 0 setup -1 seccomp 2\n" },
 			 { ENOSYS, "run 0 setup -38 seccomp 2\n" },
 			 { EINVAL, "run 0 setup -22 seccomp 2\n" } };
-	const char *text = said_in_child(SYS_io_uring_setup, refusals[_i].err, print_features);
-	assert_says(text, refusals[_i].text);
-	assert_silent(text, " 1\n");
+	print_without(SYS_io_uring_setup, refusals[_i].err, print_features);
+	assert_said(refusals[_i].text);
+	assert_not_said(" 1\n");
 }
 END_TEST
 
@@ -158,18 +152,18 @@ START_TEST(what_is_registered_is_missed_when_registering_is_refused)
 	ck_assert_int_eq(weir__probe_run(&probe), 0);
 	if (probe.setup_err < 0)
 		return;
-	const char *text = said_in_child(SYS_io_uring_register, EINVAL, print_features);
-	assert_says(text, "bufring 0\n");
-	assert_says(text, "recv_multi 0\n");
-	assert_says(text, "accept_direct 0\n");
-	assert_says(text, "fixed_fd_install 0\n");
-	assert_says(text, "ring_fd 0\n");
+	print_without(SYS_io_uring_register, EINVAL, print_features);
+	assert_said("bufring 0\n");
+	assert_said("recv_multi 0\n");
+	assert_said("accept_direct 0\n");
+	assert_said("fixed_fd_install 0\n");
+	assert_said("ring_fd 0\n");
 	snprintf(line, sizeof(line), "accept_multi %d\n", probe.accept_multi);
-	assert_says(text, line);
+	assert_said(line);
 	snprintf(line, sizeof(line), "msg_ring %d\n", probe.msg_ring);
-	assert_says(text, line);
+	assert_said(line);
 	snprintf(line, sizeof(line), "cancel_any %d\n", probe.cancel_any);
-	assert_says(text, line);
+	assert_said(line);
 }
 END_TEST
 
@@ -189,13 +183,13 @@ static void explain_as_error(FILE *out)
 
 START_TEST(eperm_under_seccomp_names_the_profile)
 {
-	const char *text = said_in_child(SYS_io_uring_setup, EPERM, explain_what_setup_says);
-	assert_says(text, "weir: io_uring is not available: io_uring_setup: EPERM\n");
+	print_without(SYS_io_uring_setup, EPERM, explain_what_setup_says);
+	assert_said("weir: io_uring is not available: io_uring_setup: EPERM\n");
 	if (access("/proc/sys/kernel/io_uring_disabled", F_OK) != 0)
-		assert_silent(text, "io_uring_disabled");
-	assert_says(text, "weir:   seccomp filter active (mode 2)        ");
-	assert_says(text, "\nweir: using epoll instead. WEIR_DRIVER=uring makes this an error; "
-			  "WEIR_QUIET=1 hides it.\n");
+		assert_not_said("io_uring_disabled");
+	assert_said("weir:   seccomp filter active (mode 2)        ");
+	assert_said("\nweir: using epoll instead. WEIR_DRIVER=uring makes this an error; "
+		    "WEIR_QUIET=1 hides it.\n");
 }
 END_TEST
 
@@ -208,27 +202,26 @@ START_TEST(in_docker_the_text_is_the_documented_one)
 		puts("skipped: not in docker");
 		return;
 	}
-	ck_assert_str_eq(
-		said_in_child(SYS_io_uring_setup, EPERM, explain_what_setup_says),
-		"weir: io_uring is not available: io_uring_setup: EPERM\n"
-		"weir:   kernel.io_uring_disabled = 0          ok\n"
-		"weir:   seccomp filter active (mode 2)        likely cause: container profile\n"
-		"weir:   try: docker run --security-opt seccomp=unconfined \u2026   (or a profile "
-		"that "
-		"allows io_uring_*)\n"
-		"weir: using epoll instead. WEIR_DRIVER=uring makes this an error; WEIR_QUIET=1 "
-		"hides "
-		"it.\n");
+	print_without(SYS_io_uring_setup, EPERM, explain_what_setup_says);
+	ck_assert_str_eq(said,
+			 "weir: io_uring is not available: io_uring_setup: EPERM\n"
+			 "weir:   kernel.io_uring_disabled = 0          ok\n"
+			 "weir:   seccomp filter active (mode 2)        likely cause: container "
+			 "profile\n"
+			 "weir:   try: docker run --security-opt seccomp=unconfined \u2026   (or a "
+			 "profile that allows io_uring_*)\n"
+			 "weir: using epoll instead. WEIR_DRIVER=uring makes this an error; "
+			 "WEIR_QUIET=1 hides it.\n");
 }
 END_TEST
 
 START_TEST(enosys_under_seccomp_names_the_profile_too)
 {
-	const char *text = said_in_child(SYS_io_uring_setup, ENOSYS, explain_what_setup_says);
-	assert_says(text, "weir: io_uring is not available: io_uring_setup: ENOSYS\n");
-	assert_says(text, "seccomp filter active (mode 2)        likely cause: ");
-	assert_says(text, "weir:   try: ");
-	assert_silent(text, "older than");
+	print_without(SYS_io_uring_setup, ENOSYS, explain_what_setup_says);
+	assert_said("weir: io_uring is not available: io_uring_setup: ENOSYS\n");
+	assert_said("seccomp filter active (mode 2)        likely cause: ");
+	assert_said("weir:   try: ");
+	assert_not_said("older than");
 }
 END_TEST
 
@@ -241,10 +234,10 @@ START_TEST(only_what_is_true_is_said)
 	FILE *out = open_memstream(&text, &len);
 	weir__probe_explain_refusal(out, -ENOMEM);
 	fflush(out);
-	assert_says(text, "RLIMIT_MEMLOCK = ");
-	assert_says(text, "weir:   try: ulimit -l unlimited");
-	assert_silent(text, "seccomp");
-	assert_silent(text, "io_uring_disabled");
+	assert_has(text, "RLIMIT_MEMLOCK = ");
+	assert_has(text, "weir:   try: ulimit -l unlimited");
+	assert_lacks(text, "seccomp");
+	assert_lacks(text, "io_uring_disabled");
 	rewind(out);
 	weir__probe_explain_refusal(out, -EINVAL);
 	fflush(out);
@@ -259,9 +252,9 @@ START_TEST(only_what_is_true_is_said)
 		out = open_memstream(&text, &len);
 		weir__probe_explain_refusal(out, -ENOSYS);
 		fclose(out);
-		assert_silent(text, "seccomp");
-		assert_says(text, probe.kernel);
-		assert_says(text, "likely cause: older than Linux 5.1");
+		assert_lacks(text, "seccomp");
+		assert_has(text, probe.kernel);
+		assert_has(text, "likely cause: older than Linux 5.1");
 		free(text);
 	}
 }
@@ -269,10 +262,68 @@ END_TEST
 
 START_TEST(who_insists_on_uring_is_not_promised_epoll)
 {
-	const char *text = said_in_child(SYS_io_uring_setup, EPERM, explain_as_error);
-	assert_says(text, "weir: io_uring is not available: io_uring_setup: EPERM\n");
-	assert_says(text, "weir: nothing was started; WEIR_DRIVER=epoll does without io_uring.\n");
-	assert_silent(text, "using epoll instead");
+	print_without(SYS_io_uring_setup, EPERM, explain_as_error);
+	assert_said("weir: io_uring is not available: io_uring_setup: EPERM\n");
+	assert_said("weir: nothing was started; WEIR_DRIVER=epoll does without io_uring.\n");
+	assert_not_said("using epoll instead");
+}
+END_TEST
+
+/* ---- Falling back -------------------------------------------------------------------------------
+ */
+
+static int say_hello(void *arg)
+{
+	(void)arg;
+	fputs("hello\n", stderr);
+	return 0;
+}
+
+/* Runs a program on a machine that refuses io_uring. */
+static int run_refused(void *arg)
+{
+	const char *driver = arg;
+	unsetenv("WEIR_DRIVER");
+	if (refuse_syscall(SYS_io_uring_setup, REFUSE_ANY, EPERM) != 0)
+		return -1;
+	int err = weir_run(say_hello, NULL, .workers = 2, .driver = driver);
+	fprintf(stderr, "returned %s\n", err == 0 ? "0" : weir_errname(err));
+	return 0;
+}
+
+START_TEST(a_refused_run_says_so_once_and_goes_on_with_epoll)
+{
+	unsetenv("WEIR_QUIET");
+	ck_assert_int_eq(end_of(run_refused, NULL), 0);
+	const char *first = assert_said("weir: io_uring is not available: io_uring_setup: EPERM\n");
+	assert_said("weir: using epoll instead.");
+	assert_said("hello\nreturned 0\n");
+	ck_assert_ptr_null(strstr(first + 1, "weir: io_uring is not available"));
+}
+END_TEST
+
+START_TEST(quiet_hides_the_notice)
+{
+	setenv("WEIR_QUIET", "1", 1);
+	ck_assert_int_eq(end_of(run_refused, NULL), 0);
+	ck_assert_str_eq(said, "hello\nreturned 0\n");
+}
+END_TEST
+
+START_TEST(who_insists_on_uring_gets_the_error)
+{
+	ck_assert_int_eq(end_of(run_refused, (void *)"uring"), 0);
+	assert_said("weir: io_uring is not available: io_uring_setup: EPERM\n");
+	assert_said("weir: nothing was started; WEIR_DRIVER=epoll does without io_uring.\n");
+	assert_said("returned EPERM\n");
+	assert_not_said("hello");
+}
+END_TEST
+
+START_TEST(who_asks_for_epoll_hears_nothing)
+{
+	ck_assert_int_eq(end_of(run_refused, (void *)"epoll"), 0);
+	ck_assert_str_eq(said, "hello\nreturned 0\n");
 }
 END_TEST
 
@@ -288,11 +339,11 @@ START_TEST(the_doctor_names_every_feature_and_what_it_lacks)
 	FILE *out = open_memstream(&text, &len);
 	weir_doctor(out);
 	fclose(out);
-	assert_says(text, probe.kernel);
-	assert_says(text, "open files (ulimit -n)");
+	assert_has(text, probe.kernel);
+	assert_has(text, "open files (ulimit -n)");
 	if (probe.setup_err == 0) {
 #define XX(field, what, needed)                                                                    \
-	assert_says(text, "  " what " ");                                                          \
+	assert_has(text, "  " what " ");                                                           \
 	ck_assert_int_eq(strstr(text, "needs " needed) == NULL, probe.field);
 		WEIR_PROBE_MAP(XX)
 #undef XX
@@ -305,12 +356,12 @@ START_TEST(the_doctor_says_what_to_type)
 {
 	struct rlimit limit = { .rlim_cur = 256, .rlim_max = 256 };
 	ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
-	const char *text = said_in_child(SYS_io_uring_setup, EPERM, weir_doctor);
-	assert_says(text, "weir: io_uring is not available: io_uring_setup: EPERM\n");
-	assert_says(text, "weir:   try: ");
-	assert_says(text, "256            try: ulimit -n 65536");
-	assert_silent(text, "using epoll");
-	assert_silent(text, "multishot");
+	print_without(SYS_io_uring_setup, EPERM, weir_doctor);
+	assert_said("weir: io_uring is not available: io_uring_setup: EPERM\n");
+	assert_said("weir:   try: ");
+	assert_said("256            try: ulimit -n 65536");
+	assert_not_said("using epoll");
+	assert_not_said("multishot");
 }
 END_TEST
 
@@ -331,6 +382,12 @@ Suite *io_probe_suite(void)
 	tcase_add_test(explaining, only_what_is_true_is_said);
 	tcase_add_test(explaining, who_insists_on_uring_is_not_promised_epoll);
 	suite_add_tcase(suite, explaining);
+	TCase *falling_back = tcase_create("falling_back");
+	tcase_add_test(falling_back, a_refused_run_says_so_once_and_goes_on_with_epoll);
+	tcase_add_test(falling_back, quiet_hides_the_notice);
+	tcase_add_test(falling_back, who_insists_on_uring_gets_the_error);
+	tcase_add_test(falling_back, who_asks_for_epoll_hears_nothing);
+	suite_add_tcase(suite, falling_back);
 	TCase *doctor = tcase_create("doctor");
 	tcase_add_test(doctor, the_doctor_names_every_feature_and_what_it_lacks);
 	tcase_add_test(doctor, the_doctor_says_what_to_type);

@@ -9,11 +9,14 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <weir/io.h>
+
+#include "child.h"
 #include "runtime/config.h"
 
 /* What was printed during a test. */
-static char *said;
-static size_t said_len;
+static char *spoken_text;
+static size_t spoken_len;
 static FILE *err;
 
 static void start_clean(void)
@@ -29,20 +32,20 @@ static void start_clean(void)
 		name[len] = '\0';
 		unsetenv(name);
 	}
-	err = open_memstream(&said, &said_len);
+	err = open_memstream(&spoken_text, &spoken_len);
 	ck_assert_ptr_nonnull(err);
 }
 
 static void end_clean(void)
 {
 	fclose(err);
-	free(said);
+	free(spoken_text);
 }
 
 static const char *spoken(void)
 {
 	fflush(err);
-	return said;
+	return spoken_text;
 }
 
 static int load_with(const char *variable, const char *value, struct weir__config *ret)
@@ -414,6 +417,67 @@ START_TEST(dump_says_where_each_value_came_from)
 }
 END_TEST
 
+/* ---- In a program -------------------------------------------------------------------------------
+ */
+
+static int say_hello(void *arg)
+{
+	(void)arg;
+	fputs("hello\n", stderr);
+	return 0;
+}
+
+static int run_program(void *arg)
+{
+	const char *driver = arg;
+	dup2(STDERR_FILENO, STDOUT_FILENO);
+	int result = weir_run(say_hello, NULL, .driver = driver);
+	fprintf(stderr, "returned %d\n", result);
+	return fflush(stdout);
+}
+
+START_TEST(a_bad_variable_ends_the_start)
+{
+	setenv("WEIR_WORKERS", "lots", 1);
+	ck_assert_int_eq(end_of(run_program, NULL), 0);
+	ck_assert_str_eq(
+		said, "weir: WEIR_WORKERS=\"lots\": want a whole number of threads from 0 to 256\n"
+		      "returned -22\n");
+}
+END_TEST
+
+START_TEST(a_bad_option_ends_the_start)
+{
+	ck_assert_int_eq(end_of(run_program, (void *)"kqueue"), 0);
+	ck_assert_str_eq(said, "weir: option driver = \"kqueue\": want one of auto, uring, epoll\n"
+			       "returned -22\n");
+}
+END_TEST
+
+START_TEST(help_lists_and_does_not_run)
+{
+	setenv("WEIR_HELP", "1", 1);
+	ck_assert_int_eq(end_of(run_program, NULL), 0);
+	assert_said("returned 0\n");
+	assert_said("  WEIR_WORKERS=0\n");
+	assert_not_said("hello");
+}
+END_TEST
+
+START_TEST(verbose_dumps_and_runs)
+{
+	setenv("WEIR_VERBOSE", "1", 1);
+	ck_assert_int_eq(end_of(run_program, (void *)"epoll"), 0);
+	assert_said("weir:   WEIR_DRIVER            epoll        program\n");
+	assert_said("weir:   WEIR_VERBOSE           1            environment\n");
+	ck_assert(assert_said("hello\n") > assert_said("WEIR_QUIET"));
+	assert_said("returned 0\n");
+}
+END_TEST
+
+/* ---- The page -----------------------------------------------------------------------------------
+ */
+
 static void write_page(FILE *out)
 {
 	fputs("# Environment\n\n"
@@ -496,6 +560,13 @@ Suite *runtime_config_suite(void)
 	tcase_add_test(deciding, an_unknown_variable_is_named_once_with_the_nearest);
 	tcase_add_test(deciding, names_of_any_length_are_survived);
 	tcase_add_test(deciding, quiet_hides_unknown_variables_but_no_error);
+	TCase *program = tcase_create("in_a_program");
+	tcase_add_checked_fixture(program, start_clean, end_clean);
+	tcase_add_test(program, a_bad_variable_ends_the_start);
+	tcase_add_test(program, a_bad_option_ends_the_start);
+	tcase_add_test(program, help_lists_and_does_not_run);
+	tcase_add_test(program, verbose_dumps_and_runs);
+	suite_add_tcase(suite, program);
 	TCase *documentation = new_case(suite, "documentation");
 	tcase_add_test(documentation, help_lists_every_variable);
 	tcase_add_test(documentation, dump_says_where_each_value_came_from);
