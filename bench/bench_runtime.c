@@ -28,8 +28,7 @@ enum {
 	SWITCH_STACK_BYTES = 64 << 10,
 };
 
-/* ---- switch ------------------------------------------------------------------------------------
- */
+/* ---- switch -------------------------------------------------------------------------------- */
 
 /* Inside libweir.a; declared here because no installed header has them. */
 void weir__switch(void **save_sp, void *load_sp);
@@ -65,8 +64,7 @@ static uint64_t switch_out_of_line(void *arg)
 	return 2 * SWITCHES;
 }
 
-/* ---- tasks -------------------------------------------------------------------------------------
- */
+/* ---- tasks --------------------------------------------------------------------------------- */
 
 static int yield_times(void *arg)
 {
@@ -166,8 +164,7 @@ static uint64_t chained_spawn(void *arg)
 	return weir_scope_wait(&scope) < 0 ? 0 : SPAWNS;
 }
 
-/* ---- time --------------------------------------------------------------------------------------
- */
+/* ---- time ---------------------------------------------------------------------------------- */
 
 static uint64_t scopes_with_timeout(int64_t timeout_ns)
 {
@@ -217,8 +214,7 @@ static uint64_t sleep_cancelled(void *arg)
 	return err == 0 || err == -ECANCELED ? SLEEPERS : 0;
 }
 
-/* ---- channels ----------------------------------------------------------------------------------
- */
+/* ---- channels ------------------------------------------------------------------------------ */
 
 struct stream {
 	weir_chan *to;
@@ -313,8 +309,7 @@ static uint64_t chan_mpsc_128(void *arg)
 	return stream_items(5, 128);
 }
 
-/* ---- all ---------------------------------------------------------------------------------------
- */
+/* ---- all ----------------------------------------------------------------------------------- */
 
 static int run_all(void *arg)
 {

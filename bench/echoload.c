@@ -17,15 +17,10 @@
  * far the server falls behind.
  */
 #include <errno.h>
-#include <getopt.h>
-#include <inttypes.h>
 #include <liburing.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <arpa/inet.h>
 #include <signal.h>
-#include <stdarg.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,11 +28,11 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "histogram.h"
+#include "load.h"
 #include "procstat.h"
 
 #define NS_PER_SEC	    INT64_C(1000000000)
@@ -45,29 +40,7 @@
 #define CONNECT_PATIENCE_NS (5 * NS_PER_SEC)  /* without one new connection, before giving up */
 #define CONNECTING_MAX	    256		      /* below every server's backlog */
 #define PAYLOAD_PERIOD	    65521	      /* prime, so that no message size divides it */
-#define BYTES_IN_FLIGHT_MAX (64 << 20)	      /* of one connection: size x depth */
 #define BUFFER_GROUP	    0
-
-enum mode { MODE_ECHO, MODE_CHURN, MODE_IDLE };
-
-struct options {
-	enum mode mode;
-	const char *address;
-	unsigned connections;
-	unsigned size;
-	unsigned depth;
-	double rate; /* messages/s over all connections; 0: closed loop */
-	double seconds;
-	double warmup_seconds;
-	uint64_t requests; /* stop after so many; 0: by time */
-	bool verify;
-	bool once; /* idle: one echo on each connection first */
-	bool reset;
-	bool csv;
-	bool csv_header;
-	bool syscalls;
-	pid_t server;
-};
 
 enum conn_state { CONN_DEAD, CONN_CONNECTING, CONN_OPEN, CONN_CLOSING };
 
@@ -99,7 +72,7 @@ struct reading {
 };
 
 struct load {
-	struct options opt;
+	struct load_options opt;
 	struct io_uring ring;
 	struct sockaddr_storage peer;
 	socklen_t peer_len;
@@ -138,18 +111,6 @@ struct load {
 
 static volatile sig_atomic_t interrupted;
 
-static void die(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
-static void die(const char *format, ...)
-{
-	va_list args;
-	va_start(args, format);
-	fputs("echoload: ", stderr);
-	vfprintf(stderr, format, args);
-	fputc('\n', stderr);
-	va_end(args);
-	exit(1);
-}
-
 static int64_t clock_ns(void)
 {
 	struct timespec ts;
@@ -157,8 +118,7 @@ static int64_t clock_ns(void)
 	return ts.tv_sec * NS_PER_SEC + ts.tv_nsec;
 }
 
-/* ---- operations --------------------------------------------------------------------------------
- */
+/* ---- operations ---------------------------------------------------------------------------- */
 
 static unsigned index_of(const struct load *l, const struct conn *c)
 {
@@ -171,7 +131,7 @@ static struct io_uring_sqe *get_sqe(struct load *l)
 	while (!sqe) {
 		int err = io_uring_submit(&l->ring);
 		if (err < 0 && err != -EBUSY && err != -EINTR)
-			die("io_uring_submit: %s", strerror(-err));
+			load_die("io_uring_submit: %s", strerror(-err));
 		sqe = io_uring_get_sqe(&l->ring);
 	}
 	return sqe;
@@ -219,7 +179,7 @@ static void arm_recv(struct load *l, struct conn *c)
 
 static unsigned messages_allowed(const struct load *l, const struct conn *c)
 {
-	const struct options *opt = &l->opt;
+	const struct load_options *opt = &l->opt;
 	uint64_t in_flight = c->sent - c->done;
 	uint64_t allowed = opt->depth - in_flight;
 	if (opt->mode == MODE_IDLE)
@@ -258,8 +218,7 @@ static void kick(struct load *l, struct conn *c)
 	arm_send(l, c);
 }
 
-/* ---- life of a connection ----------------------------------------------------------------------
- */
+/* ---- life of a connection ------------------------------------------------------------------ */
 
 /* Puts a new socket into the connection's slot of the ring's file table. Returns 0 or a negative
  * errno. */
@@ -489,8 +448,7 @@ static void on_completion(struct load *l, const struct io_uring_cqe *cqe)
 	}
 }
 
-/* ---- phases ------------------------------------------------------------------------------------
- */
+/* ---- phases -------------------------------------------------------------------------------- */
 
 static void take_reading(struct load *l, struct reading *ret)
 {
@@ -556,8 +514,8 @@ static void change_phase(struct load *l)
 	if (l->phase == PHASE_CONNECT) {
 		bool some = l->opened > 0 || l->answered > 0;
 		if (due && !some)
-			die("%s: %s", l->opt.address,
-			    strerror(l->last_error ? -l->last_error : ETIMEDOUT));
+			load_die("%s: %s", l->opt.address,
+				 strerror(l->last_error ? -l->last_error : ETIMEDOUT));
 		if (due || all_connected(l) || (some && l->opt.mode == MODE_CHURN))
 			begin_warmup(l);
 	} else if (l->phase == PHASE_WARMUP && due) {
@@ -568,7 +526,7 @@ static void change_phase(struct load *l)
 			begin_done(l);
 	}
 	if (interrupted && l->phase != PHASE_DONE)
-		die("interrupted before the measured window");
+		load_die("interrupted before the measured window");
 }
 
 /* Hands every message whose time has come to its connection. */
@@ -623,7 +581,7 @@ static void wait_for_completions(struct load *l)
 	struct io_uring_cqe *cqe;
 	int err = io_uring_submit_and_wait_timeout(&l->ring, &cqe, 1, &ts, NULL);
 	if (err < 0 && err != -ETIME && err != -EINTR && err != -EAGAIN && err != -EBUSY)
-		die("io_uring_submit_and_wait: %s", strerror(-err));
+		load_die("io_uring_submit_and_wait: %s", strerror(-err));
 	l->now_ns = clock_ns();
 }
 
@@ -652,32 +610,14 @@ static void run(struct load *l)
 	}
 }
 
-/* ---- report ------------------------------------------------------------------------------------
- */
-
-/* Figures of the measured window; a negative one is not known and is left out. */
-struct result {
-	double seconds;
-	double rate;
-	double server_us; /* CPU per request */
-	double server_cpus;
-	double server_switches; /* per request, or per second when idle */
-	double server_rss_kb;
-	double bytes_per_conn;
-	double syscalls;
-	double client_us;
-	double foreign_percent; /* of one CPU, by neither the server nor us */
-	double steal_percent;
-	uint64_t behind; /* open loop: due and not answered at the end */
-	double behind_ms;
-};
+/* ---- result -------------------------------------------------------------------------------- */
 
 static double share(double amount, uint64_t of)
 {
 	return of ? amount / (double)of : -1;
 }
 
-static void compute_server(const struct load *l, struct result *r)
+static void compute_server(const struct load *l, struct load_result *r)
 {
 	const struct procstat *b = &l->begin.server, *e = &l->end.server;
 	double cpu_ns = (double)(e->cpu_ns - b->cpu_ns);
@@ -695,7 +635,7 @@ static void compute_server(const struct load *l, struct result *r)
 		r->syscalls = share((double)(l->end.syscalls - l->begin.syscalls), l->requests);
 }
 
-static void compute_behind(const struct load *l, struct result *r)
+static void compute_behind(const struct load *l, struct load_result *r)
 {
 	int64_t oldest = l->end.time_ns;
 	for (unsigned i = 0; i < l->opt.connections; i++) {
@@ -709,14 +649,24 @@ static void compute_behind(const struct load *l, struct result *r)
 	r->behind_ms = (double)(l->end.time_ns - oldest) / 1e6;
 }
 
-static struct result compute(const struct load *l)
+static struct load_result compute(const struct load *l)
 {
-	struct result r = { .server_us = -1,
-			    .server_cpus = -1,
-			    .server_switches = -1,
-			    .server_rss_kb = -1,
-			    .bytes_per_conn = -1,
-			    .syscalls = -1 };
+	struct load_result r = { .requests = l->requests,
+				 .connections =
+					 l->opt.mode == MODE_CHURN ? l->opt.connections : l->opened,
+				 .errors = l->errors,
+				 .lost = l->lost,
+				 .reconnects = l->reconnects,
+				 .mismatches = l->mismatches,
+				 .last_error = l->last_error,
+				 .server_known = l->server_known,
+				 .latency = &l->latency,
+				 .server_us = -1,
+				 .server_cpus = -1,
+				 .server_switches = -1,
+				 .server_rss_kb = -1,
+				 .bytes_per_conn = -1,
+				 .syscalls = -1 };
 	const struct reading *b = &l->begin, *e = &l->end;
 	r.seconds = (double)(e->time_ns - b->time_ns) / 1e9;
 	r.rate = (double)l->requests / r.seconds;
@@ -735,297 +685,7 @@ static struct result compute(const struct load *l)
 	return r;
 }
 
-static double percentile_us(const struct load *l, double percent)
-{
-	return (double)histogram_percentile(&l->latency, percent) / 1000;
-}
-
-static const char *mode_name(const struct options *opt)
-{
-	if (opt->mode == MODE_IDLE)
-		return "idle";
-	if (opt->mode == MODE_CHURN)
-		return "churn";
-	return opt->rate > 0 ? "open" : "closed";
-}
-
-/* A CSV cell: empty when the figure is not known. */
-static void cell(double value, int decimals)
-{
-	if (value < 0)
-		putchar(',');
-	else
-		printf(",%.*f", decimals, value);
-}
-
-static void print_csv(const struct load *l, const struct result *r)
-{
-	const struct options *opt = &l->opt;
-	if (opt->csv_header)
-		puts("mode,size,connections,depth,rate,seconds,requests,requests_per_s,p50_us,"
-		     "p99_us,p99.9_us,p99.99_us,max_us,mean_us,errors,lost,reconnects,mismatches,"
-		     "behind,server_cpu_us,server_cpus,server_switches,server_rss_kb,"
-		     "bytes_per_conn,syscalls,client_cpu_us,foreign_percent,steal_percent");
-	printf("%s,%u,%u,%u,%.0f,%.3f,%" PRIu64, mode_name(opt), opt->size, opt->connections,
-	       opt->depth, opt->rate, r->seconds, l->requests);
-	cell(r->rate, 1);
-	static const double percents[] = { 50, 99, 99.9, 99.99 };
-	for (unsigned i = 0; i < sizeof(percents) / sizeof(percents[0]); i++)
-		cell(l->requests ? percentile_us(l, percents[i]) : -1, 1);
-	cell(l->requests ? (double)l->latency.max / 1000 : -1, 1);
-	cell(l->requests ? histogram_mean(&l->latency) / 1000 : -1, 1);
-	printf(",%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64, l->errors, l->lost,
-	       l->reconnects, l->mismatches, r->behind);
-	cell(r->server_us, 3);
-	cell(r->server_cpus, 3);
-	cell(r->server_switches, 4);
-	cell(r->server_rss_kb, 0);
-	cell(r->bytes_per_conn, 0);
-	cell(r->syscalls, 4);
-	cell(r->client_us, 3);
-	cell(r->foreign_percent, 1);
-	cell(r->steal_percent, 1);
-	putchar('\n');
-}
-
-static void print_server(const struct load *l, const struct result *r)
-{
-	printf("server     pid %d", (int)l->opt.server);
-	if (r->server_us >= 0)
-		printf(", %.3f us CPU/request", r->server_us);
-	printf(", %.2f CPUs, RSS %.0f kB", r->server_cpus, r->server_rss_kb);
-	if (r->bytes_per_conn >= 0)
-		printf(" (%.0f bytes/connection)", r->bytes_per_conn);
-	if (r->server_switches >= 0)
-		printf(", %.4f switches/%s", r->server_switches,
-		       l->opt.mode == MODE_IDLE ? "s" : "request");
-	if (r->syscalls >= 0)
-		printf(", %.4f syscalls/request", r->syscalls);
-	putchar('\n');
-}
-
-static void print_text(const struct load *l, const struct result *r)
-{
-	const struct options *opt = &l->opt;
-	printf("%-10s %u bytes, %u of %u connections, depth %u, %.2f s\n", mode_name(opt),
-	       opt->size, opt->mode == MODE_CHURN ? opt->connections : l->opened, opt->connections,
-	       opt->depth, r->seconds);
-	if (opt->mode != MODE_IDLE) {
-		printf("requests   %" PRIu64 ", %.0f/s\n", l->requests, r->rate);
-		printf("latency us p50 %.1f  p99 %.1f  p99.9 %.1f  p99.99 %.1f  max %.1f  mean "
-		       "%.1f\n",
-		       percentile_us(l, 50), percentile_us(l, 99), percentile_us(l, 99.9),
-		       percentile_us(l, 99.99), (double)l->latency.max / 1000,
-		       histogram_mean(&l->latency) / 1000);
-	}
-	if (opt->rate > 0 && r->behind > 0)
-		printf("behind     %" PRIu64 " messages due and not answered, the oldest %.1f ms\n",
-		       r->behind, r->behind_ms);
-	if (l->errors > 0)
-		printf("errors     %" PRIu64 " connections lost or refused (last: %s), %" PRIu64
-		       " messages lost, %" PRIu64 " reconnects\n",
-		       l->errors, strerror(-l->last_error), l->lost, l->reconnects);
-	if (opt->verify)
-		printf("verified   %s\n", l->mismatches ? "NO: the stream differs" : "every byte");
-	if (l->server_known)
-		print_server(l, r);
-	printf("machine    ");
-	if (r->client_us >= 0)
-		printf("client %.3f us CPU/request, ", r->client_us);
-	if (r->foreign_percent >= 0)
-		printf("others %.1f %% of a CPU, ", r->foreign_percent);
-	printf("steal %.1f %%\n", r->steal_percent);
-}
-
-/* ---- start -------------------------------------------------------------------------------------
- */
-
-static const char usage[] =
-	"usage: echoload [options] ADDRESS\n"
-	"ADDRESS is 127.0.0.1:7000, [::1]:7000, :7000, unix:/path or unix:@name.\n"
-	"  -c, --connections N   connections (64)\n"
-	"  -s, --size BYTES      message size (64)\n"
-	"  -p, --depth N         messages in flight on each connection (1)\n"
-	"  -r, --rate R          open loop: R messages/s in total; latency counts from the due "
-	"time\n"
-	"  -k, --churn           connect, one echo, close, again\n"
-	"  -i, --idle            open the connections and hold them\n"
-	"  -1, --once            with --idle: one echo on each connection first\n"
-	"  -t, --time SECONDS    measured time (5)\n"
-	"  -w, --warmup SECONDS  before it (0.5)\n"
-	"  -n, --requests N      exactly N requests instead, without warm-up\n"
-	"  -V, --verify          compare every byte that comes back\n"
-	"      --reset           close with a reset (no TIME_WAIT)\n"
-	"  -P, --pid PID         the server: report its CPU time, switches and memory\n"
-	"      --syscalls        and count its system calls (needs tracefs; slows it a little)\n"
-	"      --csv             one line of CSV\n"
-	"      --csv-header      and the line of column names before it\n"
-	"  -h, --help\n"
-	"Exit status: 0; 1 when nothing could be measured; 2 when --verify found a difference.\n";
-
-enum { OPT_RESET = 256, OPT_SYSCALLS, OPT_CSV, OPT_CSV_HEADER };
-
-static const struct option long_options[] = {
-	{ "connections", required_argument, NULL, 'c' },
-	{ "size", required_argument, NULL, 's' },
-	{ "depth", required_argument, NULL, 'p' },
-	{ "rate", required_argument, NULL, 'r' },
-	{ "churn", no_argument, NULL, 'k' },
-	{ "idle", no_argument, NULL, 'i' },
-	{ "once", no_argument, NULL, '1' },
-	{ "time", required_argument, NULL, 't' },
-	{ "warmup", required_argument, NULL, 'w' },
-	{ "requests", required_argument, NULL, 'n' },
-	{ "verify", no_argument, NULL, 'V' },
-	{ "reset", no_argument, NULL, OPT_RESET },
-	{ "pid", required_argument, NULL, 'P' },
-	{ "syscalls", no_argument, NULL, OPT_SYSCALLS },
-	{ "csv", no_argument, NULL, OPT_CSV },
-	{ "csv-header", no_argument, NULL, OPT_CSV_HEADER },
-	{ "help", no_argument, NULL, 'h' },
-	{ NULL, 0, NULL, 0 },
-};
-
-static double number(const char *text, double min, double max)
-{
-	char *end;
-	errno = 0;
-	double value = strtod(text, &end);
-	if (errno || end == text || *end || !(value >= min && value <= max))
-		die("'%s' is not a number from %.10g to %.10g", text, min, max);
-	return value;
-}
-
-static void set_option(struct options *opt, int letter)
-{
-	switch (letter) {
-	case 'c':
-		opt->connections = (unsigned)number(optarg, 1, 1 << 20);
-		break;
-	case 's':
-		opt->size = (unsigned)number(optarg, 1, BYTES_IN_FLIGHT_MAX);
-		break;
-	case 'p':
-		opt->depth = (unsigned)number(optarg, 1, 65536);
-		break;
-	case 'r':
-		opt->rate = number(optarg, 1, 1e9);
-		break;
-	case 'k':
-		opt->mode = MODE_CHURN;
-		break;
-	case 'i':
-		opt->mode = MODE_IDLE;
-		break;
-	case '1':
-		opt->once = true;
-		break;
-	case 't':
-		opt->seconds = number(optarg, 0.01, 1e6);
-		break;
-	case 'w':
-		opt->warmup_seconds = number(optarg, 0, 1e6);
-		break;
-	case 'n':
-		opt->requests = (uint64_t)number(optarg, 1, 1e15);
-		break;
-	case 'V':
-		opt->verify = true;
-		break;
-	case 'P':
-		opt->server = (pid_t)number(optarg, 1, 1 << 22);
-		break;
-	case OPT_RESET:
-		opt->reset = true;
-		break;
-	case OPT_SYSCALLS:
-		opt->syscalls = true;
-		break;
-	case OPT_CSV_HEADER:
-		opt->csv_header = true;
-		/* fall through */
-	case OPT_CSV:
-		opt->csv = true;
-		break;
-	case 'h':
-		fputs(usage, stdout);
-		exit(0);
-	default:
-		fputs(usage, stderr);
-		exit(1);
-	}
-}
-
-static struct options parse_options(int argc, char **argv)
-{
-	struct options opt = {
-		.connections = 64, .size = 64, .depth = 1, .seconds = 5, .warmup_seconds = 0.5
-	};
-	int letter;
-	while ((letter = getopt_long(argc, argv, "c:s:p:r:ki1t:w:n:VP:h", long_options, NULL)) !=
-	       -1)
-		set_option(&opt, letter);
-	if (optind != argc - 1) {
-		fputs(usage, stderr);
-		exit(1);
-	}
-	opt.address = argv[optind];
-	if ((uint64_t)opt.size * opt.depth > BYTES_IN_FLIGHT_MAX)
-		die("size x depth is above %d bytes", BYTES_IN_FLIGHT_MAX);
-	if (opt.mode != MODE_ECHO && (opt.rate > 0 || opt.depth > 1))
-		die("--rate and --depth go with neither --churn nor --idle");
-	if (opt.requests > 0) {
-		opt.warmup_seconds = 0;
-		opt.seconds = 1e6;
-	}
-	return opt;
-}
-
-static void parse_unix(struct load *l, const char *path)
-{
-	struct sockaddr_un *sun = (struct sockaddr_un *)&l->peer;
-	size_t len = strlen(path);
-	if (len == 0 || len >= sizeof(sun->sun_path))
-		die("%s: bad path", l->opt.address);
-	sun->sun_family = AF_UNIX;
-	memcpy(sun->sun_path, path, len);
-	l->peer_len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len + 1);
-	if (path[0] == '@') {
-		sun->sun_path[0] = '\0';
-		l->peer_len--;
-	}
-}
-
-static void parse_address(struct load *l)
-{
-	const char *text = l->opt.address;
-	if (strncmp(text, "unix:", 5) == 0) {
-		parse_unix(l, text + 5);
-		return;
-	}
-	struct sockaddr_in *sin = (struct sockaddr_in *)&l->peer;
-	struct sockaddr_in6 *sin6 = (struct sockaddr_in6 *)&l->peer;
-	const char *colon = strrchr(text, ':');
-	char host[64] = "127.0.0.1";
-	if (!colon || colon - text >= (ptrdiff_t)sizeof(host))
-		die("%s: not an address", text);
-	uint16_t port = htons((uint16_t)number(colon + 1, 1, 65535));
-	if (text[0] == '[' && colon > text + 1 && colon[-1] == ']') {
-		snprintf(host, sizeof(host), "%.*s", (int)(colon - text - 2), text + 1);
-		sin6->sin6_family = AF_INET6;
-		sin6->sin6_port = port;
-		l->peer_len = sizeof(*sin6);
-		if (inet_pton(AF_INET6, host, &sin6->sin6_addr) == 1)
-			return;
-	}
-	if (colon > text)
-		snprintf(host, sizeof(host), "%.*s", (int)(colon - text), text);
-	sin->sin_family = AF_INET;
-	sin->sin_port = port;
-	l->peer_len = sizeof(*sin);
-	if (inet_pton(AF_INET, host, &sin->sin_addr) != 1)
-		die("%s: not an address", text);
-}
+/* ---- start --------------------------------------------------------------------------------- */
 
 static unsigned power_of_two(uint64_t at_least, unsigned min, unsigned max)
 {
@@ -1040,7 +700,7 @@ static void *zeroed(size_t bytes)
 	void *memory =
 		mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (memory == MAP_FAILED)
-		die("%zu bytes of memory: %s", bytes, strerror(errno));
+		load_die("%zu bytes of memory: %s", bytes, strerror(errno));
 	return memory;
 }
 
@@ -1061,7 +721,7 @@ static void init_buffers(struct load *l)
 					.bgid = BUFFER_GROUP };
 	int err = io_uring_register_buf_ring(&l->ring, &reg, 0);
 	if (err < 0)
-		die("provided buffers: %s", strerror(-err));
+		load_die("provided buffers: %s", strerror(-err));
 	io_uring_buf_ring_init(l->buffers);
 	for (unsigned i = 0; i < count; i++)
 		give_buffer(l, i);
@@ -1097,11 +757,11 @@ static void init_ring(struct load *l)
 	};
 	int err = io_uring_queue_init_params(2048, &l->ring, &params);
 	if (err < 0)
-		die("io_uring is not available: %s", strerror(-err));
+		load_die("io_uring is not available: %s", strerror(-err));
 	io_uring_register_ring_fd(&l->ring);
 	err = io_uring_register_files_sparse(&l->ring, l->opt.connections);
 	if (err < 0)
-		die("%u connections: %s (see ulimit -n)", l->opt.connections, strerror(-err));
+		load_die("%u connections: %s (see ulimit -n)", l->opt.connections, strerror(-err));
 }
 
 static void init(struct load *l)
@@ -1115,7 +775,7 @@ static void init(struct load *l)
 	if (l->opt.server) {
 		int err = procstat_read(l->opt.server, &l->server_before);
 		if (err < 0)
-			die("process %d: %s", (int)l->opt.server, strerror(-err));
+			load_die("process %d: %s", (int)l->opt.server, strerror(-err));
 		l->server_known = true;
 	}
 }
@@ -1130,19 +790,19 @@ int main(int argc, char **argv)
 {
 	static struct load load;
 	struct sigaction action = { .sa_handler = on_signal };
-	load.opt = parse_options(argc, argv);
-	parse_address(&load);
+	load.opt = load_options_parse(argc, argv);
+	load.peer_len = load_address_parse(load.opt.address, &load.peer);
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	prctl(PR_SET_TIMERSLACK, 1); /* the open loop sleeps between messages */
 	init(&load);
 	run(&load);
-	struct result result = compute(&load);
+	struct load_result result = compute(&load);
 	if (load.opt.csv)
-		print_csv(&load, &result);
+		load_report_csv(&load.opt, &result);
 	else
-		print_text(&load, &result);
+		load_report_text(&load.opt, &result);
 	if (load.mismatches > 0)
 		return 2;
 	return load.requests > 0 || (load.opt.mode == MODE_IDLE && load.opened > 0) ? 0 : 1;

@@ -154,8 +154,7 @@ static void cancel_recv(struct server *s, uint32_t slot)
 	sqe->user_data = OP_CANCEL;
 }
 
-/* ---- buffers -----------------------------------------------------------------------------------
- */
+/* ---- buffers ------------------------------------------------------------------------------- */
 
 static char *buffer_data(struct server *s, uint32_t id)
 {
@@ -222,8 +221,7 @@ static uint32_t take_piece(struct server *s, uint32_t id, uint32_t len, unsigned
 	return index;
 }
 
-/* ---- connections -------------------------------------------------------------------------------
- */
+/* ---- connections --------------------------------------------------------------------------- */
 
 static void finish_close(struct server *s, uint32_t slot)
 {
@@ -403,8 +401,7 @@ static void serve(struct server *s)
 	}
 }
 
-/* ---- start -------------------------------------------------------------------------------------
- */
+/* ---- start --------------------------------------------------------------------------------- */
 
 /*
  * Maps the ring by hand, because liburing 2.3 fills the submission array, which NO_SQARRAY leaves
