@@ -84,10 +84,14 @@ enum {
  * both. With low = UINT32_MAX and high = 0 every call takes the slow path (debugging, fault
  * injection).
  *
- *   0 <= low <= count <= high <= cap
+ * The newest object is in `top`, so that alloc has it after one load; the others are in slots[1]
+ * (the oldest) to slots[count - 1], above a NULL that stays in slots[0].
+ *
+ *   0 <= low <= count <= high <= cap        top == NULL exactly when count == 0
  */
 struct weir__cache {
-	void **slots; /* slots[-1] is NULL */
+	void *top;
+	void **slots;
 	uint32_t count;
 	uint32_t low;
 	uint32_t high;
@@ -97,7 +101,6 @@ struct weir__cache {
 	uint32_t limit;	     /* bytes of a span that whole objects fill */
 	uint32_t object_bytes;
 	uint64_t misses;
-	uint64_t overflows;
 };
 
 /* A thread's heap. Those without one point at an empty heap: nothing here checks for NULL. */
@@ -118,16 +121,17 @@ WEIR_API void weir__free_slow(void *block);
 WEIR_API void *weir__pool_get_slow(uint32_t index);
 WEIR_API void weir__pool_put_slow(uint32_t index, void *object);
 
-/* The newest free object, or NULL when the slow path has to look. 8 instructions. */
+/* The newest free object, or NULL when the slow path has to look. */
 inline void *weir__cache_pop(struct weir__cache *cache)
 {
 	uint32_t count = cache->count;
 	if (WEIR_LIKELY(count > cache->low)) {
 		__atomic_store_n(&cache->count, count - 1, __ATOMIC_RELAXED);
 		__atomic_store_n(&cache->allocs, cache->allocs + 1, __ATOMIC_RELAXED);
-		void *block = cache->slots[count - 1];
+		void *block = cache->top;
 		if (block == NULL)
 			__builtin_unreachable();
+		cache->top = cache->slots[count - 1];
 		return block;
 	}
 	return NULL;
@@ -147,9 +151,10 @@ inline bool weir__heap_push(struct weir__heap *heap, uint32_t index, void *block
 		uint32_t count = cache->count;
 		if (WEIR_LIKELY(count < cache->high && within < cache->limit &&
 				within * cache->reciprocal < cache->reciprocal &&
-				cache->slots[(ptrdiff_t)count - 1] != block &&
+				cache->top != block &&
 				(index == 0 || index == (entry & WEIR__POOL_MASK)))) {
-			cache->slots[count] = block;
+			cache->slots[count] = cache->top;
+			cache->top = block;
 			__atomic_store_n(&cache->count, count + 1, __ATOMIC_RELAXED);
 			return true;
 		}

@@ -23,7 +23,7 @@ static void add_pool(const struct weir__home *home, uint32_t index, struct weir_
 	uint64_t count = WEIR__GET(cache->count);
 	sum->allocs += WEIR__GET(cache->allocs);
 	sum->misses += WEIR__GET(cache->misses);
-	sum->overflows += WEIR__GET(cache->overflows);
+	sum->overflows += WEIR__GET(bin->overflows);
 	sum->in_use += less(WEIR__GET(bin->out), count + WEIR__GET(bin->internal));
 	sum->cached += count;
 	sum->capacity += WEIR__GET(cache->cap);

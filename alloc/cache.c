@@ -47,13 +47,25 @@ static void **slots_new(struct weir__home *home, uint32_t cap, uint32_t *ret_roo
 	WEIR__ADD(home->bins[index].internal, 1);
 	void **slots = block;
 	slots[0] = NULL;
-	return slots + 1;
+	return slots;
 }
 
 static void slots_free(struct weir__home *home, void **slots)
 {
-	WEIR__ADD(home->bins[weir__span_pool(home, slots - 1)].internal, (uint64_t)-1);
-	weir__span_give(home, slots - 1);
+	WEIR__ADD(home->bins[weir__span_pool(home, slots)].internal, (uint64_t)-1);
+	weir__span_give(home, slots);
+}
+
+/* Puts the top where it belongs, so that slots[1 .. count] is all there is. */
+static void top_spill(struct weir__cache *cache)
+{
+	cache->slots[cache->count] = cache->top;
+}
+
+static void top_fill(struct weir__cache *cache, uint32_t count)
+{
+	WEIR__SET(cache->count, count);
+	cache->top = cache->slots[count];
 }
 
 static void marks_reset(const struct weir__home *home, struct weir__cache *cache)
@@ -115,11 +127,12 @@ void weir__cache_flush(struct weir__home *home, uint32_t index, uint32_t n)
 	if (n > cache->count)
 		n = cache->count;
 	weir__cache_fold(home, index);
-	for (uint32_t i = 0; i < n; i++)
+	top_spill(cache);
+	for (uint32_t i = 1; i <= n; i++)
 		if (!weir__span_give(home, cache->slots[i]))
 			weir__report("freed twice", cache->slots[i]);
-	memmove(cache->slots, cache->slots + n, (cache->count - n) * sizeof(void *));
-	WEIR__SET(cache->count, cache->count - n);
+	memmove(cache->slots + 1, cache->slots + 1 + n, (cache->count - n) * sizeof(void *));
+	top_fill(cache, cache->count - n);
 	marks_reset(home, cache);
 }
 
@@ -131,7 +144,7 @@ static void slots_grow(struct weir__home *home, uint32_t index, uint32_t cap)
 	if (slots == NULL)
 		return;
 	if (cache->slots != NULL) {
-		memcpy(slots, cache->slots, cache->count * sizeof(void *));
+		memcpy(slots, cache->slots, (cache->count + 1) * sizeof(void *));
 		slots_free(home, cache->slots);
 	}
 	cache->slots = slots;
@@ -221,9 +234,9 @@ static bool refill(struct weir__home *home, uint32_t index)
 	weir__cache_fold(home, index);
 	bin->demand.refills++;
 	look_early(home, index);
-	uint32_t n = weir__span_take(home, index, cache->slots, refill_batch(cache, bin));
-	reverse(cache->slots, n);
-	WEIR__SET(cache->count, n);
+	uint32_t n = weir__span_take(home, index, cache->slots + 1, refill_batch(cache, bin));
+	reverse(cache->slots + 1, n);
+	top_fill(cache, n);
 	marks_reset(home, cache);
 	return n > 0;
 }
@@ -231,7 +244,7 @@ static bool refill(struct weir__home *home, uint32_t index)
 static void overflow(struct weir__home *home, uint32_t index)
 {
 	struct weir__cache *cache = &home->heap.cache[index];
-	WEIR__ADD(cache->overflows, 1);
+	WEIR__ADD(home->bins[index].overflows, 1);
 	weir__cache_fold(home, index);
 	home->bins[index].demand.flushes++;
 	home->bins[index].batch = 0;
@@ -267,9 +280,10 @@ static void *get_cached(struct weir__home *home, uint32_t index)
 		uint32_t step = mark_step(cache);
 		cache->low = count > step ? count - step : 0;
 	}
-	WEIR__SET(cache->count, count);
+	void *block = cache->top;
+	top_fill(cache, count);
 	WEIR__ADD(cache->allocs, 1);
-	return cache->slots[count];
+	return block;
 }
 
 void *weir__home_get(struct weir__home *home, uint32_t index)
@@ -289,7 +303,7 @@ static void put_cached(struct weir__home *home, uint32_t index, void *block)
 {
 	struct weir__cache *cache = &home->heap.cache[index];
 	uint32_t count = cache->count;
-	if (cache->slots[(ptrdiff_t)count - 1] == block) {
+	if (cache->top == block) {
 		weir__report("freed twice", block);
 		return;
 	}
@@ -301,7 +315,8 @@ static void put_cached(struct weir__home *home, uint32_t index, void *block)
 		uint32_t high = count + mark_step(cache);
 		cache->high = high < cache->cap ? high : cache->cap;
 	}
-	cache->slots[count] = block;
+	cache->slots[count] = cache->top;
+	cache->top = block;
 	WEIR__SET(cache->count, count + 1);
 }
 

@@ -102,6 +102,7 @@ struct weir__bin {
 	struct weir__span *partial[WEIR__PARTIAL_LISTS]; /* by fullness; [3] is the fullest */
 	uint64_t out;	   /* objects taken from the spans and not given back */
 	uint64_t internal; /* of those, arrays of the caches themselves */
+	uint64_t overflows;
 	uint64_t remote_frees;
 	uint64_t resizes;
 	uint32_t spans;
