@@ -17,8 +17,10 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Without the terminating zero, which the kernel adds itself; an abstract name has a leading zero
- * instead. */
+/*
+ * Without the terminating zero, which the kernel adds itself; an abstract name has a leading zero
+ * instead.
+ */
 enum { PATH_BYTES_MAX = sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1 };
 _Static_assert(WEIR__ADDRESS_TEXT_MAX > sizeof("unix:") + PATH_BYTES_MAX, "any path fits");
 _Static_assert(WEIR__ADDRESS_TEXT_MAX > INET6_ADDRSTRLEN + IF_NAMESIZE + sizeof("[%]:65535"),

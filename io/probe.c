@@ -35,6 +35,7 @@ enum {
 	GROUP = 0,
 	DESCRIPTORS_WANTED = 65536,
 	BACKLOG_WANTED = 4096,
+	MAPPINGS_WANTED = 1 << 20,
 };
 #define WAIT_MAX                                                                                   \
 	(&(struct __kernel_timespec){ .tv_sec = 1 }) /* for a completion that never comes */
@@ -60,8 +61,10 @@ static int open_ring(struct io_uring *ring, unsigned flags)
 	return io_uring_queue_init_params(ENTRIES, ring, &params);
 }
 
-/* Only "I do not know these flags" leads a rung down; any other refusal would meet the next rung
- * too. */
+/*
+ * Only "I do not know these flags" leads a rung down; any other refusal would meet the next rung
+ * too.
+ */
 static void climb(struct weir__probe *probe)
 {
 	for (size_t i = 0; i < sizeof(ladder) / sizeof(*ladder); i++) {
@@ -548,46 +551,54 @@ static void report_number(FILE *out, const char *what, uint64_t value, const cha
 	report(out, what, text, fix);
 }
 
+static const char *unless(bool is_good, const char *fix)
+{
+	return is_good ? NULL : fix;
+}
+
 static void report_uring(FILE *out, const struct weir__probe *probe)
 {
-	report(out, "io_uring", probe->setup,
-	       probe->setup_flags & IORING_SETUP_DEFER_TASKRUN ? NULL
-							       : "DEFER_TASKRUN needs Linux 6.1");
+	bool is_best = probe->setup_flags & IORING_SETUP_DEFER_TASKRUN;
+	report(out, "io_uring", probe->setup, unless(is_best, "DEFER_TASKRUN needs Linux 6.1"));
 #define XX(field, what, needed)                                                                    \
-	report(out, what, probe->field ? "yes" : "no", probe->field ? NULL : "needs " needed);
+	report(out, what, probe->field ? "yes" : "no", unless(probe->field, "needs " needed));
 	WEIR_PROBE_MAP(XX)
 #undef XX
 }
 
-static void report_limits(FILE *out, const struct weir__probe *probe)
+static void report_stacks(FILE *out, const struct weir__probe *probe)
 {
-	char fix[80];
-	bool is_raisable = probe->descriptors_hard >= DESCRIPTORS_WANTED;
-	report(out, "stack guards by madvise", probe->guard_madvise ? "yes" : "no",
-	       probe->guard_madvise
-		       ? NULL
-		       : "needs Linux 6.13; until then vm.max_map_count limits the tasks");
+	bool has_guards = probe->guard_madvise;
+	report(out, "stack guards by madvise", has_guards ? "yes" : "no",
+	       unless(has_guards, "needs Linux 6.13; else vm.max_map_count limits the tasks"));
 	if (probe->max_map_count >= 0)
 		report_number(out, "vm.max_map_count", (uint64_t)probe->max_map_count,
-			      probe->guard_madvise || probe->max_map_count >= 1 << 20
-				      ? NULL
-				      : "try: sysctl vm.max_map_count=1048576");
-	snprintf(fix, sizeof(fix), "try: ulimit -n %d%s", DESCRIPTORS_WANTED,
-		 is_raisable ? "" : "   (as root, or LimitNOFILE= in the service)");
+			      unless(has_guards || probe->max_map_count >= MAPPINGS_WANTED,
+				     "try: sysctl vm.max_map_count=1048576"));
+}
+
+static void report_limits(FILE *out, const struct weir__probe *probe)
+{
+	const char *raise =
+		probe->descriptors_hard >= DESCRIPTORS_WANTED
+			? "try: ulimit -n 65536"
+			: "try: ulimit -n 65536   (as root, or LimitNOFILE= in the service)";
 	report_number(out, "open files (ulimit -n)", probe->descriptors,
-		      probe->descriptors >= DESCRIPTORS_WANTED ? NULL : fix);
+		      unless(probe->descriptors >= DESCRIPTORS_WANTED, raise));
 	if (probe->somaxconn >= 0)
 		report_number(out, "net.core.somaxconn", (uint64_t)probe->somaxconn,
-			      probe->somaxconn >= BACKLOG_WANTED
-				      ? NULL
-				      : "try: sysctl net.core.somaxconn=4096");
+			      unless(probe->somaxconn >= BACKLOG_WANTED,
+				     "try: sysctl net.core.somaxconn=4096"));
 	report_number(out, "locked memory, bytes", probe->memlock_bytes, NULL);
+}
+
+static void report_clock(FILE *out, const struct weir__probe *probe)
+{
+	bool is_slow = strcmp(probe->clock, "hpet") == 0 || strcmp(probe->clock, "acpi_pm") == 0;
 	if (probe->clock[0] != '\0')
 		report(out, "clock source", probe->clock,
-		       strcmp(probe->clock, "hpet") == 0 || strcmp(probe->clock, "acpi_pm") == 0
-			       ? "each look at the clock is a system call; boot with tsc=reliable "
-				 "if it is"
-			       : NULL);
+		       unless(!is_slow,
+			      "slow: each look is a system call; try booting with tsc=reliable"));
 }
 
 void weir_doctor(FILE *out)
@@ -605,5 +616,7 @@ void weir_doctor(FILE *out)
 		explain(out, &probe, probe.setup_err);
 	else
 		report_uring(out, &probe);
+	report_stacks(out, &probe);
 	report_limits(out, &probe);
+	report_clock(out, &probe);
 }

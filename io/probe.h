@@ -14,8 +14,10 @@
 
 #include <weir/io.h>
 
-/* XX(field, what, needed): each is tried on a ring of its own. `needed` is what gives it and what
- * it costs. */
+/*
+ * XX(field, what, needed): each is tried on a ring of its own. `needed` is what gives it and what
+ * it costs.
+ */
 /* clang-format off */
 #define WEIR_PROBE_MAP(XX) \
 	XX(accept_multi, "multishot accept", "Linux 5.19; else an entry for each connection") \

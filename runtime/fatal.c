@@ -28,8 +28,7 @@ enum {
 	/* Ours takes 12 KiB; a handler that we pass a fault on to may want more. */
 	SIGNAL_STACK_BYTES = 64 * 1024,
 	SIGNAL_STACK_GUARD = 64 * 1024, /* the largest page there is */
-	/* Of a deep recursion: the innermost frames, where it is, and the outermost, where it came
-	   from. */
+	/* Of a deep recursion: the innermost frames, and the outermost, where it came from. */
 	FRAMES_FIRST = 12,
 	FRAMES_LAST = 4,
 	FRAMES_MAX = 1 << 16,
@@ -212,8 +211,7 @@ static void on_fault(int number, siginfo_t *info, void *context)
 	struct weir__task_info task;
 	int saved = errno;
 	struct registers at = interrupted(context);
-	/* SEGV_ACCERR by mprotect, SEGV_MAPERR by MADV_GUARD_INSTALL; what was sent has no positive
-	 * code. */
+	/* SEGV_ACCERR by mprotect, SEGV_MAPERR by MADV_GUARD_INSTALL; 0 or less: it was sent. */
 	if (info->si_code > 0 && weir__fatal_task_info(&task) &&
 	    is_overflow(&task, (uintptr_t)info->si_addr, at.sp) &&
 	    !atomic_flag_test_and_set_explicit(&reported, memory_order_relaxed))
@@ -252,8 +250,7 @@ static void pass_on(int number, siginfo_t *info, void *context)
 	bool was_sent = info->si_code <= 0;
 	if (was_sent && previous->sa_handler == SIG_IGN)
 		return;
-	/* A fault comes again on return. What was sent does not: send it again, for when we return.
-	 */
+	/* A fault comes again when we return. What was sent does not: send it again. */
 	signal(number, SIG_DFL);
 	if (was_sent)
 		raise(number);

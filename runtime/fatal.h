@@ -20,8 +20,10 @@
 		 ? (void)0                                                                         \
 		 : weir__fatal("assertion failed: " #condition, __FILE__ ":" WEIR__STR(__LINE__)))
 
-/* Not evaluated unless asked for: WEIR_DEBUG=1 for checks on hot paths, 2 for walks over
- * structures. */
+/*
+ * Not evaluated unless asked for: WEIR_DEBUG=1 for checks on hot paths, 2 for walks over
+ * structures.
+ */
 #define WEIR__NO_ASSERT(condition) ((void)sizeof(!(condition)))
 #if defined(WEIR_DEBUG) && WEIR_DEBUG >= 1
 #define WEIR_DASSERT(condition) WEIR_ASSERT(condition)
@@ -50,8 +52,7 @@ struct weir__task_info {
 	int worker;
 };
 
-/* The calling thread's running task; false when there is none. task.c answers; async-signal-safe.
- */
+/* The calling thread's running task, false: none. Implemented by task.c; async-signal-safe. */
 bool weir__fatal_task_info(struct weir__task_info *ret);
 
 /*

@@ -15,8 +15,10 @@
 /* What the last child wrote to standard error. */
 static char said[1 << 15];
 
-/* Runs fn(arg); 0 makes the child end with status 0, another value with exit code 99. Leaves no
- * core. */
+/*
+ * Runs fn(arg); 0 makes the child end with status 0, another value with exit code 99. Leaves no
+ * core.
+ */
 static inline int end_of(int (*fn)(void *), void *arg)
 {
 	const struct rlimit no_core = { 0, 0 };

@@ -30,8 +30,7 @@ static int print_refused(void *arg)
 	return err;
 }
 
-/* Leaves in `said` what fn() prints in a child in which the system call `number` fails with `err`.
- */
+/* Leaves in `said` what fn() prints in a child whose system call `number` fails with `err`. */
 static void print_without(uint32_t number, uint32_t err, void (*fn)(FILE *))
 {
 	struct refusal refusal = { number, err, fn };

@@ -62,8 +62,7 @@ static int overflow(void *arg)
 	return recurse(0);
 }
 
-/* Of the spawn below, which is on one line because compilers differ in which of several they name.
- */
+/* Of the spawn below: on one line, because compilers differ in which of several they name. */
 enum { SPAWN_LINE = __LINE__ + 7 };
 
 static int spawn_victim(void *arg)
