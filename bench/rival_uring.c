@@ -80,7 +80,6 @@ struct server {
 	unsigned returned; /* buffers put back since the tail was last published */
 	uint32_t free_piece;
 	uint32_t first_dry;
-	unsigned dry_count;
 	unsigned conns_max;
 	unsigned enter_flags;
 	int listener;
@@ -171,20 +170,23 @@ static void return_buffer(struct server *s, uint32_t id)
 	s->returned++;
 }
 
-/* Once for each batch of completions; then those who found the ring dry try again. */
+/*
+ * Once for each batch of completions. Everybody who found the ring dry tries again: whoever is
+ * picked alone might have nothing to receive, and then no buffer would ever come back for the
+ * others.
+ */
 static void publish_buffers(struct server *s)
 {
 	if (s->returned == 0)
 		return;
 	io_uring_buf_ring_advance(s->buffer_ring, (int)s->returned);
-	unsigned retries = s->returned;
 	s->returned = 0;
-	while (s->first_dry != NONE && retries-- > 0) {
+	while (s->first_dry != NONE) {
 		uint32_t slot = s->first_dry;
 		struct conn *c = &s->conns[slot];
 		s->first_dry = c->next_dry;
 		c->dry = false;
-		if (!c->closing && !c->receiving)
+		if (!c->closing && !c->receiving && !c->held)
 			arm_recv(s, slot);
 	}
 }
@@ -293,7 +295,8 @@ static void receive_ended(struct server *s, uint32_t slot, int res)
 		c->ended = true;
 		if (!c->sending)
 			begin_close(s, slot);
-	} else if (res > 0 || (res == -ECANCELED && c->held)) {
+	} else if (res > 0 || res == -ECANCELED) {
+		/* when the list ran empty before the cancel arrived, nobody else arms it */
 		if (!c->held)
 			arm_recv(s, slot);
 	} else if (res != -ENOBUFS) {
