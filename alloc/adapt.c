@@ -8,43 +8,80 @@
  *
  *   grow    capacity < need, and it missed and overflowed in one epoch, or nearly always hit and
  *           was nearly used up; to the least capacity * 1.5^k that is enough
- *   shrink  capacity > 2 * need, at most once in 5 s, by 0.7 and not below need
+ *   shrink  capacity > 2 * need, or hardly hit and long idle; at most once in 5 s, by 0.7 and not
+ *           below need
  *
  * For a steady need N the band [N, 2N] absorbs: nothing in it grows, nothing in it shrinks, a grow
- * lands in [N, 1.5N] and a shrink above N. Capacities stay between 1 and what the heap's byte
- * budget allows.
+ * lands in [N, 1.5N] and a shrink above N, so the band must be wider than both steps. Bursts more
+ * frequent than the half-life times log2(2 / 1.5) = 4.2 s cause no resizing at all.
+ *
+ * All caches of a heap share a budget of bytes. A pool that is refused takes from the least useful
+ * one, judged by objects fetched from the spans per epoch and byte, at most a twentieth of the
+ * budget every 2 s.
+ *
+ * The law itself (weir__law_next) is a function of its arguments.
  */
+#include <errno.h>
+
 #include "alloc/heap.h"
 
-#define GROW	      1.5
-#define SHRINK	      0.7
-#define BAND	      2.0
-#define GROW_HIT      0.9
-#define GROW_PRESSURE 0.8
-#define SHRINK_HIT    0.3
-#define HALFLIFE_NS   (10000 * WEIR__MS)
-#define DWELL_NS      (5000 * WEIR__MS)
-#define IDLE_NS	      (60000 * WEIR__MS)
-#define UNUSED_NS     (10000 * WEIR__MS) /* a cache not allocated from for so long is emptied */
+#define UNUSED_NS (10000 * WEIR__MS) /* a cache not allocated from for so long is emptied */
+#define MOVE_NS	  (2000 * WEIR__MS)
 
 enum {
-	BUDGET_BYTES = 8 << 20, /* all caches of a heap, when full */
 	FIRST_BYTES = 4 << 10,
 	FIRST_MAX = 64,
-	RESERVE_MAX = 4,
 	RESERVE_BYTES = 16 << 10,
+	MOVE_SHARE = 20,     /* of the budget, at once */
+	MOVE_HYSTERESIS = 5, /* a donor has at most 4/5 of the recipient's misses */
 };
 
-uint32_t weir__adapt_first_cap(const struct weir__home *home, uint32_t object_bytes)
+struct weir__alloc_config weir__config = {
+	.adapt = WEIR__ADAPT_DEMAND,
+	.epoch_ns = 100 * WEIR__MS,
+	.halflife_ns = 10000 * WEIR__MS,
+	.dwell_ns = 5000 * WEIR__MS,
+	.shrink_idle_ns = 60000 * WEIR__MS,
+	.decay_ns = 10000 * WEIR__MS,
+	.grow_percent = 150,
+	.shrink_percent = 70,
+	.band_percent = 200,
+	.grow_hit_percent = 90,
+	.grow_pressure_percent = 80,
+	.shrink_hit_percent = 30,
+	.reserve = 4,
+	.worker_bytes = 8 << 20,
+};
+
+void weir__alloc_config_get(struct weir__alloc_config *ret)
 {
-	(void)home;
-	uint32_t cap = FIRST_BYTES / object_bytes;
-	if (cap > FIRST_MAX)
-		cap = FIRST_MAX;
-	return cap < 2 ? 2 : cap;
+	*ret = weir__config;
 }
 
-/* 2^-x for x >= 0, to within 0.2 %: a half for each whole unit, a parabola for the rest. */
+/* Steps that leave the band at once would make it oscillate: 5 % of room. */
+static bool band_holds(const struct weir__alloc_config *config)
+{
+	uint32_t up = config->grow_percent;
+	uint32_t down = 10000 / config->shrink_percent;
+	return config->band_percent * 100 >= (up > down ? up : down) * 105;
+}
+
+int weir__alloc_configure(const struct weir__alloc_config *config)
+{
+	if (config->adapt > WEIR__ADAPT_OFF || config->epoch_ns < WEIR__MS ||
+	    config->halflife_ns < WEIR__MS || config->dwell_ns < 0 || config->shrink_idle_ns < 0 ||
+	    config->decay_ns < 0)
+		return -EINVAL;
+	if (config->grow_percent <= 100 || config->shrink_percent < 1 ||
+	    config->shrink_percent >= 100 || !band_holds(config))
+		return -EINVAL;
+	weir__config = *config;
+	return 0;
+}
+
+/* ---- Arithmetic without a mathematics library ----------------------------------------------- */
+
+/* To within 0.2 %: a half for each whole unit, a parabola for the rest. */
 double weir__halved(double x)
 {
 	double value = 1.0;
@@ -59,81 +96,149 @@ static double round_up(double x)
 	return whole < x ? whole + 1 : whole;
 }
 
+/* ---- The law -------------------------------------------------------------------------------- */
+
+void weir__law_measure(struct weir__law *law, const struct weir__epoch *epoch, int64_t now_ns)
+{
+	double swing = (double)epoch->swing;
+	int64_t elapsed = now_ns - law->decayed_ns;
+	if (swing > law->swing)
+		law->swing = swing;
+	else if (elapsed > 0)
+		law->swing = swing +
+			     (law->swing - swing) * weir__halved((double)elapsed /
+								 (double)weir__config.halflife_ns);
+	law->decayed_ns = now_ns;
+	if (epoch->allocs == 0)
+		return;
+	double hit = 1.0 - (double)epoch->fetched / (double)epoch->allocs;
+	law->hit_rate += 0.2 * ((hit > 0 ? hit : 0) - law->hit_rate);
+	law->used_ns = now_ns;
+}
+
+/* The least cap * g^k that is enough, each step at least one. */
+static double grown(uint32_t cap, double need)
+{
+	double n = cap;
+	double factor = weir__config.grow_percent / 100.0;
+	while (n < need)
+		n = n * factor > n + 1 ? n * factor : n + 1;
+	return round_up(n);
+}
+
+/* Useful and nearly used up: the rule the thresholds come from. */
+static bool nearly_full(const struct weir__law *law, uint32_t cap)
+{
+	return law->hit_rate * 100 >= weir__config.grow_hit_percent &&
+	       law->swing * 100 > (double)weir__config.grow_pressure_percent * cap;
+}
+
+static bool useless(const struct weir__law *law, int64_t now_ns)
+{
+	return law->hit_rate * 100 < weir__config.shrink_hit_percent &&
+	       now_ns - law->used_ns > weir__config.shrink_idle_ns;
+}
+
+/* Hit rate and idle time alone, as it was first proposed; the floor of 1 makes it safe. */
+static uint32_t threshold_next(const struct weir__law *law, uint32_t cap, int64_t now_ns)
+{
+	if (nearly_full(law, cap))
+		return (uint32_t)grown(cap, cap + 1.0);
+	if (useless(law, now_ns) && cap > 1)
+		return cap * weir__config.shrink_percent / 100 > 0
+			       ? cap * weir__config.shrink_percent / 100
+			       : 1;
+	return cap;
+}
+
+static uint32_t demand_next(const struct weir__law *law, const struct weir__epoch *epoch,
+			    uint32_t cap, uint32_t reserve, int64_t now_ns)
+{
+	double need = round_up(law->swing);
+	if (need < reserve)
+		need = reserve;
+	if (cap < need) {
+		bool would_have_served = epoch->refills > 0 && epoch->flushes > 0;
+		if (!would_have_served && !nearly_full(law, cap))
+			return cap;
+		double want = grown(cap, need);
+		return want > UINT32_MAX / 2 ? UINT32_MAX / 2 : (uint32_t)want;
+	}
+	bool above = cap * 100.0 > weir__config.band_percent * need;
+	if ((!above && !useless(law, now_ns)) || now_ns - law->resized_ns < weir__config.dwell_ns)
+		return cap;
+	double down = (double)((uint64_t)cap * weir__config.shrink_percent / 100);
+	return (uint32_t)(down > need ? down : need);
+}
+
+uint32_t weir__law_next(struct weir__law *law, const struct weir__epoch *epoch, uint32_t cap,
+			uint32_t reserve, int64_t now_ns)
+{
+	switch (weir__config.adapt) {
+	case WEIR__ADAPT_OFF:
+		return cap;
+	case WEIR__ADAPT_THRESHOLD:
+		return threshold_next(law, cap, now_ns);
+	default:
+		return demand_next(law, epoch, cap, reserve, now_ns);
+	}
+}
+
+/* ---- For one pool of a heap ----------------------------------------------------------------- */
+
 /* The capacity below which no cache shrinks. */
 static uint32_t reserve(uint32_t object_bytes)
 {
 	uint32_t n = RESERVE_BYTES / object_bytes;
-	return n > RESERVE_MAX ? RESERVE_MAX : n < 1 ? 1 : n;
+	if (n > weir__config.reserve)
+		n = weir__config.reserve;
+	return n < 1 ? 1 : n;
 }
 
-static void measure(struct weir__home *home, uint32_t index, int64_t now_ns)
+uint32_t weir__adapt_first_cap(const struct weir__home *home, uint32_t object_bytes)
 {
-	struct weir__cache *cache = &home->heap.cache[index];
-	struct weir__demand *demand = &home->bins[index].demand;
-	double swing = (double)(demand->use_max - demand->use_min);
-	int64_t elapsed = now_ns - demand->decayed_ns;
-	if (swing > demand->swing)
-		demand->swing = swing;
-	else if (elapsed > 0)
-		demand->swing = swing + (demand->swing - swing) *
-						weir__halved((double)elapsed / HALFLIFE_NS);
-	demand->decayed_ns = now_ns;
-	uint64_t allocs = cache->allocs - demand->epoch_allocs;
-	uint64_t misses = cache->misses - demand->epoch_misses;
-	if (allocs > 0) {
-		double hit = 1.0 - (double)misses / (double)allocs;
-		demand->hit_rate += 0.2 * (hit - demand->hit_rate);
-		demand->used_ns = now_ns;
-	}
+	uint32_t cap = FIRST_BYTES / object_bytes;
+	if (cap > FIRST_MAX)
+		cap = FIRST_MAX;
+	if (cap < 2)
+		cap = 2;
+	bool fits = home->cap_bytes + (uint64_t)cap * object_bytes <= weir__config.worker_bytes;
+	return fits ? cap : 1; /* without room to keep one, it would not be a cache */
 }
 
 static void epoch_begin(struct weir__home *home, uint32_t index)
 {
 	struct weir__cache *cache = &home->heap.cache[index];
-	struct weir__bin *bin = &home->bins[index];
-	int64_t use = (int64_t)bin->out - cache->count;
-	bin->demand.use_max = bin->demand.use_min = use;
-	bin->demand.epoch_allocs = cache->allocs;
-	bin->demand.epoch_misses = cache->misses;
-	bin->demand.refills = bin->demand.flushes = 0;
+	struct weir__demand *demand = &home->bins[index].demand;
+	demand->use_max = demand->use_min = (int64_t)home->bins[index].out - cache->count;
+	demand->epoch_allocs = cache->allocs;
+	demand->epoch_fetched = home->bins[index].fetched;
+	demand->epoch = (struct weir__epoch){ 0 };
 }
 
-static uint32_t grown(uint32_t cap, double need)
+static void epoch_end(struct weir__home *home, uint32_t index, int64_t now_ns)
 {
-	double n = cap;
-	while (n < need)
-		n = n * GROW > n + 1 ? n * GROW : n + 1;
-	return n > (double)(UINT32_MAX / 2) ? UINT32_MAX / 2 : (uint32_t)round_up(n);
+	struct weir__cache *cache = &home->heap.cache[index];
+	struct weir__demand *demand = &home->bins[index].demand;
+	weir__cache_fold(home, index);
+	demand->epoch.swing = (uint64_t)(demand->use_max - demand->use_min);
+	demand->epoch.allocs = cache->allocs - demand->epoch_allocs;
+	demand->epoch.fetched = home->bins[index].fetched - demand->epoch_fetched;
+	demand->fetched += 0.2 * ((double)demand->epoch.fetched - demand->fetched);
+	weir__law_measure(&demand->law, &demand->epoch, now_ns);
 }
 
-/* The capacity the budget leaves this pool, at least what it has. */
-static uint32_t affordable(const struct weir__home *home, const struct weir__cache *cache)
-{
-	if (home->cap_bytes >= BUDGET_BYTES)
-		return cache->cap;
-	return cache->cap + (uint32_t)((BUDGET_BYTES - home->cap_bytes) / cache->object_bytes);
-}
-
-static uint32_t next_cap(const struct weir__home *home, uint32_t index, double need, int64_t now_ns)
+/* How many of `want` objects the budget allows; what the cache has it keeps. */
+static uint32_t afford(struct weir__home *home, uint32_t index, uint32_t want)
 {
 	const struct weir__cache *cache = &home->heap.cache[index];
-	const struct weir__demand *demand = &home->bins[index].demand;
-	uint32_t cap = cache->cap;
-	if (cap < need) {
-		bool short_of = demand->refills > 0 && demand->flushes > 0;
-		bool nearly = demand->hit_rate >= GROW_HIT && demand->swing > GROW_PRESSURE * cap;
-		if (!short_of && !nearly)
-			return cap;
-		uint32_t want = grown(cap, need);
-		uint32_t most = affordable(home, cache);
-		return want < most ? want : most;
-	}
-	bool above = cap > BAND * need;
-	bool useless = demand->hit_rate < SHRINK_HIT && now_ns - demand->used_ns > IDLE_NS;
-	if ((!above && !useless) || now_ns - demand->resized_ns < DWELL_NS)
-		return cap;
-	double down = cap * SHRINK;
-	return (uint32_t)round_up(down > need ? down : need);
+	uint64_t left = 0;
+	if (home->cap_bytes < weir__config.worker_bytes)
+		left = (weir__config.worker_bytes - home->cap_bytes) / cache->object_bytes;
+	if (want <= cache->cap || want - cache->cap <= left)
+		return want;
+	home->bins[index].demand.refused = true;
+	return cache->cap + (uint32_t)left;
 }
 
 void weir__adapt_pool(struct weir__home *home, uint32_t index, int64_t now_ns)
@@ -142,16 +247,70 @@ void weir__adapt_pool(struct weir__home *home, uint32_t index, int64_t now_ns)
 	struct weir__demand *demand = &home->bins[index].demand;
 	if (cache->cap == 0)
 		return;
-	weir__cache_fold(home, index);
-	measure(home, index, now_ns);
-	double need = round_up(demand->swing);
-	double floor_cap = reserve(cache->object_bytes);
-	uint32_t cap = next_cap(home, index, need > floor_cap ? need : floor_cap, now_ns);
+	epoch_end(home, index, now_ns);
+	uint32_t cap = weir__law_next(&demand->law, &demand->epoch, cache->cap,
+				      reserve(cache->object_bytes), now_ns);
+	if (cap > cache->cap)
+		cap = weir__home_may_grow(home) ? afford(home, index, cap) : cache->cap;
 	epoch_begin(home, index);
 	if (cap != cache->cap) {
-		demand->resized_ns = now_ns;
+		demand->law.resized_ns = now_ns;
 		weir__cache_resize(home, index, cap);
 	}
-	if (cache->count > 0 && now_ns - demand->used_ns > UNUSED_NS)
+	if (cache->count > 0 && now_ns - demand->law.used_ns > UNUSED_NS)
 		weir__cache_flush(home, index, cache->count);
+}
+
+/* ---- Moving budget between pools ------------------------------------------------------------ */
+
+static double use_per_byte(const struct weir__home *home, uint32_t index)
+{
+	const struct weir__cache *cache = &home->heap.cache[index];
+	return home->bins[index].demand.fetched / ((double)cache->cap * cache->object_bytes);
+}
+
+/* The most useful pool that was refused since the last look; 0: none was. */
+static uint32_t recipient(struct weir__home *home)
+{
+	uint32_t best = 0;
+	for (uint32_t i = 1; i < home->bins_end; i++) {
+		bool refused = home->bins[i].demand.refused;
+		home->bins[i].demand.refused = false;
+		if (refused && home->heap.cache[i].cap > 0 &&
+		    (best == 0 || use_per_byte(home, i) > use_per_byte(home, best)))
+			best = i;
+	}
+	return best;
+}
+
+static uint32_t donor(const struct weir__home *home, uint32_t to)
+{
+	uint32_t worst = 0;
+	for (uint32_t i = 1; i < home->bins_end; i++) {
+		const struct weir__cache *cache = &home->heap.cache[i];
+		if (i == to || cache->cap <= 1 || cache->cap <= reserve(cache->object_bytes))
+			continue;
+		if (home->bins[i].demand.fetched * MOVE_HYSTERESIS >=
+		    home->bins[to].demand.fetched * (MOVE_HYSTERESIS - 1))
+			continue;
+		if (worst == 0 || use_per_byte(home, i) < use_per_byte(home, worst))
+			worst = i;
+	}
+	return worst;
+}
+
+void weir__adapt_budget(struct weir__home *home, int64_t now_ns)
+{
+	if (now_ns - home->moved_ns < MOVE_NS)
+		return;
+	uint32_t to = recipient(home);
+	uint32_t from = to == 0 ? 0 : donor(home, to);
+	if (from == 0)
+		return;
+	home->moved_ns = now_ns;
+	const struct weir__cache *cache = &home->heap.cache[from];
+	uint32_t give =
+		(uint32_t)(weir__config.worker_bytes / MOVE_SHARE / cache->object_bytes) + 1;
+	uint32_t least = reserve(cache->object_bytes);
+	weir__cache_resize(home, from, cache->cap > give + least ? cache->cap - give : least);
 }

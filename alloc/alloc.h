@@ -311,6 +311,7 @@ struct weir_pool_stats {
 	uint64_t cached;       /* objects free in caches now */
 	uint64_t capacity;     /* sum of the caches' capacities */
 	uint64_t remote_frees; /* objects freed by a thread that did not own them */
+	uint64_t resizes;      /* times a cache's capacity has changed */
 };
 
 struct weir_mem_stats {

@@ -27,6 +27,40 @@ void weir__heap_turn(int64_t now_ns);
  */
 int64_t weir__heap_idle(int64_t now_ns);
 
+/* ---- Configuration -------------------------------------------------------------------------- */
+
+enum weir__adapt {
+	WEIR__ADAPT_DEMAND,
+	WEIR__ADAPT_THRESHOLD, /* by hit rate and idle time alone, for comparison */
+	WEIR__ADAPT_OFF,
+};
+
+/* What can be set; alloc/adapt.c has the defaults and docs/tuning.md the reasons to change them. */
+struct weir__alloc_config {
+	uint32_t adapt;			/* enum weir__adapt */
+	uint32_t grow_percent;		/* 150: a growing cache gets half as much again */
+	uint32_t shrink_percent;	/* 70 */
+	uint32_t band_percent;		/* 200: twice the need is not too much */
+	uint32_t grow_hit_percent;	/* 90 */
+	uint32_t grow_pressure_percent; /* 80: of the capacity, in use within one epoch */
+	uint32_t shrink_hit_percent;	/* 30 */
+	uint32_t reserve;		/* 4: objects no cache shrinks below, within 16 KiB */
+	uint64_t worker_bytes;		/* 8 MiB: all caches of a heap together, when full */
+	int64_t epoch_ns;		/* 100 ms */
+	int64_t halflife_ns;		/* 10 s: of remembered demand */
+	int64_t dwell_ns;		/* 5 s: between a cache's shrinks */
+	int64_t shrink_idle_ns;		/* 60 s */
+	int64_t decay_ns;		/* 10 s: until free memory goes back to the OS */
+};
+
+void weir__alloc_config_get(struct weir__alloc_config *ret);
+
+/*
+ * Sets it, for every heap. Before the first heap is made, or with the caches as they are then.
+ * Returns 0, or -EINVAL when a value is out of range or the band is too narrow for the steps.
+ */
+WEIR_MUST int weir__alloc_configure(const struct weir__alloc_config *config);
+
 /* ---- Task stacks ---------------------------------------------------------------------------- */
 
 /*

@@ -28,6 +28,7 @@ static void add_pool(const struct weir__home *home, uint32_t index, struct weir_
 	sum->cached += count;
 	sum->capacity += WEIR__GET(cache->cap);
 	sum->remote_frees += WEIR__GET(bin->remote_frees);
+	sum->resizes += WEIR__GET(bin->resizes);
 }
 
 static uint32_t homes(void)

@@ -94,9 +94,10 @@ static void cache_open(struct weir__home *home, uint32_t index)
 	WEIR__SET(cache->cap, cache->slots == NULL ? 0 : cap);
 	home->cap_bytes += (uint64_t)cache->cap * cache->object_bytes;
 	memset(&bin->demand, 0, sizeof(bin->demand));
-	bin->demand.decayed_ns = bin->demand.resized_ns = bin->demand.used_ns = home->now_ns;
+	struct weir__law *law = &bin->demand.law;
+	law->decayed_ns = law->resized_ns = law->used_ns = home->now_ns;
 	bin->demand.epoch_allocs = cache->allocs;
-	bin->demand.epoch_misses = cache->misses;
+	bin->demand.epoch_fetched = bin->fetched;
 	bin->demand.use_max = bin->demand.use_min = (int64_t)bin->out;
 	marks_reset(home, cache);
 }
@@ -194,8 +195,8 @@ void weir__cache_close(struct weir__home *home, uint32_t index)
 static void look_early(struct weir__home *home, uint32_t index)
 {
 	struct weir__demand *demand = &home->bins[index].demand;
-	if (demand->refills > 0 && demand->flushes > 0 &&
-	    demand->refills + demand->flushes >= EVENTS_PER_LOOK)
+	if (demand->epoch.refills > 0 && demand->epoch.flushes > 0 &&
+	    demand->epoch.refills + demand->epoch.flushes >= EVENTS_PER_LOOK)
 		weir__adapt_pool(home, index, home->now_ns);
 }
 
@@ -232,10 +233,11 @@ static bool refill(struct weir__home *home, uint32_t index)
 	if (cache->count > 0)
 		return true;
 	weir__cache_fold(home, index);
-	bin->demand.refills++;
+	bin->demand.epoch.refills++;
 	look_early(home, index);
 	uint32_t n = weir__span_take(home, index, cache->slots + 1, refill_batch(cache, bin));
 	reverse(cache->slots + 1, n);
+	bin->fetched += n;
 	top_fill(cache, n);
 	marks_reset(home, cache);
 	return n > 0;
@@ -246,7 +248,7 @@ static void overflow(struct weir__home *home, uint32_t index)
 	struct weir__cache *cache = &home->heap.cache[index];
 	WEIR__ADD(home->bins[index].overflows, 1);
 	weir__cache_fold(home, index);
-	home->bins[index].demand.flushes++;
+	home->bins[index].demand.epoch.flushes++;
 	home->bins[index].batch = 0;
 	look_early(home, index);
 	if (cache->count == cache->cap)

@@ -25,8 +25,6 @@
 #endif
 #define WINDOW_BYTES_MIN ((size_t)1 << REGION_SHIFT)
 
-#define EPOCH_NS      (100 * WEIR__MS)
-#define DECAY_NS      (10000 * WEIR__MS)
 #define PURGE_STEP_NS (1000 * WEIR__MS)
 
 enum { PURGE_UNITS_MAX = 1024 }; /* 64 MiB a step */
@@ -174,6 +172,12 @@ void weir__heap_detach(void)
 	pthread_mutex_unlock(&weir__heaps_lock);
 }
 
+bool weir__home_may_grow(const struct weir__home *home)
+{
+	(void)home;
+	return true;
+}
+
 /* ---- The turn ------------------------------------------------------------------------------- */
 
 /* A freed pool's objects are all in its caches: what this heap has of them goes back. */
@@ -192,16 +196,17 @@ static void purge(struct weir__home *home)
 	if (home->dirty_units == 0 || home->now_ns < home->purge_ns)
 		return;
 	home->purge_ns = home->now_ns + PURGE_STEP_NS;
-	weir__runs_purge(home, DECAY_NS, PURGE_UNITS_MAX);
+	weir__runs_purge(home, weir__config.decay_ns, PURGE_UNITS_MAX);
 }
 
 static void epoch(struct weir__home *home)
 {
-	home->epoch_ns = home->now_ns + EPOCH_NS;
+	home->epoch_ns = home->now_ns + weir__config.epoch_ns;
 	close_dead_pools(home);
 	for (uint32_t i = 1; i < home->bins_end; i++)
 		if (home->bins[i].open)
 			weir__adapt_pool(home, i, home->now_ns);
+	weir__adapt_budget(home, home->now_ns);
 	purge(home);
 	weir__stacks_turn(home, home->now_ns);
 }

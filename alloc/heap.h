@@ -82,19 +82,34 @@ struct weir__span {
 };
 _Static_assert(sizeof(struct weir__span) <= 64, "a window of 64 GiB has a million");
 
-/* The epoch's measurements and the law's state, for one pool of one heap; see adapt.c. */
-struct weir__demand {
-	int64_t use_max; /* objects outside cache and spans, this epoch */
-	int64_t use_min;
-	double swing;	    /* decaying maximum of use_max - use_min */
-	double hit_rate;    /* moving average */
+/* What an epoch showed of one pool. */
+struct weir__epoch {
+	uint64_t swing; /* most objects out at once, less the fewest */
+	uint64_t allocs;
+	uint64_t fetched; /* from the spans, by refills */
+	uint32_t refills;
+	uint32_t flushes;
+};
+
+/* What the law remembers; see adapt.c. */
+struct weir__law {
+	double swing;	    /* decaying maximum */
+	double hit_rate;    /* moving average over epochs that allocated */
 	int64_t decayed_ns; /* when swing last decayed */
 	int64_t resized_ns;
-	int64_t used_ns;       /* last epoch that allocated */
-	uint64_t epoch_allocs; /* cache.allocs when the epoch began */
-	uint64_t epoch_misses;
-	uint32_t refills; /* this epoch */
-	uint32_t flushes;
+	int64_t used_ns; /* the last epoch that allocated */
+};
+
+/* The running epoch of one pool of one heap. */
+struct weir__demand {
+	struct weir__law law;
+	struct weir__epoch epoch;
+	int64_t use_max; /* objects outside cache and spans */
+	int64_t use_min;
+	uint64_t epoch_allocs; /* cache.allocs when it began */
+	uint64_t epoch_fetched;
+	double fetched; /* moving average of an epoch's */
+	bool refused;	/* the budget has stopped a growth */
 };
 
 /* One pool of one heap: what stands behind its cache. */
@@ -102,6 +117,7 @@ struct weir__bin {
 	struct weir__span *partial[WEIR__PARTIAL_LISTS]; /* by fullness; [3] is the fullest */
 	uint64_t out;	   /* objects taken from the spans and not given back */
 	uint64_t internal; /* of those, arrays of the caches themselves */
+	uint64_t fetched;  /* objects that refills brought */
 	uint64_t overflows;
 	uint64_t remote_frees;
 	uint64_t resizes;
@@ -153,6 +169,7 @@ struct weir__home {
 	uint64_t cap_bytes;   /* sum over caches of cap * object_bytes */
 	int64_t now_ns;	      /* of the last turn */
 	int64_t epoch_ns;     /* when the next epoch begins */
+	int64_t moved_ns;     /* when budget last changed hands */
 	int64_t purge_ns;     /* when the next look at free runs is due */
 	uint32_t bins_end;    /* bins[1 .. bins_end) may be open */
 	struct weir__stacks stacks[WEIR__STACK_CLASSES];
@@ -248,14 +265,29 @@ void weir__cache_fold(struct weir__home *home, uint32_t index);
 
 /* ---- adapt.c -------------------------------------------------------------------------------- */
 
+extern struct weir__alloc_config weir__config;
+
+/* Brings the measurements of an epoch into the law's memory. */
+void weir__law_measure(struct weir__law *law, const struct weir__epoch *epoch, int64_t now_ns);
+
+/* The next capacity of a cache that has `cap`, without regard to budgets. */
+uint32_t weir__law_next(struct weir__law *law, const struct weir__epoch *epoch, uint32_t cap,
+			uint32_t reserve, int64_t now_ns);
+
 /* Ends the epoch of one pool: measures and resizes. */
 void weir__adapt_pool(struct weir__home *home, uint32_t index, int64_t now_ns);
+
+/* Takes budget from the least useful pool when a more useful one was refused. */
+void weir__adapt_budget(struct weir__home *home, int64_t now_ns);
 
 /* 2^-x for x >= 0. */
 double weir__halved(double x);
 
 /* The capacity a cache starts with. */
 uint32_t weir__adapt_first_cap(const struct weir__home *home, uint32_t object_bytes);
+
+/* False while memory is short: caches keep the size they have. */
+bool weir__home_may_grow(const struct weir__home *home);
 
 /* ---- remote.c ------------------------------------------------------------------------------- */
 

@@ -1,0 +1,353 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The law of the caches, on a virtual clock: traces of demand run through a real heap, whose turns
+ * are told what time it is. What is asserted is what alloc/adapt.c promises.
+ */
+#include <check.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "alloc/heap.h"
+
+enum { OBJECTS_MAX = 20000, OBJECT_BYTES = 256, EPOCH_MS = 100 };
+
+static struct trace {
+	weir_pool *pool;
+	void *object[OBJECTS_MAX];
+	unsigned out;
+	int64_t now;
+} trace;
+
+static void begin(struct trace *t, const char *name, size_t object_bytes)
+{
+	ck_assert_int_eq(weir__heap_attach(), 0);
+	memset(t, 0, sizeof(*t));
+	ck_assert_int_eq(weir_pool_new(&t->pool, .object_bytes = object_bytes, .name = name), 0);
+	t->now = weir__os_now();
+	weir__heap_turn(t->now);
+}
+
+static void demand(struct trace *t, unsigned n)
+{
+	while (t->out < n) {
+		t->object[t->out] = weir_pool_get(t->pool);
+		if (t->object[t->out++] == NULL) /* each ck_assert is a system call */
+			ck_abort_msg("out of memory");
+	}
+	while (t->out > n)
+		weir_pool_put(t->pool, t->object[--t->out]);
+}
+
+static void pass(struct trace *t, int64_t ms)
+{
+	weir__heap_turn(t->now += ms * WEIR__MS);
+}
+
+/* One epoch in which demand rises to `peak` and falls to `base`. */
+static void swing(struct trace *t, unsigned peak, unsigned base)
+{
+	demand(t, peak);
+	demand(t, base);
+	pass(t, EPOCH_MS);
+}
+
+static struct weir_pool_stats stats(const struct trace *t)
+{
+	static struct weir_pool_stats all[WEIR__POOLS_MAX];
+	size_t n = weir_pool_stats_get(all, WEIR__POOLS_MAX);
+	const char *name = weir__pools[t->pool->index].name;
+	for (size_t i = 0; i < n; i++)
+		if (strcmp(all[i].name, name) == 0)
+			return all[i];
+	return (struct weir_pool_stats){ .name = NULL };
+}
+
+static const struct weir__cache *cache(const struct trace *t)
+{
+	return &weir__heap_self->cache[t->pool->index];
+}
+
+static void configure(uint32_t adapt, uint64_t worker_bytes)
+{
+	struct weir__alloc_config config;
+	weir__alloc_config_get(&config);
+	config.adapt = adapt;
+	config.worker_bytes = worker_bytes;
+	ck_assert_int_eq(weir__alloc_configure(&config), 0);
+}
+
+/* ---- Traces --------------------------------------------------------------------------------- */
+
+START_TEST(a_cold_cache_is_large_enough_after_one_epoch)
+{
+	begin(&trace, "cold", OBJECT_BYTES);
+	swing(&trace, 1000, 0);
+	struct weir_pool_stats first = stats(&trace);
+	for (int i = 0; i < 600; i++)
+		swing(&trace, 1000, 0);
+	struct weir_pool_stats last = stats(&trace);
+	ck_assert_uint_eq(last.misses, first.misses);
+	ck_assert_uint_eq(last.resizes, first.resizes);
+	ck_assert_uint_ge(last.capacity, 1000);
+	ck_assert_uint_le(last.capacity, 2000);
+}
+END_TEST
+
+START_TEST(steady_demand_is_left_alone)
+{
+	begin(&trace, "steady", OBJECT_BYTES);
+	unsigned seed = 1;
+	swing(&trace, 1100, 0);
+	uint64_t resizes = stats(&trace).resizes;
+	for (int i = 0; i < 1000; i++) /* ten percent of jitter */
+		swing(&trace, 900 + (unsigned)rand_r(&seed) % 200, 0);
+	ck_assert_uint_eq(stats(&trace).resizes, resizes);
+}
+END_TEST
+
+START_TEST(demand_that_stands_still_needs_no_cache)
+{
+	begin(&trace, "standing", OBJECT_BYTES);
+	demand(&trace, 10000);
+	for (int i = 0; i < 1500; i++)
+		swing(&trace, 10002, 10000);
+	ck_assert_uint_le(stats(&trace).capacity, 64);
+}
+END_TEST
+
+/* How many objects had to come from the spans. */
+static uint64_t misses_of_a_burst(uint32_t adapt)
+{
+	configure(adapt, 8 << 20);
+	begin(&trace, adapt == WEIR__ADAPT_DEMAND ? "demand" : "threshold", OBJECT_BYTES);
+	for (int i = 0; i < 100; i++)
+		swing(&trace, 2000, 0);
+	uint64_t fetched = weir__home_self()->bins[trace.pool->index].fetched;
+	for (int i = 0; i < 1200; i++)
+		pass(&trace, EPOCH_MS);
+	return fetched;
+}
+
+START_TEST(a_burst_misses_a_twentieth_of_what_the_thresholds_miss)
+{
+	uint64_t by_demand = misses_of_a_burst(WEIR__ADAPT_DEMAND);
+	ck_assert_uint_lt(stats(&trace).capacity, 100); /* and two minutes later it is forgotten */
+	ck_assert_uint_ge(stats(&trace).capacity, 1);
+	ck_assert_uint_eq(stats(&trace).cached, 0);
+	uint64_t by_thresholds = misses_of_a_burst(WEIR__ADAPT_THRESHOLD);
+	ck_assert_uint_ge(stats(&trace).capacity, 1); /* its floor: never dead */
+	ck_assert_uint_lt(by_demand * 20, by_thresholds);
+}
+END_TEST
+
+static const struct {
+	int64_t period_ms;
+	bool forgotten; /* between two bursts */
+} oscillation[] = { { 500, false }, { 2000, false }, { 5000, false }, { 60000, true } };
+
+START_TEST(bursts_every_five_seconds_or_faster_cause_no_resize_and_no_miss)
+{
+	int64_t period = oscillation[_i].period_ms;
+	begin(&trace, "periodic", OBJECT_BYTES);
+	swing(&trace, 400, 0);
+	struct weir_pool_stats first = stats(&trace);
+	for (int64_t t = 0; t < 240000; t += period) {
+		for (int64_t quiet = EPOCH_MS; quiet < period; quiet += EPOCH_MS)
+			pass(&trace, EPOCH_MS);
+		swing(&trace, 400, 0);
+	}
+	struct weir_pool_stats last = stats(&trace);
+	if (oscillation[_i].forgotten) { /* it gave the memory back, and no faster than it may */
+		ck_assert_uint_gt(last.resizes, first.resizes);
+		ck_assert_uint_le(last.resizes - first.resizes, 240 / 5 + 5);
+	} else {
+		ck_assert_uint_eq(last.misses, first.misses);
+		ck_assert_uint_eq(last.resizes, first.resizes);
+	}
+}
+END_TEST
+
+START_TEST(after_a_spike_everything_is_given_back)
+{
+	begin(&trace, "spike", OBJECT_BYTES);
+	for (int i = 0; i < 100; i++)
+		swing(&trace, 5000, 0);
+	for (int i = 0; i < 3600; i++)
+		pass(&trace, 1000);
+	ck_assert_uint_le(stats(&trace).capacity, 8);
+	ck_assert_uint_eq(stats(&trace).cached, 0);
+	ck_assert_uint_eq(weir__home_self()->dirty_units, 0);
+	swing(&trace, 50, 0); /* and it works as on the first day */
+	uint64_t misses = stats(&trace).misses;
+	swing(&trace, 50, 0);
+	ck_assert_uint_eq(stats(&trace).misses, misses);
+}
+END_TEST
+
+START_TEST(off_freezes_the_capacity)
+{
+	configure(WEIR__ADAPT_OFF, 8 << 20);
+	begin(&trace, "frozen", OBJECT_BYTES);
+	demand(&trace, 1);
+	uint64_t capacity = stats(&trace).capacity;
+	for (int i = 0; i < 100; i++)
+		swing(&trace, 1000, 0);
+	ck_assert_uint_eq(stats(&trace).capacity, capacity);
+	ck_assert_uint_eq(stats(&trace).resizes, 0);
+}
+END_TEST
+
+/* ---- Budget --------------------------------------------------------------------------------- */
+
+START_TEST(a_working_set_above_the_budget_stays_within_it)
+{
+	enum { BUDGET = 256 << 10 };
+	configure(WEIR__ADAPT_DEMAND, BUDGET);
+	begin(&trace, "large", 1024);
+	for (int i = 0; i < 300; i++) {
+		swing(&trace, 4000, 0);
+		ck_assert_uint_le(weir__home_self()->cap_bytes, BUDGET);
+	}
+	ck_assert_uint_gt(stats(&trace).capacity * 1024, BUDGET / 2);
+}
+END_TEST
+
+START_TEST(budget_follows_a_phase_shift_from_one_pool_to_another)
+{
+	enum { BUDGET = 512 << 10 };
+	static struct trace other;
+	configure(WEIR__ADAPT_DEMAND, BUDGET);
+	begin(&trace, "before", 1024);
+	begin(&other, "after", 1024);
+	for (int i = 0; i < 100; i++)
+		swing(&trace, 4000, 0);
+	uint64_t had = stats(&trace).capacity;
+	ck_assert_uint_gt(had, 300);
+	for (int i = 0; i < 600; i++) {
+		swing(&other, 4000, 0);
+		ck_assert_uint_le(weir__home_self()->cap_bytes, BUDGET + 1024); /* and a floor */
+	}
+	ck_assert_uint_gt(stats(&other).capacity, 300);
+	ck_assert_uint_lt(stats(&trace).capacity, had / 2);
+}
+END_TEST
+
+/* ---- Invariants ----------------------------------------------------------------------------- */
+
+START_TEST(any_constant_need_ends_within_the_band_and_stays_there)
+{
+	for (uint32_t need = 1; need < 5000; need = need * 5 / 4 + 1)
+		for (uint32_t cap = 1; cap < 20000; cap = cap * 3 / 2 + 1) {
+			struct weir__law law = { .swing = need, .hit_rate = 1.0 };
+			struct weir__epoch epoch = {
+				.swing = need, .allocs = 1, .refills = 1, .flushes = 1
+			};
+			uint32_t now_cap = cap;
+			int64_t now = 0;
+			for (int i = 0; i < 3000; i++) {
+				now += EPOCH_MS * WEIR__MS;
+				weir__law_measure(&law, &epoch, now);
+				uint32_t next = weir__law_next(&law, &epoch, now_cap, 1, now);
+				if (next != now_cap && i > 2500)
+					ck_abort_msg("need %u from %u: still moving", need, cap);
+				if (next != now_cap)
+					law.resized_ns = now;
+				now_cap = next;
+			}
+			if (now_cap < need || now_cap > 2 * need + 1)
+				ck_abort_msg("need %u from %u: ends at %u", need, cap, now_cap);
+		}
+}
+END_TEST
+
+static void random_trace(unsigned seed)
+{
+	struct trace *t = &trace;
+	unsigned state = seed;
+	int64_t shrunk = t->now - 5000 * WEIR__MS;
+	for (int i = 0; i < 60; i++) {
+		uint32_t before = cache(t)->cap;
+		unsigned peak = (unsigned)rand_r(&state) % 600;
+		demand(t, peak);
+		demand(t, peak == 0 ? 0 : (unsigned)rand_r(&state) % peak);
+		if (rand_r(&state) % 8 == 0)
+			t->now += (int64_t)(rand_r(&state) % 20000) * WEIR__MS;
+		pass(t, EPOCH_MS);
+		uint32_t after = cache(t)->cap;
+		if (before > 0 && (after < 1 || cache(t)->count > after))
+			ck_abort_msg("seed %u epoch %d: %u cached of %u", seed, i, cache(t)->count,
+				     after);
+		if (after < before) {
+			if (t->now - shrunk < 5000 * WEIR__MS)
+				ck_abort_msg("seed %u epoch %d: shrunk twice in 5 s", seed, i);
+			shrunk = t->now;
+		}
+		if (weir__home_self()->cap_bytes > 8 << 20)
+			ck_abort_msg("seed %u epoch %d: above the budget", seed, i);
+	}
+	demand(t, 0);
+}
+
+START_TEST(a_thousand_random_traces_break_no_invariant)
+{
+	unsigned seed = (unsigned)time(NULL);
+	begin(&trace, "random", OBJECT_BYTES);
+	for (unsigned i = 0; i < 1000; i++) {
+		random_trace(seed + i);
+		trace.now += 10000 * WEIR__MS;
+	}
+	if (stats(&trace).in_use != 0)
+		ck_abort_msg("seed %u: objects lost", seed);
+}
+END_TEST
+
+START_TEST(a_band_too_narrow_for_the_steps_is_refused)
+{
+	struct weir__alloc_config config;
+	weir__alloc_config_get(&config);
+	config.band_percent = 150; /* as wide as the growth: it would shrink what it grew */
+	ck_assert_int_eq(weir__alloc_configure(&config), -EINVAL);
+	config.band_percent = 200;
+	config.shrink_percent = 40;
+	ck_assert_int_eq(weir__alloc_configure(&config), -EINVAL);
+	config.shrink_percent = 100;
+	ck_assert_int_eq(weir__alloc_configure(&config), -EINVAL);
+	config.shrink_percent = 70;
+	config.grow_percent = 100;
+	ck_assert_int_eq(weir__alloc_configure(&config), -EINVAL);
+	config.grow_percent = 150;
+	config.adapt = WEIR__ADAPT_OFF + 1;
+	ck_assert_int_eq(weir__alloc_configure(&config), -EINVAL);
+	config.adapt = WEIR__ADAPT_OFF;
+	ck_assert_int_eq(weir__alloc_configure(&config), 0);
+}
+END_TEST
+
+Suite *alloc_adapt_suite(void)
+{
+	Suite *s = suite_create("alloc_adapt");
+	TCase *law = tcase_create("law");
+	tcase_set_timeout(law, 30);
+	tcase_add_test(law, any_constant_need_ends_within_the_band_and_stays_there);
+	tcase_add_test(law, a_band_too_narrow_for_the_steps_is_refused);
+	suite_add_tcase(s, law);
+	if (WEIR__ASAN) /* watched blocks bypass the water marks that the law lives on */
+		return s;
+	TCase *traces = tcase_create("traces");
+	tcase_set_timeout(traces, 60);
+	tcase_add_test(traces, a_cold_cache_is_large_enough_after_one_epoch);
+	tcase_add_test(traces, steady_demand_is_left_alone);
+	tcase_add_test(traces, demand_that_stands_still_needs_no_cache);
+	tcase_add_test(traces, a_burst_misses_a_twentieth_of_what_the_thresholds_miss);
+	tcase_add_loop_test(traces, bursts_every_five_seconds_or_faster_cause_no_resize_and_no_miss,
+			    0, sizeof(oscillation) / sizeof(*oscillation));
+	tcase_add_test(traces, after_a_spike_everything_is_given_back);
+	tcase_add_test(traces, off_freezes_the_capacity);
+	tcase_add_test(traces, a_working_set_above_the_budget_stays_within_it);
+	tcase_add_test(traces, budget_follows_a_phase_shift_from_one_pool_to_another);
+	tcase_add_test(traces, a_thousand_random_traces_break_no_invariant);
+	suite_add_tcase(s, traces);
+	return s;
+}
