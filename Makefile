@@ -54,6 +54,8 @@ DRIVERS := uring epoll
 test: $B/have-test $B/tests/switch_alone $B/tests/run  ## every Check suite, on io_uring and on epoll
 	$(Q)$B/tests/switch_alone
 	$(Q)for d in $(DRIVERS); do echo "-- driver: $$d"; WEIR_DRIVER=$$d $(RUN) $B/tests/run || exit 1; done
+preload-smoke: $B/libweir-malloc.so  ## git, python3, sqlite3, redis-server and gcc on weir's heaps
+	$(Q)tests/preload_smoke.sh $<
 test-examples: examples bench-build  ## the examples, driven by curl, wrk, redis-cli and redis-benchmark
 	$(Q)B=$B tests/examples.sh
 check-asan:  ## the tests under AddressSanitizer and UBSan
@@ -137,6 +139,10 @@ $B/libweir.so.$(VERSION): $(OBJS)
 	$(call say,LD) $(CC) $(LIBFLAGS) -shared $(if $(SAN),,-Wl,-z,defs) -Wl,-soname,$(SONAME) $^ $(LDLIBS) -o $@
 $B/libweir.so: $B/libweir.so.$(VERSION)
 	@ln -sf $(<F) $B/$(SONAME) && ln -sf $(SONAME) $@
+# The allocator alone, under the names of the malloc family.
+$B/libweir-malloc.so: $B/alloc/preload/malloc.o $(filter $B/alloc/%,$(OBJS)) alloc/preload/malloc.map
+	$(call say,LD) $(CC) $(LIBFLAGS) -shared $(if $(SAN),,-Wl,-z,defs) \
+		-Wl,--version-script=$(lastword $^) $(filter %.o,$^) -o $@
 $(EXAMPLES): %: %.o $B/libweir.a
 	$(call say,LD) $(CC) $(BASE) $^ $(LDLIBS) -o $@
 $(HTTP:%.c=$B/%): $(LLHTTP)
@@ -153,6 +159,6 @@ $B/tests/switch_alone: tests/switch_alone.c runtime/switch_$(ARCH).S Makefile | 
 	$(call say,LD) $(CC) -std=gnu11 -O2 -g $(WARN) -static -I. -I$B/include $(filter-out Makefile,$^) -o $@
 
 .SECONDARY:
-.PHONY: all lib examples bench-build rivals deps demo test test-examples check-asan check-tsan check-valgrind bench \
+.PHONY: all lib preload-smoke examples bench-build rivals deps demo test test-examples check-asan check-tsan check-valgrind bench \
 	layers symbols headers doc-examples lint cross cross-objects install uninstall clean help
 -include $(wildcard $B/*/*.d)

@@ -126,6 +126,30 @@ struct weir__home *weir__home_guest(void)
 	return guest;
 }
 
+/* ---- Fork ----------------------------------------------------------------------------------- */
+
+/*
+ * The child has the forking thread and its heap. Other threads' heaps may have been caught in the
+ * middle of an operation, so they stay owned by nobody's thread: what they hold is the price of the
+ * fork.
+ */
+static void before_fork(void)
+{
+	pthread_mutex_lock(&weir__heaps_lock);
+	weir__large_lock();
+}
+
+static void after_fork(void)
+{
+	weir__large_unlock();
+	pthread_mutex_unlock(&weir__heaps_lock);
+}
+
+__attribute__((constructor)) static void guard_fork(void)
+{
+	(void)pthread_atfork(before_fork, after_fork, after_fork);
+}
+
 /* ---- Attach and detach ---------------------------------------------------------------------- */
 
 static struct weir__home *adopt(void)

@@ -304,6 +304,8 @@ size_t weir__large_size(const void *block); /* 0: not one of these */
 void *weir__large_realloc(void *block,
 			  size_t size); /* NULL: not possible in place or by moving pages */
 uint64_t weir__large_bytes(void);
+void weir__large_lock(void); /* around fork() */
+void weir__large_unlock(void);
 
 /* ---- stack.c -------------------------------------------------------------------------------- */
 

@@ -113,3 +113,13 @@ uint64_t weir__large_bytes(void)
 {
 	return WEIR__GET(total_bytes);
 }
+
+void weir__large_lock(void)
+{
+	pthread_mutex_lock(&lock);
+}
+
+void weir__large_unlock(void)
+{
+	pthread_mutex_unlock(&lock);
+}

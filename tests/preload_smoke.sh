@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+#
+# preload_smoke.sh LIBRARY: other people's programs on weir's heaps, each compared with what it says without.
+# Programs that are not installed are left out.
+set -u
+library=$(realpath "$1")
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+failed=0 ran=0
+
+both() { # name, then the command; its output must be the same with and without
+	local name=$1
+	shift
+	command -v "$1" >/dev/null || { echo "preload: no $1 here, left out" >&2; return 0; }
+	"$@" >"$dir/without" 2>&1 </dev/null
+	LD_PRELOAD=$library "$@" >"$dir/with" 2>"$dir/errors" </dev/null
+	local status=$?
+	cat "$dir/errors" >>"$dir/with"
+	ran=$((ran + 1))
+	if [ $status -ne 0 ] || ! cmp -s "$dir/without" "$dir/with"; then
+		echo "preload: $name: status $status" >&2
+		diff "$dir/without" "$dir/with" | head -5 >&2
+		failed=1
+	fi
+}
+
+cat >"$dir/churn.py" <<'PY'
+import hashlib, json, subprocess, threading
+def work(seed):
+    x = {str(i): [seed + i] * (i % 50) for i in range(2000)}
+    for _ in range(10):
+        x = json.loads(json.dumps(x))
+    sums[seed] = hashlib.sha256(json.dumps(x, sort_keys=True).encode()).hexdigest()
+sums = {}
+threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+for t in threads: t.start()
+for t in threads: t.join()
+print(sorted(sums.items()))
+print(subprocess.run(["echo", "forked"], capture_output=True).stdout)
+PY
+cat >"$dir/fill.sql" <<'SQL'
+create table t(a integer primary key, b text);
+with recursive n(i) as (select 1 union all select i + 1 from n where i < 50000)
+	insert into t select i, hex(i * 7919) from n;
+create index tb on t(b);
+select count(*), sum(length(b)), max(b) from t where b > '3';
+SQL
+cat >"$dir/unit.c" <<'C'
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+int main(void) { puts("compiled"); return 0; }
+C
+
+both git git -C "$(dirname "$0")/.." log --stat -50
+both python3 python3 "$dir/churn.py"
+both sqlite3 sqlite3 :memory: ".read $dir/fill.sql"
+both gcc gcc -O2 -S -o - "$dir/unit.c"
+both sort sh -c 'seq 300000 | sort --parallel=4 -R --random-source=/dev/zero | md5sum'
+if command -v redis-server >/dev/null && command -v redis-benchmark >/dev/null; then
+	LD_PRELOAD=$library redis-server --port 0 --unixsocket "$dir/redis" --save '' >"$dir/redis.log" 2>&1 &
+	redis=$!
+	for _ in $(seq 50); do [ -S "$dir/redis" ] && break; sleep 0.1; done
+	ran=$((ran + 1))
+	redis-benchmark -s "$dir/redis" -q -n 20000 -t set,get,lpush,sadd,hset >/dev/null 2>&1 || failed=1
+	kill $redis && wait $redis || { echo "preload: redis-server failed" >&2; failed=1; }
+else
+	echo 'preload: no redis-server here, left out' >&2
+fi
+[ $failed = 0 ] && echo "preload: $ran programs, no difference"
