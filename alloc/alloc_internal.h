@@ -16,6 +16,12 @@ WEIR_MUST int weir__heap_attach(void);
 void weir__heap_detach(void);
 
 /*
+ * Has wake(arg) called, by whatever thread, when 256 KiB that others freed wait for this thread: it
+ * may be asleep. Until the heap is detached.
+ */
+void weir__heap_on_backlog(void (*wake)(void *arg), void *arg);
+
+/*
  * Once per turn of the worker's loop: takes home what others freed, and whatever adapting or
  * purging is due. A few loads when nothing is.
  */

@@ -398,6 +398,19 @@ void *weir__alloc_run_aligned(size_t align, size_t size)
 	return block;
 }
 
+/* For threads without a heap: puts it away at once when its heap has no owner either. */
+static bool put_ownerless(struct weir__home *owner, uint32_t index, void *block)
+{
+	if (atomic_load_explicit(&owner->owned, memory_order_relaxed))
+		return false;
+	pthread_mutex_lock(&weir__heaps_lock);
+	bool ownerless = !atomic_load_explicit(&owner->owned, memory_order_relaxed);
+	if (ownerless)
+		weir__home_put(owner, index, block);
+	pthread_mutex_unlock(&weir__heaps_lock);
+	return ownerless;
+}
+
 /* Finds out whose block it is; `index` 0: of any pool. */
 static void put(uint32_t index, void *block)
 {
@@ -410,7 +423,7 @@ static void put(uint32_t index, void *block)
 	}
 	if (owner == weir__home_self())
 		weir__home_put(owner, found, block);
-	else
+	else if (weir__home_self() != NULL || !put_ownerless(owner, found, block))
 		weir__remote_free(owner, found, block);
 }
 

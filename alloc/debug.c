@@ -121,6 +121,14 @@ void weir__watch_room(void *block, size_t room)
 #endif
 }
 
+void weir__watch_link(void *block)
+{
+	(void)block;
+#ifdef HAVE_VALGRIND
+	(void)VALGRIND_MAKE_MEM_DEFINED(block, sizeof(struct weir__returned));
+#endif
+}
+
 void weir__watch_internal(void *block, size_t room)
 {
 	(void)block, (void)room;

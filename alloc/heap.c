@@ -161,6 +161,16 @@ static struct weir__home *adopt(void)
 	return home_new();
 }
 
+void weir__heap_on_backlog(void (*wake)(void *arg), void *arg)
+{
+	struct weir__home *home = weir__home_self();
+	if (home == NULL)
+		return;
+	atomic_store_explicit(&home->wake_arg, arg, memory_order_relaxed);
+	/* release: who sees the function sees its argument */
+	atomic_store_explicit(&home->wake, wake, memory_order_release);
+}
+
 int weir__heap_attach(void)
 {
 	if (weir__home_self() != NULL)
@@ -186,7 +196,10 @@ void weir__heap_detach(void)
 	if (home == NULL)
 		return;
 	weir__heap_self = &weir__heap_none;
-	weir__remote_drain(home);
+	weir__remote_post(home);
+	while (weir__remote_waiting(home))
+		weir__remote_drain(home);
+	home->wake = NULL;
 	weir__stacks_drop(home);
 	for (uint32_t i = 1; i < home->bins_end; i++)
 		weir__cache_close(home, i);
@@ -238,6 +251,7 @@ static void epoch(struct weir__home *home)
 void weir__home_turn(struct weir__home *home, int64_t now_ns)
 {
 	weir__home_sync_mode(home);
+	weir__remote_post(home);
 	weir__remote_drain(home);
 	home->now_ns = now_ns;
 	if (now_ns >= home->epoch_ns)
@@ -283,7 +297,9 @@ int64_t weir__heap_idle(int64_t now_ns)
 	struct weir__home *home = weir__home_self();
 	if (home == NULL)
 		return WEIR__NEVER;
-	weir__heap_turn(now_ns);
+	do
+		weir__heap_turn(now_ns);
+	while (weir__remote_waiting(home));
 	int64_t next = weir__stacks_turn(home, now_ns);
 	if (has_surplus(home) && now_ns + PURGE_STEP_NS < next)
 		next = now_ns + PURGE_STEP_NS;

@@ -148,10 +148,22 @@ struct weir__stacks {
 	int64_t decayed_ns;
 };
 
-/* A block on its way home carries the link in its first word. */
+/* A block on its way home: what its first two words are then. */
 struct weir__returned {
 	struct weir__returned *next;
+	uintptr_t mark;
 };
+
+/* A chain of blocks of one owner, not yet posted. */
+struct weir__outbox {
+	struct weir__home *owner;
+	struct weir__returned *first;
+	struct weir__returned *last;
+	uint32_t count;
+	uint32_t bytes;
+};
+
+enum { WEIR__OUTBOXES = 8 };
 
 struct weir__home {
 	struct weir__heap heap; /* what alloc.h shows */
@@ -173,10 +185,16 @@ struct weir__home {
 	int64_t purge_ns;     /* when the next look at free runs is due */
 	uint32_t bins_end;    /* bins[1 .. bins_end) may be open */
 	struct weir__stacks stacks[WEIR__STACK_CLASSES];
+	struct weir__outbox outbox[WEIR__OUTBOXES];
+	struct weir__returned *returned; /* taken from the inbox, not yet put away */
+	uint64_t remote_sent;
+	void (*_Atomic wake)(void *arg); /* set by the owner; called by any thread */
+	void *_Atomic wake_arg;
 	struct weir__bin bins[WEIR__POOLS_MAX + 1];
 
 	/* The line others write. */
 	_Atomic(struct weir__returned *) inbox __attribute__((aligned(64)));
+	_Atomic uint64_t inbox_bytes;
 	_Atomic uint32_t owned; /* 0: belongs to the holder of the heaps lock */
 };
 
@@ -293,8 +311,12 @@ bool weir__home_may_grow(const struct weir__home *home);
 
 void weir__remote_free(struct weir__home *owner, uint32_t index, void *block);
 
-/* Takes home what others freed. */
+/* Sends what this heap's thread has freed of others. */
+void weir__remote_post(struct weir__home *home);
+
+/* Takes home what others freed, up to a bound. */
 void weir__remote_drain(struct weir__home *home);
+bool weir__remote_waiting(struct weir__home *home);
 
 /* ---- large.c: blocks above WEIR_CLASS_BYTES_MAX --------------------------------------------- */
 
@@ -388,6 +410,9 @@ bool weir__watched(void);
 /* `bytes` were asked for, `room` are there; the owner may ask for the rest (weir_usable_size). */
 void weir__watch_alloc(void *block, size_t bytes, size_t room);
 void weir__watch_room(void *block, size_t room);
+
+/* The words of a block that carry its way home may be read, whatever they are. */
+void weir__watch_link(void *block);
 
 /* The allocator takes a block for itself. */
 void weir__watch_internal(void *block, size_t room);

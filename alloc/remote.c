@@ -2,9 +2,14 @@
 /*
  * remote.c: blocks freed by a thread that does not own them.
  *
- * The freeing thread pushes onto the owner's inbox (one CAS); the owner takes all of it with one
- * exchange before it refills a cache and once per turn of its loop. Nobody else touches an owner's
- * caches, so the paths in alloc.h and cache.c stay free of atomics. Pop-all has no ABA problem.
+ * The freeing worker links blocks of one owner into a chain and posts it with one CAS: at 32
+ * blocks, at 16 KiB, or at the end of its turn. The owner takes all that was posted with one
+ * exchange, before it refills a cache and once per turn. Nobody else touches an owner's caches, so
+ * the paths in alloc.h and cache.c stay free of atomics, and pop-all has no ABA problem.
+ *
+ * A block on its way carries a link and a mark in its first two words. The mark is how a second
+ * free of it is noticed before it ties the chain into a ring, and how the owner sees that somebody
+ * still writes.
  *
  * A heap without an owner has nobody to come and look: whoever holds the heaps lock is its owner.
  */
@@ -12,55 +17,131 @@
 
 #include "alloc/heap.h"
 
-static void push(struct weir__home *owner, struct weir__returned *first,
-		 struct weir__returned *last)
+enum {
+	POST_BLOCKS = 32,
+	POST_BYTES = 16 << 10,
+	WAKE_BYTES = 256 << 10, /* waiting for an owner that may be asleep */
+	DRAIN_BLOCKS = 4096,	/* per turn; what is left waits for the next */
+};
+
+/* Not a value that a program would leave in a block: it holds the addresses of both. */
+static uintptr_t mark_of(const struct weir__returned *block)
+{
+	return ((uintptr_t)&weir__heap_none * 0x9e3779b97f4a7c15u) ^ (uintptr_t)block;
+}
+
+/* ---- Sending -------------------------------------------------------------------------------- */
+
+static void push(struct weir__home *owner, const struct weir__outbox *chain)
 {
 	struct weir__returned *head = atomic_load_explicit(&owner->inbox, memory_order_relaxed);
 	do {
-		last->next = head;
+		chain->last->next = head;
 		/* release: the drain's acquire sees the links and the last writes to the blocks */
 	} while (!atomic_compare_exchange_weak_explicit(
-		&owner->inbox, &head, first, memory_order_release, memory_order_relaxed));
+		&owner->inbox, &head, chain->first, memory_order_release, memory_order_relaxed));
+	uint64_t before =
+		atomic_fetch_add_explicit(&owner->inbox_bytes, chain->bytes, memory_order_relaxed);
+	void (*wake)(void *) = atomic_load_explicit(&owner->wake, memory_order_acquire);
+	if (before < WAKE_BYTES && before + chain->bytes >= WAKE_BYTES && wake != NULL)
+		wake(atomic_load_explicit(&owner->wake_arg, memory_order_relaxed));
 }
 
-/* True when it took the block: the owner had gone and the lock stood in for it. */
-static bool put_ownerless(struct weir__home *owner, uint32_t index, void *block)
+/*
+ * `owned` may change right after it was read. Then the chain waits in the inbox for the next owner,
+ * or for the next who posts to the heap.
+ */
+static void post(struct weir__outbox *chain)
 {
-	bool ownerless;
+	struct weir__home *owner = chain->owner;
+	push(owner, chain);
+	chain->count = 0;
+	chain->bytes = 0;
+	if (atomic_load_explicit(&owner->owned, memory_order_relaxed))
+		return;
 	pthread_mutex_lock(&weir__heaps_lock);
-	ownerless = !atomic_load_explicit(&owner->owned, memory_order_relaxed);
-	if (ownerless) {
+	if (!atomic_load_explicit(&owner->owned, memory_order_relaxed))
 		weir__remote_drain(owner);
-		weir__home_put(owner, index, block);
-	}
 	pthread_mutex_unlock(&weir__heaps_lock);
-	return ownerless;
+}
+
+static void add(struct weir__outbox *chain, struct weir__returned *block, uint32_t bytes)
+{
+	block->mark = mark_of(block);
+	block->next = chain->first;
+	if (chain->count++ == 0)
+		chain->last = block;
+	chain->first = block;
+	chain->bytes += bytes;
 }
 
 void weir__remote_free(struct weir__home *owner, uint32_t index, void *block)
 {
-	/*
-	 * `owned` may change right after it was read. Then the block waits in the inbox for the
-	 * next owner, or for the next who frees to the heap under the lock.
-	 */
-	if (!atomic_load_explicit(&owner->owned, memory_order_relaxed) &&
-	    put_ownerless(owner, index, block))
-		return;
+	struct weir__home *home = weir__home_self();
 	struct weir__returned *link = block;
-	push(owner, link, link);
+	uint32_t bytes = weir__pools[index].object_bytes;
+	if (weir__mode != 0)
+		weir__watch_link(block);
+	if (link->mark == mark_of(link)) {
+		weir__report("freed twice", block);
+		return;
+	}
+	if (home == NULL) { /* nobody would post a chain for it later */
+		struct weir__outbox chain = { .owner = owner };
+		add(&chain, link, bytes);
+		post(&chain);
+		return;
+	}
+	struct weir__outbox *chain = &home->outbox[owner->id % WEIR__OUTBOXES];
+	if (chain->count > 0 && chain->owner != owner)
+		post(chain);
+	chain->owner = owner;
+	add(chain, link, bytes);
+	WEIR__ADD(home->remote_sent, 1);
+	if (chain->count >= POST_BLOCKS || chain->bytes >= POST_BYTES)
+		post(chain);
+}
+
+void weir__remote_post(struct weir__home *home)
+{
+	for (unsigned i = 0; i < WEIR__OUTBOXES; i++)
+		if (home->outbox[i].count > 0)
+			post(&home->outbox[i]);
+}
+
+/* ---- Receiving ------------------------------------------------------------------------------ */
+
+static void receive(struct weir__home *home, struct weir__returned *block)
+{
+	uint32_t index = weir__span_pool(home, block);
+	block->mark = 0;
+	WEIR__ADD(home->bins[index].remote_frees, 1);
+	weir__home_put(home, index, block);
 }
 
 void weir__remote_drain(struct weir__home *home)
 {
-	if (atomic_load_explicit(&home->inbox, memory_order_relaxed) == NULL)
-		return;
-	struct weir__returned *link =
-		atomic_exchange_explicit(&home->inbox, NULL, memory_order_acquire);
-	while (link != NULL) {
-		struct weir__returned *next = link->next;
-		uint32_t index = weir__span_pool(home, link);
-		WEIR__ADD(home->bins[index].remote_frees, 1);
-		weir__home_put(home, index, link);
-		link = next;
+	if (home->returned == NULL) {
+		if (atomic_load_explicit(&home->inbox, memory_order_relaxed) == NULL)
+			return;
+		atomic_store_explicit(&home->inbox_bytes, 0, memory_order_relaxed);
+		home->returned = atomic_exchange_explicit(&home->inbox, NULL, memory_order_acquire);
 	}
+	for (unsigned n = 0; home->returned != NULL && n < DRAIN_BLOCKS; n++) {
+		struct weir__returned *block = home->returned;
+		if (weir__home_of(block) != home || block->mark != mark_of(block)) {
+			weir__report("written to after it was freed; what follows it is lost",
+				     block);
+			home->returned = NULL;
+			return;
+		}
+		home->returned = block->next;
+		receive(home, block);
+	}
+}
+
+bool weir__remote_waiting(struct weir__home *home)
+{
+	return home->returned != NULL ||
+	       atomic_load_explicit(&home->inbox, memory_order_relaxed) != NULL;
 }

@@ -306,7 +306,7 @@ static void free_elsewhere(void *attached)
 	}
 	ck_assert_int_eq(pthread_create(&thread, NULL, free_all, attached), 0);
 	pthread_join(thread, NULL);
-	weir__heap_turn(1);
+	(void)weir__heap_idle(weir__os_now());
 	ck_assert_uint_eq(blocks_in_use(), 0);
 	struct weir_pool_stats stats[WEIR_CLASS_COUNT];
 	size_t n = weir_pool_stats_get(stats, WEIR_CLASS_COUNT);
@@ -325,6 +325,66 @@ END_TEST
 START_TEST(blocks_freed_by_a_foreign_thread_come_home)
 {
 	free_elsewhere(NULL);
+}
+END_TEST
+
+static void *free_twice(void *arg)
+{
+	attach();
+	weir_free(arg);
+	weir_free(arg);
+	weir__heap_detach();
+	return NULL;
+}
+
+START_TEST(a_block_freed_twice_by_another_worker_is_reported)
+{
+	pthread_t thread;
+	attach();
+	void *block = weir_zalloc(100);
+	pthread_create(&thread, NULL, free_twice, block);
+	pthread_join(thread, NULL);
+	(void)weir__heap_idle(weir__os_now());
+	ck_assert_uint_eq(weir__reports, 1);
+	ck_assert_uint_eq(blocks_in_use(), 0);
+}
+END_TEST
+
+static _Atomic unsigned backlogs;
+
+static void count_backlog(void *arg)
+{
+	ck_assert_ptr_eq(arg, &backlogs);
+	backlogs++;
+}
+
+START_TEST(an_owner_asleep_is_woken_once_for_a_backlog)
+{
+	enum { BLOCKS = 200, BYTES = 4096 };
+	pthread_t thread;
+	attach();
+	weir__heap_on_backlog(count_backlog, &backlogs);
+	for (int i = 0; i < HANDED; i++)
+		handed[i] = i < BLOCKS ? weir_alloc(BYTES) : NULL;
+	pthread_create(&thread, NULL, free_all, "attached");
+	pthread_join(thread, NULL);
+	ck_assert_uint_eq(backlogs, 1);
+	(void)weir__heap_idle(weir__os_now());
+	ck_assert_uint_eq(blocks_in_use(), 0);
+}
+END_TEST
+
+START_TEST(what_was_freed_for_others_is_sent_by_the_end_of_the_turn)
+{
+	attach();
+	void *block = weir_alloc(100);
+	struct weir__home *owner = weir__home_self();
+	weir__heap_self = &weir__heap_none; /* the same thread, as another worker */
+	attach();
+	weir_free(block);
+	ck_assert(!weir__remote_waiting(owner));
+	weir__heap_turn(1);
+	ck_assert(weir__remote_waiting(owner));
 }
 END_TEST
 
@@ -554,6 +614,9 @@ Suite *alloc_heap_suite(void)
 	tcase_add_test(threads, a_thread_without_a_heap_allocates_and_frees);
 	tcase_add_test(threads, blocks_freed_by_another_worker_come_home);
 	tcase_add_test(threads, blocks_freed_by_a_foreign_thread_come_home);
+	tcase_add_test(threads, a_block_freed_twice_by_another_worker_is_reported);
+	tcase_add_test(threads, an_owner_asleep_is_woken_once_for_a_backlog);
+	tcase_add_test(threads, what_was_freed_for_others_is_sent_by_the_end_of_the_turn);
 	tcase_add_test(threads, blocks_outlive_the_worker_that_allocated_them);
 	tcase_add_test(threads, threads_that_free_each_others_blocks_lose_none);
 	tcase_add_test(threads, threads_that_come_and_go_share_a_heap);
