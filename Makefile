@@ -46,7 +46,7 @@ bench-build: $(BENCHES) $B/bench/count_malloc.so
 deps:  ## installs the packages that demo and test need (apt), or prints the command
 	@.ci/deps run
 demo: deps  ## servers on loopback under load, and one table of what it cost; half a minute
-	@$(MAKE) -s --no-print-directory examples bench-build
+	@$(MAKE) -s -j$$(nproc) --no-print-directory examples bench-build
 	@B=$B bench/demo
 
 # RUN goes in front of the suites: valgrind, setarch, taskset.
