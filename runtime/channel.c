@@ -2,10 +2,11 @@
 /*
  * channel.c: bounded channels between tasks of any workers.
  *
- * A waiter lies on its task's stack and is in one of the channel's two queues until somebody takes it out
- * under the lock: the other side (it is then `done`, and a wake-up is under way that must be waited for) or
- * its own interruption. So a cancelled waiter never swallows an item or a wake-up. Items are handed over
- * directly when the other side waits; the ring holds items only while nobody waits for one.
+ * A waiter lies on its task's stack and is in one of the channel's two queues until somebody takes
+ * it out under the lock: the other side (it is then `done`, and a wake-up is under way that must be
+ * waited for) or its own interruption. So a cancelled waiter never swallows an item or a wake-up.
+ * Items are handed over directly when the other side waits; the ring holds items only while nobody
+ * waits for one.
  */
 #include <weir/runtime.h>
 
@@ -22,8 +23,8 @@ struct waiter {
 	struct weir__task *task;
 	weir_chan *chan;
 	struct queue *queue;
-	void *item;              /* to copy to (receiver) or from (sender) */
-	bool done;               /* taken out by the other side; under the lock */
+	void *item; /* to copy to (receiver) or from (sender) */
+	bool done;  /* taken out by the other side; under the lock */
 	int result;
 };
 
@@ -39,15 +40,16 @@ struct weir_chan {
 	size_t capacity;
 	size_t first;
 	size_t count;
-	struct queue receivers;  /* not empty only while count is 0 */
-	struct queue senders;    /* not empty only while count is capacity */
+	struct queue receivers; /* not empty only while count is 0 */
+	struct queue senders;	/* not empty only while count is capacity */
 	_Alignas(16) char items[];
 };
 
 /* Held for a few dozen instructions and one memcpy; never across a park. */
 static void lock(weir_chan *chan)
 {
-	for (unsigned spins = 0; atomic_flag_test_and_set_explicit(&chan->lock, memory_order_acquire);)
+	for (unsigned spins = 0;
+	     atomic_flag_test_and_set_explicit(&chan->lock, memory_order_acquire);)
 		if (++spins % 64 == 0)
 			sched_yield();
 }
@@ -81,7 +83,10 @@ static char *slot(weir_chan *chan, size_t index)
 	return chan->items + (at < chan->capacity ? at : at - chan->capacity) * chan->item_bytes;
 }
 
-/* Takes the first waiter out; its task, to be woken after unlock. The waiter is not ours after that. */
+/*
+ * Takes the first waiter out; its task, to be woken after unlock. The waiter is not ours after
+ * that.
+ */
 static struct weir__task *grant(struct queue *queue, int result)
 {
 	struct waiter *waiter = queue->head;
@@ -92,7 +97,7 @@ static struct weir__task *grant(struct queue *queue, int result)
 	return waiter->task;
 }
 
-/* ---- Waiting ------------------------------------------------------------------------------------ */
+/* ---- Waiting -------------------------------------------------------------------------------- */
 
 static void abort_wait(struct weir__task *task, int why)
 {
@@ -111,7 +116,9 @@ static void abort_wait(struct weir__task *task, int why)
 /* Called with the lock held, returns without it. */
 static int wait_in(struct weir__worker *self, weir_chan *chan, struct queue *queue, void *item)
 {
-	struct waiter waiter = { .task = self->current, .chan = chan, .queue = queue, .item = item };
+	struct waiter waiter = {
+		.task = self->current, .chan = chan, .queue = queue, .item = item
+	};
 
 	enqueue(queue, &waiter);
 	unlock(chan);
@@ -119,7 +126,7 @@ static int wait_in(struct weir__worker *self, weir_chan *chan, struct queue *que
 	return err < 0 ? err : waiter.result;
 }
 
-/* ---- Both directions, with the lock held; the task to wake afterwards in *ret_wake --------------- */
+/* ---- Both directions, with the lock held; the task to wake afterwards in *ret_wake ---------- */
 
 static int put(weir_chan *chan, const void *item, struct weir__task **ret_wake)
 {
@@ -151,7 +158,7 @@ static int get(weir_chan *chan, void *ret, struct weir__task **ret_wake)
 	return 0;
 }
 
-/* ---- Public ------------------------------------------------------------------------------------- */
+/* ---- Public --------------------------------------------------------------------------------- */
 
 weir_chan *weir_chan_new(size_t item_bytes, size_t capacity)
 {
@@ -176,6 +183,7 @@ weir_chan *weir_chan_new(size_t item_bytes, size_t capacity)
 
 void weir_chan_free(weir_chan *chan)
 {
+	WEIR_ASSERT(!chan || (!chan->receivers.head && !chan->senders.head));
 	weir_free(chan);
 }
 

@@ -78,8 +78,8 @@ struct weir_task_opts {
 /*
  * Starts fn(arg) as a task in `scope`, which the caller has open. The task gets its stack when it first
  * runs. When it returns a negative value the scope's other tasks are cancelled and weir_scope_wait()
- * reports the value. Does not park. Returns 0, -ENOMEM, -EINVAL (bad options), or -ECANCELED when the
- * scope is cancelled already. A failed spawn has not taken `arg`.
+ * reports the value. Does not park. Returns 0, -ENOMEM, -EINVAL (bad options), -EXDEV (the scope is another
+ * worker's), or -ECANCELED when the scope is cancelled already. A failed spawn has not taken `arg`.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_spawn_with(struct weir_scope *scope,
 						    const struct weir_task_opts *opts);
@@ -112,8 +112,7 @@ struct weir_scope {
 /*
  * Opens a scope in the running task; every blocking call until its end, here and in its tasks, returns
  * -ETIME once `timeout_ns` has passed. A timeout never extends the enclosing scope's. Costs no system
- * call and no allocation. Timeouts of a second or more count from the start of the worker's turn, a
- * fraction of a millisecond earlier.
+ * call and no allocation. Timeouts of a second or more may end up to 4 ms early.
  */
 WEIR_API WEIR_NONNULL void weir_scope_open(struct weir_scope *scope, int64_t timeout_ns);
 
@@ -129,10 +128,16 @@ WEIR_API WEIR_NONNULL void weir_scope_open_shield(struct weir_scope *scope, int6
  */
 WEIR_API WEIR_NONNULL int weir_scope_wait(struct weir_scope *scope);
 
-/* Cancels the scope: its tasks and its opener get -ECANCELED from every blocking call. Does not park. */
+/*
+ * Cancels the scope: its tasks and its opener get -ECANCELED from every blocking call. Does not park. A task
+ * of another worker than the opener's may do so when it was spawned in the scope, or below it.
+ */
 WEIR_API WEIR_NONNULL void weir_scope_cancel(struct weir_scope *scope);
 
-/* Cancels, joins (parks, without being a cancellation point) and closes. Idempotent. */
+/*
+ * Cancels, joins (parks, without being a cancellation point) and closes. Idempotent. For the opener alone;
+ * inner scopes first.
+ */
 WEIR_API WEIR_NONNULL void weir_scope_close(struct weir_scope *scope);
 
 /* Declares and opens a scope that is closed on every way out of the block. */

@@ -2,8 +2,9 @@
 /*
  * sanitizer.h: tells ASan, TSan and valgrind about stacks and switches. Empty in normal builds.
  *
- * Order: leave() on the old stack just before the switch, enter() on the new one just after. TSan's fiber
- * belongs to the stack, not to the task: it is made with the stack's first use and reused with it.
+ * Order: leave() on the old stack just before the switch, enter() on the new one just after. TSan's
+ * fiber lives from a stack's first frame to the next first frame: one that was left for good still
+ * has the calls on its record that led to the leaving, and would run full if it was used again.
  */
 #ifndef WEIR_SANITIZER_H
 #define WEIR_SANITIZER_H
@@ -68,8 +69,9 @@ static inline void weir__san_start(struct weir__stack *stack)
 	stack->asan_fake = NULL;
 #endif
 #ifdef WEIR__TSAN
-	if (!stack->tsan_fiber)
-		stack->tsan_fiber = __tsan_create_fiber(0);
+	if (stack->tsan_fiber)
+		__tsan_destroy_fiber(stack->tsan_fiber);
+	stack->tsan_fiber = __tsan_create_fiber(0);
 #endif
 #ifdef WEIR__VALGRIND
 	if (!stack->valgrind_id && RUNNING_ON_VALGRIND)
@@ -78,7 +80,9 @@ static inline void weir__san_start(struct weir__stack *stack)
 	(void)stack;
 }
 
-static inline void weir__san_leave(struct weir__stack *from, struct weir__stack *to, bool for_good)
+/* Inlined without fail: a call's own exit must not be recorded on the fiber switched to. */
+__attribute__((always_inline)) static inline void
+weir__san_leave(struct weir__stack *from, struct weir__stack *to, bool for_good)
 {
 #ifdef WEIR__ASAN
 	__sanitizer_start_switch_fiber(for_good ? NULL : &from->asan_fake, to->base,
@@ -92,7 +96,7 @@ static inline void weir__san_leave(struct weir__stack *from, struct weir__stack 
 	(void)for_good;
 }
 
-static inline void weir__san_enter(struct weir__stack *self)
+__attribute__((always_inline)) static inline void weir__san_enter(struct weir__stack *self)
 {
 #ifdef WEIR__ASAN
 	__sanitizer_finish_switch_fiber(self->asan_fake, NULL, NULL);

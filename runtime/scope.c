@@ -2,9 +2,10 @@
 /*
  * scope.c: structured concurrency: open, cancel, join.
  *
- * A task's scopes form a list, innermost first; each has its children. Cancelling a scope marks it and
- * everything inside it, so that a blocking call asks one byte of its task. Marking stops at shields. The
- * walk over the tasks below uses a work list through the task records: depth costs no stack.
+ * A task's scopes form a list, innermost first; each has its children. Cancelling a scope marks it
+ * and everything inside it, so that a blocking call asks one byte of its task. Marking stops at
+ * shields. The walk over the tasks below uses a work list through the task records: depth costs no
+ * stack.
  */
 #include "runtime/task.h"
 
@@ -12,7 +13,7 @@
 
 #include "runtime/fatal.h"
 
-/* ---- Cancellation ------------------------------------------------------------------------------- */
+/* ---- Cancellation --------------------------------------------------------------------------- */
 
 struct work {
 	struct weir__task *head;
@@ -37,8 +38,8 @@ static void cancel_children(struct weir__worker *self, struct weir__scope *scope
 }
 
 /*
- * Marks the scopes of `task` from `outermost` (NULL: the task itself) inwards, up to the outermost shield
- * inside it, and adds their children to the work.
+ * Marks the scopes of `task` from `outermost` (NULL: the task itself) inwards, up to the outermost
+ * shield inside it, and adds their children to the work.
  */
 static void mark(struct weir__worker *self, struct weir__task *task, struct weir__scope *outermost,
 		 struct work *work)
@@ -97,7 +98,7 @@ void weir__scope_cancel(struct weir__worker *self, struct weir__scope *scope)
 	cancel_all(self, &work);
 }
 
-/* ---- Children ----------------------------------------------------------------------------------- */
+/* ---- Children ------------------------------------------------------------------------------- */
 
 void weir__scope_child_ended(struct weir__worker *self, struct weir__task *task)
 {
@@ -119,6 +120,15 @@ void weir__scope_child_ended(struct weir__worker *self, struct weir__task *task)
 	}
 }
 
+/* The opener is ready now: the end of the last child must not make it so again. */
+static void abort_await(struct weir__task *task, int why)
+{
+	struct weir__scope *scope = task->wait;
+
+	scope->is_awaited = 0;
+	weir__ready(task->worker, task, why);
+}
+
 /* Parks until no child is left, or, with `interruptible`, until the opener is interrupted. */
 static int await_children(struct weir__worker *self, struct weir__scope *scope, bool interruptible)
 {
@@ -126,36 +136,52 @@ static int await_children(struct weir__worker *self, struct weir__scope *scope, 
 
 	while (scope->pending > 0 && err == 0) {
 		scope->is_awaited = 1;
-		err = weir__park(self, interruptible ? weir__abort_ready : NULL, scope);
-		scope->is_awaited = 0;
+		err = weir__park(self, interruptible ? abort_await : NULL, scope);
 	}
 	return err;
 }
 
-/* ---- Public ------------------------------------------------------------------------------------- */
+/* ---- Public --------------------------------------------------------------------------------- */
 
-static void open_scope(struct weir__scope *scope, int64_t timeout_ns, bool is_shield)
+/* The deadline `timeout_ns` from now, if it is before `outer_ns`. */
+static inline int64_t shrink(struct weir__worker *self, int64_t outer_ns, int64_t timeout_ns,
+			     int64_t now)
 {
+	if (now > self->now_ns)
+		self->now_ns = now;
+	if (timeout_ns < 0)
+		timeout_ns = 0;
+	return timeout_ns < outer_ns - self->now_ns ? self->now_ns + timeout_ns : outer_ns;
+}
+
+/* Reads the clock first, exactly only where that shows: nothing else has to survive the call. */
+static inline void open_scope(struct weir__scope *scope, int64_t timeout_ns, bool is_shield)
+{
+	int64_t now = timeout_ns < WEIR_SEC	   ? weir__clock_ns()
+		      : timeout_ns == WEIR_FOREVER ? 0
+						   : weir__clock_coarse_ns();
 	struct weir__worker *self = weir__worker_self();
 	struct weir__task *task = self ? self->current : NULL;
 
-	memset(scope, 0, sizeof *scope);
+	scope->task = task;
 	if (!task)
 		return;
-	scope->task = task;
+	int64_t deadline = is_shield ? INT64_MAX : task->deadline_ns;
+	if (timeout_ns != WEIR_FOREVER)
+		deadline = shrink(self, deadline, timeout_ns, now);
+	if (is_shield)
+		task->cancelled = 0;
 	scope->parent = task->scope;
+	scope->children = NULL;
+	scope->deadline_ns = deadline;
+	scope->pending = 0;
+	scope->error = 0;
+	scope->cancelled = task->cancelled;
 	scope->is_shield = is_shield;
-	scope->cancelled = is_shield ? 0 : task->cancelled;
-	scope->deadline_ns = is_shield ? INT64_MAX : task->deadline_ns;
-	if (timeout_ns < WEIR_SEC) /* the clock is read only where its age matters */
-		self->now_ns = weir__clock_ns();
-	if (timeout_ns < 0)
-		timeout_ns = 0;
-	if (timeout_ns < scope->deadline_ns - self->now_ns)
-		scope->deadline_ns = self->now_ns + timeout_ns;
+	scope->is_awaited = 0;
+	atomic_init(&scope->is_asked, 0);
 	task->scope = scope;
-	task->cancelled = scope->cancelled;
-	task->deadline_ns = scope->deadline_ns;
+	task->deadline_ns = deadline;
 }
 
 void weir_scope_open(struct weir_scope *scope, int64_t timeout_ns)
@@ -185,26 +211,53 @@ int weir_scope_wait(struct weir_scope *public_scope)
 	return scope->error ? scope->error : err;
 }
 
-void weir_scope_cancel(struct weir_scope *scope)
+static void cancel_asked(struct weir__worker *self, struct weir__msg *msg)
 {
-	struct weir__worker *self = weir__worker_self();
+	struct weir__scope *scope = (void *)((char *)msg - offsetof(struct weir__scope, ask));
 
-	if (self && weir__scope_of(scope)->task && weir__scope_of(scope)->task->worker == self)
-		weir__scope_cancel(self, weir__scope_of(scope));
+	weir__scope_cancel(self, scope);
 }
 
-static void pop_scope(struct weir__task *task, struct weir__scope *scope)
+/*
+ * From another worker the caller is, or was spawned below, a task of the scope: its end comes home
+ * through the same inbox, behind this message, so the scope is still open when it is handled.
+ */
+void weir_scope_cancel(struct weir_scope *public_scope)
 {
-	WEIR_ASSERT(task->scope == scope); /* scopes close in the reverse order of their opening */
-	task->scope = scope->parent;
-	if (task->scope) {
-		task->cancelled = task->scope->cancelled;
-		task->deadline_ns = task->scope->deadline_ns;
+	struct weir__scope *scope = weir__scope_of(public_scope);
+	struct weir__worker *self = weir__worker_self();
+
+	if (!self || !scope->task)
+		return;
+	if (scope->task->worker == self) {
+		weir__scope_cancel(self, scope);
+	} else if (!atomic_exchange_explicit(&scope->is_asked, 1, memory_order_relaxed)) {
+		scope->ask.fn = cancel_asked;
+		weir__worker_post(scope->task->worker, &scope->ask);
+	}
+}
+
+static inline void pop_scope(struct weir__task *task, struct weir__scope *scope)
+{
+	struct weir__scope *parent = scope->parent;
+
+	task->scope = parent;
+	if (parent) {
+		task->cancelled = parent->cancelled;
+		task->deadline_ns = parent->deadline_ns;
 	} else {
 		task->cancelled = task->base_cancelled;
 		task->deadline_ns = task->owner ? task->owner->deadline_ns : INT64_MAX;
 	}
 	scope->task = NULL;
+}
+
+static __attribute__((noinline)) void close_with_children(struct weir__task *task,
+							  struct weir__scope *scope)
+{
+	weir__scope_cancel(task->worker, scope);
+	await_children(task->worker, scope, false);
+	pop_scope(task, scope);
 }
 
 void weir_scope_close(struct weir_scope *public_scope)
@@ -214,9 +267,10 @@ void weir_scope_close(struct weir_scope *public_scope)
 
 	if (!task)
 		return;
-	if (scope->pending > 0) {
-		weir__scope_cancel(task->worker, scope);
-		await_children(task->worker, scope, false);
-	}
-	pop_scope(task, scope);
+	/* scopes are closed by their opener, in the reverse order of their opening */
+	WEIR_ASSERT(task->scope == scope && task->worker->current == task);
+	if (__builtin_expect(scope->pending > 0, 0))
+		close_with_children(task, scope);
+	else
+		pop_scope(task, scope);
 }

@@ -4,8 +4,8 @@
  *
  * A suspended context is one pointer, the stack pointer it left behind; everything else lies on its
  * stack. The assembly versions save the callee-saved registers of the ABI and jump (a `ret` would
- * mispredict: 12-13 ns against 2-6). Floating-point control words are not saved: a task that changes the
- * rounding mode must restore it before it parks.
+ * mispredict: 12-13 ns against 2-6). Floating-point control words are not saved: a task that
+ * changes the rounding mode must restore it before it parks.
  */
 #ifndef WEIR_SWITCH_H
 #define WEIR_SWITCH_H
@@ -18,12 +18,13 @@
 #define WEIR__SWITCH_ASM 0
 #endif
 
-/* Saves this context's stack pointer in *save_sp and continues the context that load_sp stands for. */
+/* Saves this context's stack pointer in *save_sp and continues the context that load_sp stands for.
+ */
 void weir__switch(void **save_sp, void *load_sp);
 
 /*
- * Builds a context on an empty stack that will call entry(arg). `stack_top` is 16-byte aligned; entry
- * never returns. Returns the value for load_sp.
+ * Builds a context on an empty stack that will call entry(arg). `stack_top` is 16-byte aligned;
+ * entry never returns. Returns the value for load_sp.
  */
 void *weir__switch_prepare(void *stack_top, void (*entry)(void *), void *arg);
 

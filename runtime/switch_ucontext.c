@@ -29,7 +29,8 @@ static void start(unsigned entry_high, unsigned entry_low, unsigned arg_high, un
 void *weir__switch_prepare_ucontext(void *stack_top, void (*entry)(void *), void *arg)
 {
 	uintptr_t at = ((uintptr_t)stack_top - sizeof(ucontext_t)) & ~(uintptr_t)63;
-	ucontext_t *volatile context = (ucontext_t *)at; /* getcontext() may return twice, says gcc */
+	ucontext_t *volatile context =
+		(ucontext_t *)at; /* getcontext() may return twice, says gcc */
 	uint64_t e = (uintptr_t)entry, a = (uintptr_t)arg;
 
 	if (getcontext(context) < 0)

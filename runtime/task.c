@@ -2,9 +2,9 @@
 /*
  * task.c: birth, first run, parking and end of a task.
  *
- * The hard idea: whoever stops running picks the next ready task and switches to it directly; the loop in
- * worker.c runs again only when nothing is ready or the slice is used up. A task that ends hands its still
- * warm stack to the next task that has none, without any switch at all.
+ * The hard idea: whoever stops running picks the next ready task and switches to it directly; the
+ * loop in worker.c runs again only when nothing is ready or the slice is used up. A task that ends
+ * hands its still warm stack to the next task that has none, without any switch at all.
  */
 #include "runtime/task.h"
 
@@ -27,7 +27,7 @@ int weir__task_pool_init(void)
 			     .name = "task");
 }
 
-/* ---- Switching ---------------------------------------------------------------------------------- */
+/* ---- Switching ------------------------------------------------------------------------------ */
 
 static void task_main(void *unused);
 
@@ -35,7 +35,7 @@ static void switch_stacks(struct weir__worker *self, void **save_sp, struct weir
 			  void *load_sp, struct weir__stack *to, bool for_good)
 {
 	weir__san_leave(from, to, for_good);
-	if (__builtin_expect(self->runtime->use_ucontext, 0))
+	if (__builtin_expect(self->use_ucontext, 0))
 		weir__switch_ucontext(save_sp, load_sp);
 	else
 		weir__switch(save_sp, load_sp);
@@ -51,9 +51,8 @@ static int bind_stack(struct weir__worker *self, struct weir__task *task)
 		return -ENOMEM;
 	weir__san_start(stack);
 	task->stack = stack;
-	task->sp = self->runtime->use_ucontext
-			   ? weir__switch_prepare_ucontext(stack->top, task_main, NULL)
-			   : weir__switch_prepare(stack->top, task_main, NULL);
+	task->sp = self->use_ucontext ? weir__switch_prepare_ucontext(stack->top, task_main, NULL)
+				      : weir__switch_prepare(stack->top, task_main, NULL);
 	return 0;
 }
 
@@ -89,13 +88,14 @@ static struct weir__task *pick_runnable(struct weir__worker *self)
 static inline void set_current(struct weir__worker *self, struct weir__task *task)
 {
 	self->current = task;
-	self->budget = (int32_t)self->runtime->config.budget;
+	self->budget = self->budget_full;
 	self->counts.switches++;
 	task->state = WEIR__TASK_RUNNING;
 }
 
-/* Leaves the running task, which is parked or in the run queue, for whatever is next. */
-static void run_next(struct weir__worker *self, struct weir__task *task)
+/* run_next() when the next is not simply a task that has run before. */
+static __attribute__((noinline)) void run_next_slow(struct weir__worker *self,
+						    struct weir__task *task)
 {
 	struct weir__task *next = pick_runnable(self);
 
@@ -110,6 +110,26 @@ static void run_next(struct weir__worker *self, struct weir__task *task)
 		switch_stacks(self, &task->sp, task->stack, next->sp, next->stack, false);
 }
 
+/*
+ * Leaves the running task, which is parked or in the run queue, for whatever is next. 17
+ * instructions before the switch.
+ */
+static inline void run_next(struct weir__worker *self, struct weir__task *task)
+{
+	struct weir__task *next = self->runq_head;
+
+	if (__builtin_expect(!next || !next->sp || next == task || self->slice_left == 0, 0)) {
+		run_next_slow(self, task);
+		return;
+	}
+	self->slice_left--;
+	self->runq_head = next->next;
+	if (!next->next)
+		self->runq_tail = &self->runq_head;
+	set_current(self, next);
+	switch_stacks(self, &task->sp, task->stack, next->sp, next->stack, false);
+}
+
 void weir__run_ready(struct weir__worker *self)
 {
 	struct weir__task *next = pick_runnable(self);
@@ -120,13 +140,15 @@ void weir__run_ready(struct weir__worker *self)
 	switch_stacks(self, &self->scheduler_sp, &self->thread_stack, next->sp, next->stack, false);
 }
 
-/* ---- First run and end -------------------------------------------------------------------------- */
+/* ---- First run and end ---------------------------------------------------------------------- */
 
 /*
- * On the stack of a task that has ended: the next task if it can have this stack (NULL: none can), else
- * leaves for good. The stack is put back last, when everything that needs a stack of its own has one.
+ * On the stack of a task that has ended: the next task if it can have this stack (NULL: none can),
+ * else leaves for good. The stack is put back last, when everything that needs a stack of its own
+ * has one.
  */
-static struct weir__task *inherit(struct weir__worker *self, struct weir__stack *stack, uint8_t shift)
+static struct weir__task *inherit(struct weir__worker *self, struct weir__stack *stack,
+				  uint8_t shift)
 {
 	struct weir__task *next;
 	void *unused;
@@ -186,14 +208,13 @@ static void send_home(struct weir__task *task)
 
 static void end_task(struct weir__worker *self, struct weir__task *task, int result)
 {
-	while (task->scope) /* opened by hand and not closed */
-		weir_scope_close((struct weir_scope *)(void *)task->scope);
+	WEIR_ASSERT(!task->scope); /* a scope must be closed before the function that opened it
+				      returns */
 	weir__timer_cancel(&self->wheel, &task->timer);
 	task->result = result;
 	task->state = WEIR__TASK_ENDED;
 	task->stack = NULL;
 	self->live--;
-	self->counts.ended++;
 	if (!task->owner) {
 		self->runtime->root_result = result;
 		for (unsigned i = self->runtime->workers_count; i-- > 0;)
@@ -208,14 +229,14 @@ static void end_task(struct weir__worker *self, struct weir__task *task, int res
 	}
 }
 
-/* ---- From other workers ------------------------------------------------------------------------- */
+/* ---- From other workers --------------------------------------------------------------------- */
 
 static void handle_remote(struct weir__worker *self, struct weir__msg *msg)
 {
 	struct weir__task *task = (void *)((char *)msg - offsetof(struct weir__task, in));
 	/* acquire: pairs with the release in post_remote */
-	uint32_t bits = atomic_fetch_and_explicit(&task->remote, WEIR__REMOTE_ENDED,
-						  memory_order_acq_rel);
+	uint32_t bits =
+		atomic_fetch_and_explicit(&task->remote, WEIR__REMOTE_ENDED, memory_order_acq_rel);
 
 	if (bits & WEIR__REMOTE_ENDED) {
 		send_home(task);
@@ -257,7 +278,7 @@ void weir__wake(struct weir__task *task)
 		post_remote(task, WEIR__REMOTE_WAKE);
 }
 
-/* ---- Spawning ----------------------------------------------------------------------------------- */
+/* ---- Spawning ------------------------------------------------------------------------------- */
 
 uint8_t weir__stack_shift(const struct weir__runtime *runtime, enum weir_stack_class stack_class)
 {
@@ -350,15 +371,16 @@ int weir_spawn_with(struct weir_scope *scope, const struct weir_task_opts *opts)
 		return err;
 	if (!known.fn || known.stack > WEIR_STACK_1M || known.worker > self->runtime->workers_count)
 		return -EINVAL;
-	return weir__spawn(weir__scope_of(scope),
-			   &(struct weir__spawn){
-				   .fn = known.fn,
-				   .arg = known.arg,
-				   .name = known.name,
-				   .site = known.site,
-				   .worker = known.worker ? self->runtime->workers[known.worker - 1] : NULL,
-				   .stack_shift = weir__stack_shift(self->runtime, known.stack),
-			   });
+	return weir__spawn(
+		weir__scope_of(scope),
+		&(struct weir__spawn){
+			.fn = known.fn,
+			.arg = known.arg,
+			.name = known.name,
+			.site = known.site,
+			.worker = known.worker ? self->runtime->workers[known.worker - 1] : NULL,
+			.stack_shift = weir__stack_shift(self->runtime, known.stack),
+		});
 }
 
 void weir__task_root(struct weir__runtime *runtime, weir_fn fn, void *arg)
@@ -381,33 +403,44 @@ void weir__task_root(struct weir__runtime *runtime, weir_fn fn, void *arg)
 	weir__ready(self, root, 0);
 }
 
-/* ---- Parking ------------------------------------------------------------------------------------ */
+/* ---- Parking -------------------------------------------------------------------------------- */
 
-int weir__park_until(struct weir__worker *self, weir__abort_fn abort, void *wait, int64_t until_ns)
+/*
+ * The timer is left armed after the park. As long as it fires no later than needed it stays: a
+ * server that opens a 60 s scope per request touches the wheel once a minute.
+ */
+static inline void arm(struct weir__worker *self, struct weir__task *task, int64_t wake_ns)
+{
+	task->wake_ns = wake_ns;
+	if (wake_ns != INT64_MAX &&
+	    __builtin_expect(
+		    !weir__timer_is_armed(&task->timer) || task->timer.expires_ns > wake_ns, 0))
+		weir__timer_arm(&self->wheel, &task->timer, wake_ns);
+}
+
+static inline int park(struct weir__worker *self, weir__abort_fn abort, void *wait, int64_t wake_ns)
 {
 	struct weir__task *task = self->current;
 
 	task->abort = abort;
 	task->wait = wait;
 	task->state = WEIR__TASK_PARKED;
-	if (abort) {
-		int64_t wake = task->deadline_ns < until_ns ? task->deadline_ns : until_ns;
-		/*
-		 * The timer is left armed after the park. As long as it fires no later than needed it
-		 * stays: a server that opens a 60 s scope per request touches the wheel once a minute.
-		 */
-		task->wake_ns = wake;
-		if (wake != INT64_MAX &&
-		    (!weir__timer_is_armed(&task->timer) || task->timer.expires_ns > wake))
-			weir__timer_arm(&self->wheel, &task->timer, wake);
-	}
+	if (abort)
+		arm(self, task, wake_ns);
 	run_next(self, task);
 	return task->result;
 }
 
 int weir__park(struct weir__worker *self, weir__abort_fn abort, void *wait)
 {
-	return weir__park_until(self, abort, wait, INT64_MAX);
+	return park(self, abort, wait, self->current->deadline_ns);
+}
+
+int weir__park_until(struct weir__worker *self, weir__abort_fn abort, void *wait, int64_t until_ns)
+{
+	int64_t deadline = self->current->deadline_ns;
+
+	return park(self, abort, wait, deadline < until_ns ? deadline : until_ns);
 }
 
 void weir__interrupt(struct weir__task *task, int why)
@@ -448,7 +481,17 @@ static void requeue(struct weir__worker *self)
 
 void weir__budget_spend_slow(struct weir__worker *self)
 {
+	self->now_ns = weir__clock_ns();
 	requeue(self);
+}
+
+bool weir__deadline_passed(struct weir__worker *self, const struct weir__task *task)
+{
+	int64_t now = weir__clock_coarse_ns();
+
+	if (now > self->now_ns)
+		self->now_ns = now;
+	return task->deadline_ns <= self->now_ns;
 }
 
 int weir_yield(void)
@@ -477,7 +520,7 @@ int weir_sleep(int64_t ns)
 	return weir__park_until(self, weir__abort_ready, NULL, until);
 }
 
-/* ---- Asking ------------------------------------------------------------------------------------- */
+/* ---- Asking --------------------------------------------------------------------------------- */
 
 uint64_t weir__task_id(const struct weir__task *task)
 {

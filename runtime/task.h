@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * task.h: what a task, a scope and a worker are, and how code inside the library parks and wakes tasks.
+ * task.h: what a task, a scope and a worker are, and how code inside the library parks and wakes
+ * tasks.
  *
- * Ownership. A task's record belongs to the worker that spawned it (`home`); the task runs on `worker`,
- * mostly the same. Every field is touched by `worker` alone, except: `remote` and `in` (any worker, by the
- * message protocol below) and the sibling links (home).
+ * Ownership. A task's record belongs to the worker that spawned it (`home`); the task runs on
+ * `worker`, mostly the same. Every field is touched by `worker` alone, except: `remote` and `in`
+ * (any worker, by the message protocol below) and the sibling links (home).
  *
- * A task is in exactly one of: a run queue (READY), running (RUNNING), parked on something (PARKED), an
- * inbox on its way to another worker (NEW), or on its way home (ENDED).
+ * A task is in exactly one of: a run queue (READY), running (RUNNING), parked on something
+ * (PARKED), an inbox on its way to another worker (NEW), or on its way home (ENDED).
  */
 #ifndef WEIR_TASK_H
 #define WEIR_TASK_H
@@ -20,13 +21,14 @@
 #include "alloc/alloc_internal.h"
 #include "runtime/config.h"
 #include "runtime/driver.h"
+#include "runtime/fatal.h"
 #include "runtime/timer.h"
 
 struct weir__worker;
 struct weir__runtime;
 struct weir__task;
 
-/* ---- Messages between workers ------------------------------------------------------------------- */
+/* ---- Messages between workers --------------------------------------------------------------- */
 
 /* Embedded in what is sent; handled once on the receiving worker's scheduler stack. */
 struct weir__msg {
@@ -38,19 +40,19 @@ struct weir__msg {
 void weir__worker_post(struct weir__worker *target, struct weir__msg *msg);
 
 /*
- * Bits of weir__task.remote. Whoever sets QUEUED pushes `in`; the task's worker takes the other bits off
- * when it handles it. ENDED is set once and stays: nobody pushes `in` after it, and whoever of the ending
- * task and the queued `in` comes last sends the record home.
+ * Bits of weir__task.remote. Whoever sets QUEUED pushes `in`; the task's worker takes the other
+ * bits off when it handles it. ENDED is set once and stays: nobody pushes `in` after it, and
+ * whoever of the ending task and the queued `in` comes last sends the record home.
  */
 enum {
 	WEIR__REMOTE_QUEUED = 1 << 0,
-	WEIR__REMOTE_START  = 1 << 1,
+	WEIR__REMOTE_START = 1 << 1,
 	WEIR__REMOTE_CANCEL = 1 << 2,
-	WEIR__REMOTE_WAKE   = 1 << 3,
-	WEIR__REMOTE_ENDED  = 1 << 4,
+	WEIR__REMOTE_WAKE = 1 << 3,
+	WEIR__REMOTE_ENDED = 1 << 4,
 };
 
-/* ---- Tasks -------------------------------------------------------------------------------------- */
+/* ---- Tasks ---------------------------------------------------------------------------------- */
 
 enum weir__task_state {
 	WEIR__TASK_NEW,
@@ -63,62 +65,68 @@ enum weir__task_state {
 struct weir__scope;
 
 /*
- * Ends the wait of a parked task early, `why` is -ECANCELED, -ETIME or, when a sleep is over, 0. Either
- * makes the task ready at once (weir__ready) or, for an operation in the kernel, asks for its cancellation
- * and leaves the waking to its completion. Called at most once per park, on the task's worker.
+ * Ends the wait of a parked task early, `why` is -ECANCELED, -ETIME or, when a sleep is over, 0.
+ * Either makes the task ready at once (weir__ready) or, for an operation in the kernel, asks for
+ * its cancellation and leaves the waking to its completion. Called at most once per park, on the
+ * task's worker.
  */
 typedef void (*weir__abort_fn)(struct weir__task *task, int why);
 
 /* Three cache lines: what a switch touches, what spawn and end touch, what the curious touch. */
 struct weir__task {
-	struct weir__task *next;         /* run queue */
-	void *sp;                        /* while not running; NULL before the first run */
-	struct weir__stack *stack;       /* NULL before the first run */
-	int result;                      /* what park() returns; at the end what fn returned */
-	uint8_t state;                   /* enum weir__task_state */
-	uint8_t cancelled;               /* of the innermost scope: checked by every blocking call */
-	uint8_t base_cancelled;          /* of the task itself, below its own scopes */
-	uint8_t stack_shift;             /* stack of 32 KiB << stack_shift */
-	struct weir__scope *scope;       /* innermost of its own; NULL: none open */
-	int64_t deadline_ns;             /* effective, of the innermost scope */
-	weir__abort_fn abort;            /* while parked; NULL: cannot be interrupted */
-	void *wait;                      /* the abort function's: what it is parked on */
+	struct weir__task *next;   /* run queue */
+	void *sp;		   /* while not running; NULL before the first run */
+	struct weir__stack *stack; /* NULL before the first run */
+	int result;		   /* what park() returns; at the end what fn returned */
+	uint8_t state;		   /* enum weir__task_state */
+	uint8_t cancelled;	   /* of the innermost scope: checked by every blocking call */
+	uint8_t base_cancelled;	   /* of the task itself, below its own scopes */
+	uint8_t stack_shift;	   /* stack of 32 KiB << stack_shift */
+	struct weir__scope *scope; /* innermost of its own; NULL: none open */
+	int64_t deadline_ns;	   /* effective, of the innermost scope */
+	weir__abort_fn abort;	   /* while parked; NULL: cannot be interrupted */
+	void *wait;		   /* the abort function's: what it is parked on */
 
 	weir_fn fn;
 	void *arg;
-	struct weir__scope *owner;       /* the scope it was spawned in; NULL: the root task */
+	struct weir__scope *owner;	 /* the scope it was spawned in; NULL: the root task */
 	struct weir__task *sibling_next; /* in owner's list; home only */
 	struct weir__task **sibling_pprev;
-	struct weir__timer timer;        /* may be left armed earlier than needed: see weir__park_until */
+	struct weir__timer timer; /* may be left armed earlier than needed: see weir__park_until */
 
-	const char *name;                /* borrowed; may be NULL */
-	const char *site;                /* static */
-	int64_t wake_ns;                 /* of the current park: the earlier of deadline and sleep */
-	struct weir__task *cancel_next;  /* work list of a cancellation in progress */
-	struct weir__msg in;             /* START, CANCEL, WAKE from other workers; the record going home */
+	const char *name;		/* borrowed; may be NULL */
+	const char *site;		/* static */
+	int64_t wake_ns;		/* of the current park: the earlier of deadline and sleep */
+	struct weir__task *cancel_next; /* work list of a cancellation in progress */
+	struct weir__msg in; /* START, CANCEL, WAKE from other workers; the record going home */
 	_Atomic uint32_t remote;
-	uint32_t id;                     /* counts up per spawning worker */
-	struct weir__worker *worker;     /* where it runs; home is owner->task->worker */
+	uint32_t id;		     /* counts up per spawning worker */
+	struct weir__worker *worker; /* where it runs; home is owner->task->worker */
 };
 _Static_assert(sizeof(struct weir__task) == 192, "three cache lines");
 
-/* ---- Scopes ------------------------------------------------------------------------------------- */
+/* ---- Scopes --------------------------------------------------------------------------------- */
 
-/* Lies in struct weir_scope. All fields: the opener's worker only; task and deadline_ns do not change while open. */
+/*
+ * Lies in struct weir_scope. All fields: the opener's worker only, but for is_asked and ask (by
+ * which any worker has the scope cancelled); task and deadline_ns do not change while open.
+ */
 struct weir__scope {
-	struct weir__task *task;         /* the opener; NULL when closed or opened outside tasks */
-	struct weir__scope *parent;      /* next outer scope of the same task */
+	struct weir__task *task;    /* the opener; NULL when closed or opened outside tasks */
+	struct weir__scope *parent; /* next outer scope of the same task */
 	struct weir__task *children;
 	int64_t deadline_ns;
-	uint32_t pending;                /* children that have not ended */
-	int error;                       /* first failure of a child */
+	uint32_t pending; /* children that have not ended */
+	int error;	  /* first failure of a child */
 	uint8_t cancelled;
 	uint8_t is_shield;
-	uint8_t is_awaited;              /* the opener is parked until pending is 0 */
+	uint8_t is_awaited;	  /* the opener is parked until pending is 0 */
+	_Atomic uint8_t is_asked; /* ask is on its way; any worker */
+	struct weir__msg ask;
 };
 _Static_assert(sizeof(struct weir__scope) <= sizeof(struct weir_scope), "fits the public struct");
 
-/* ---- Workers ------------------------------------------------------------------------------------ */
+/* ---- Workers -------------------------------------------------------------------------------- */
 
 enum weir__park_state { WEIR__AWAKE, WEIR__PARKED };
 
@@ -127,28 +135,31 @@ struct weir__worker {
 	struct weir__task *current;
 	struct weir__task *runq_head;
 	struct weir__task **runq_tail;
-	uint32_t slice_left;             /* resumptions until the loop looks at the world again */
-	int32_t budget;                  /* operations the current task may complete without parking */
-	int64_t now_ns;                  /* clock, read once a turn */
+	uint32_t slice_left; /* resumptions until the loop looks at the clock again */
+	int32_t budget;	     /* operations the current task may complete without parking */
+	int64_t now_ns;	     /* the clock when it was last read: see run_slice() */
 	void *scheduler_sp;
+	int32_t budget_full; /* from the configuration, like the next */
+	bool use_ucontext;
+	bool stopping; /* leave the loop when nothing is left */
+	uint16_t index;
+	struct weir__worker_counts {
+		uint64_t switches, turns, parks, spawns, wakes, timers_fired;
+	} counts; /* owner writes, others read relaxed */
 	struct weir__runtime *runtime;
 	struct weir__driver *driver;
-	struct weir__worker_counts {
-		uint64_t turns, parks, switches, spawns, ended, wakes, timers_fired;
-	} counts;                        /* owner writes, others read relaxed */
 	struct weir__stack thread_stack; /* the loop's, for the sanitizers */
-	uint16_t index;
-	bool stopping;                   /* leave the loop when nothing is left */
+	uint32_t slice_resumes;		 /* what slice_left starts from: see run_slice() */
 	uint32_t ids;
-	uint64_t live;                   /* tasks that run here and have not ended */
-	struct weir__drain *drains;      /* servers to tell when the runtime drains; owner only */
+	uint64_t live;		    /* tasks that run here and have not ended */
+	struct weir__drain *drains; /* servers to tell when the runtime drains; owner only */
 	struct weir__wheel wheel;
 
 	/* shared: any thread */
 	_Alignas(64) _Atomic(struct weir__msg *) inbox; /* push by CAS, taken whole by the owner */
-	_Atomic int park_state;          /* owner sets PARKED; exactly one waker takes it back */
-	struct weir__msg control;        /* stop and drain orders from worker 0 */
-	_Atomic unsigned orders;         /* WEIR__ORDER_* bits that `control` carries */
+	_Atomic int park_state;	  /* owner sets PARKED; exactly one waker takes it back */
+	struct weir__msg control; /* stop and drain orders from worker 0 */
+	_Atomic unsigned orders;  /* WEIR__ORDER_* bits that `control` carries */
 };
 
 enum { WEIR__ORDER_QUEUED = 1 << 0, WEIR__ORDER_STOP = 1 << 1, WEIR__ORDER_DRAIN = 1 << 2 };
@@ -157,7 +168,8 @@ enum { WEIR__ORDER_QUEUED = 1 << 0, WEIR__ORDER_STOP = 1 << 1, WEIR__ORDER_DRAIN
 struct weir__drain {
 	struct weir__drain *next;
 	struct weir__drain **pprev;
-	void (*begin)(struct weir__drain *drain); /* on the scheduler stack: may wake tasks, not park */
+	void (*begin)(
+		struct weir__drain *drain); /* on the scheduler stack: may wake tasks, not park */
 };
 
 struct weir__runtime {
@@ -165,43 +177,62 @@ struct weir__runtime {
 	unsigned workers_count;
 	struct weir__worker **workers;
 	bool use_ucontext;
-	_Atomic unsigned drains;         /* registered on all workers */
-	_Atomic unsigned stop_requests;  /* signals and weir_stop() so far; any thread, signal handlers */
+	_Atomic unsigned drains; /* registered on all workers */
+	_Atomic unsigned
+		stop_requests; /* signals and weir_stop() so far; any thread, signal handlers */
+	_Atomic unsigned left; /* workers out of their loops; any worker */
 	/* worker 0 only */
 	unsigned stop_seen;
-	int64_t drain_until_ns;          /* INT64_MAX: not draining */
+	int64_t drain_until_ns; /* INT64_MAX: not draining */
 	_Atomic bool draining;
 	struct weir__task root;
 	int root_result;
 };
 
-/* ---- Services inside the library ---------------------------------------------------------------- */
+/* ---- Services inside the library ------------------------------------------------------------ */
 
-/* The calling thread's worker, NULL elsewhere. Never inlined: compilers hoist TLS addresses over switches. */
-struct weir__worker *weir__worker_self(void);
+/*
+ * The calling thread's worker, NULL elsewhere. Compilers keep what they read from thread-local
+ * storage over a context switch; here that is harmless, because a task never changes its thread.
+ */
+extern __thread struct weir__worker *weir__worker_tls __attribute__((tls_model("initial-exec")));
+static inline struct weir__worker *weir__worker_self(void)
+{
+	return weir__worker_tls;
+}
 
-/* 0, or what a blocking call has to return at once: -ECANCELED or -ETIME. */
-static inline int weir__interrupted(const struct weir__worker *self, const struct weir__task *task)
+/* Reads the clock, for the deadline of a task that may have computed since that was last done. */
+bool weir__deadline_passed(struct weir__worker *self, const struct weir__task *task);
+
+/*
+ * 0, or what a blocking call has to return at once: -ECANCELED or -ETIME. The worker's clock is as
+ * old as its current task has run, so a deadline that is near is compared with a new reading; one
+ * that was far when the task was resumed shows when the task parks or has spent its budget.
+ */
+static inline int weir__interrupted(struct weir__worker *self, const struct weir__task *task)
 {
 	if (__builtin_expect(task->cancelled, 0))
 		return -ECANCELED;
-	if (__builtin_expect(task->deadline_ns <= self->now_ns, 0))
+	if (__builtin_expect(task->deadline_ns - self->now_ns < WEIR_SEC, 0) &&
+	    weir__deadline_passed(self, task))
 		return -ETIME;
 	return 0;
 }
 
 /*
- * Parks the running task until weir__ready(); `abort` (with `wait` in task->wait) may end it before, at the
- * task's deadline or by cancellation; NULL: neither can. Returns the result given to weir__ready().
+ * Parks the running task until weir__ready(); `abort` (with `wait` in task->wait) may end it
+ * before, at the task's deadline or by cancellation; NULL: neither can. Returns the result given to
+ * weir__ready().
  */
 int weir__park(struct weir__worker *self, weir__abort_fn abort, void *wait);
 
 /* The same with a time of its own at which abort(task, 0) is called. */
 int weir__park_until(struct weir__worker *self, weir__abort_fn abort, void *wait, int64_t until_ns);
 
-/* Makes a parked task of this worker ready; its park() returns `result`. */
+/* Makes a parked task of this worker ready; its park() returns `result`. Once per park. */
 static inline void weir__ready(struct weir__worker *self, struct weir__task *task, int result)
 {
+	WEIR_DASSERT(task->state != WEIR__TASK_READY);
 	task->result = result;
 	task->state = WEIR__TASK_READY;
 	task->next = NULL;
@@ -215,7 +246,10 @@ void weir__wake(struct weir__task *task);
 /* abort function for waits that need no more than waking. */
 void weir__abort_ready(struct weir__task *task, int why);
 
-/* Spends one of the running task's budget; at zero lets others run. For calls that did not have to park. */
+/*
+ * Spends one of the running task's budget; at zero lets others run. For calls that did not have to
+ * park.
+ */
 void weir__budget_spend_slow(struct weir__worker *self);
 static inline void weir__budget_spend(struct weir__worker *self)
 {
@@ -234,9 +268,9 @@ struct weir__spawn {
 	void *arg;
 	const char *name;
 	const char *site;
-	struct weir__worker *worker;     /* NULL: here */
+	struct weir__worker *worker; /* NULL: here */
 	uint8_t stack_shift;
-	bool stack_now;                  /* bind the stack here and now, so that running cannot fail */
+	bool stack_now; /* bind the stack here and now, so that running cannot fail */
 };
 WEIR_MUST int weir__spawn(struct weir__scope *scope, const struct weir__spawn *spawn);
 uint8_t weir__stack_shift(const struct weir__runtime *runtime, enum weir_stack_class stack_class);
@@ -248,11 +282,14 @@ static inline struct weir__scope *weir__scope_of(struct weir_scope *scope)
 
 /* Called by the worker that ran it, when a task has ended; the record is gone afterwards. */
 void weir__scope_child_ended(struct weir__worker *self, struct weir__task *task);
-/* Marks the task (of this worker) cancelled below its shields and interrupts it and all that depend on it. */
+/*
+ * Marks the task (of this worker) cancelled below its shields and interrupts it and all that depend
+ * on it.
+ */
 void weir__task_cancel(struct weir__worker *self, struct weir__task *task);
 /* Cancels `scope` of a task of this worker. */
 void weir__scope_cancel(struct weir__worker *self, struct weir__scope *scope);
-/* The deadline or the sleep of a parked task may be over. */
+/* The deadline or the sleep of a parked task may be over. On the scheduler stack. */
 void weir__task_timer_fired(struct weir__worker *self, struct weir__timer *timer);
 /* Ends a task's wait early, if it is in one that can be ended. */
 void weir__interrupt(struct weir__task *task, int why);
@@ -264,7 +301,8 @@ void weir__worker_run(struct weir__worker *worker);   /* the loop; returns when 
 void weir__worker_leave(struct weir__worker *worker);
 void weir__worker_order(struct weir__worker *target, unsigned order);
 void weir__task_root(struct weir__runtime *runtime, weir_fn fn, void *arg);
-void weir__run_ready(struct weir__worker *self); /* from the scheduler stack: up to slice_left resumptions */
+void weir__run_ready(
+	struct weir__worker *self); /* from the scheduler stack: up to slice_left resumptions */
 
 void weir__drain_add(struct weir__worker *self, struct weir__drain *drain);
 void weir__drain_del(struct weir__worker *self, struct weir__drain *drain);
@@ -272,5 +310,7 @@ void weir__drain_del(struct weir__worker *self, struct weir__drain *drain);
 void weir__runtime_stop(struct weir__runtime *runtime);
 
 int64_t weir__clock_ns(void);
+/* A cheap reading, up to a tick of the kernel (4 ms) behind. */
+int64_t weir__clock_coarse_ns(void);
 
 #endif

@@ -35,12 +35,14 @@ static void due_append(struct weir__wheel *wheel, struct weir__timer *timer)
 	timer->pprev = wheel->due_tail;
 	*wheel->due_tail = timer;
 	wheel->due_tail = &timer->next;
+	wheel->armed++;
 }
 
 /* tick > wheel->tick */
 static void slot_insert(struct weir__wheel *wheel, struct weir__timer *timer, uint64_t tick)
 {
-	unsigned high = 63u - (unsigned)__builtin_clzll((tick ^ wheel->tick) | (WEIR__WHEEL_SLOTS - 1));
+	unsigned high =
+		63u - (unsigned)__builtin_clzll((tick ^ wheel->tick) | (WEIR__WHEEL_SLOTS - 1));
 	unsigned level = high / WEIR__WHEEL_BITS;
 	unsigned slot = (unsigned)(tick >> (level * WEIR__WHEEL_BITS)) & (WEIR__WHEEL_SLOTS - 1);
 
@@ -103,24 +105,38 @@ static bool earliest(const struct weir__wheel *wheel, unsigned *ret_level, unsig
 	return false;
 }
 
-/* The wheel stands at the slot's first tick: what expires then is due, the rest moves down a level. */
-static void open_slot(struct weir__wheel *wheel, unsigned level, unsigned slot)
+/* Takes a slot's timers, oldest first; only `next` links them. */
+static struct weir__timer *empty_slot(struct weir__wheel *wheel, unsigned level, unsigned slot)
 {
 	struct weir__timer *timer = wheel->slots[level][slot];
+	struct weir__timer *oldest_first = NULL;
 
 	wheel->slots[level][slot] = NULL;
 	wheel->occupied[level] &= ~((uint64_t)1 << slot);
 	while (timer) {
 		struct weir__timer *next = timer->next;
+		timer->next = oldest_first;
+		oldest_first = timer;
+		timer = next;
+		wheel->armed--;
+	}
+	return oldest_first;
+}
+
+/* The wheel stands at the slot's first tick: what expires then is due, the rest moves down a level.
+ */
+static void open_slot(struct weir__wheel *wheel, unsigned level, unsigned slot)
+{
+	struct weir__timer *timer = empty_slot(wheel, level, slot);
+
+	while (timer) {
+		struct weir__timer *next = timer->next;
 		uint64_t tick = tick_of(timer->expires_ns);
 
-		wheel->armed--;
-		if (tick <= wheel->tick) {
+		if (tick <= wheel->tick)
 			due_append(wheel, timer);
-			wheel->armed++; /* counted until it is popped or cancelled */
-		} else {
+		else
 			slot_insert(wheel, timer, tick);
-		}
 		timer = next;
 	}
 }

@@ -2,31 +2,29 @@
 /*
  * worker.c: one thread, one driver, one heap, one loop.
  *
- * The turn: wait (or just submit) and reap; read the clock; expire timers; take the inbox; run ready tasks
- * for a slice. Completions, timers and messages only make tasks ready; user code runs in the slice alone.
+ * The turn: wait (or just submit) and reap; read the clock; expire timers; take the inbox; run
+ * ready tasks for a slice. Completions, timers and messages only make tasks ready; user code runs
+ * in the slice alone.
  *
- * Parking. A producer pushes to the inbox, then looks at park_state; the worker sets park_state, then looks
- * at the inbox. A seq_cst fence between the two on both sides makes it impossible that both look too
- * early; whoever turns PARKED back into AWAKE is the one waker.
+ * Parking. A producer pushes to the inbox, then looks at park_state; the worker sets park_state,
+ * then looks at the inbox. A seq_cst fence between the two on both sides makes it impossible that
+ * both look too early; whoever turns PARKED back into AWAKE is the one waker.
  */
 #include "runtime/task.h"
 
+#include <sched.h>
 #include <string.h>
 #include <time.h>
 
 #include "runtime/sanitizer.h"
 
-enum { RESUMES_PER_CLOCK = 64, TIMERS_PER_TURN = 256 };
+enum {
+	RESUMES_PER_CLOCK_MAX = 64,
+	CLOCK_PERIOD_NS = 20000, /* the clock is read about that often while tasks run */
+	TIMERS_PER_TURN = 256,
+};
 
-static __thread struct weir__worker *self_tls;
-
-__attribute__((noinline)) struct weir__worker *weir__worker_self(void)
-{
-	struct weir__worker *self = self_tls;
-
-	__asm__ volatile("" : "+r"(self)); /* keeps the call opaque to the optimiser */
-	return self;
-}
+__thread struct weir__worker *weir__worker_tls;
 
 int64_t weir__clock_ns(void)
 {
@@ -36,12 +34,20 @@ int64_t weir__clock_ns(void)
 	return now.tv_sec * WEIR_SEC + now.tv_nsec;
 }
 
+int64_t weir__clock_coarse_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+	return now.tv_sec * WEIR_SEC + now.tv_nsec;
+}
+
 int64_t weir_now(void)
 {
 	return weir__clock_ns();
 }
 
-/* ---- Messages and orders ------------------------------------------------------------------------ */
+/* ---- Messages and orders -------------------------------------------------------------------- */
 
 static void wake_if_parked(struct weir__worker *target)
 {
@@ -63,9 +69,8 @@ void weir__worker_post(struct weir__worker *target, struct weir__msg *msg)
 	do {
 		msg->next = head;
 		/* release: pairs with the acquire in take_inbox() */
-	} while (!atomic_compare_exchange_weak_explicit(&target->inbox, &head, msg,
-							memory_order_release,
-							memory_order_relaxed));
+	} while (!atomic_compare_exchange_weak_explicit(
+		&target->inbox, &head, msg, memory_order_release, memory_order_relaxed));
 	wake_if_parked(target);
 }
 
@@ -113,7 +118,7 @@ void weir__worker_order(struct weir__worker *target, unsigned order)
 		weir__worker_post(target, &target->control);
 }
 
-/* ---- The loop ----------------------------------------------------------------------------------- */
+/* ---- The loop ------------------------------------------------------------------------------- */
 
 static void expire_timers(struct weir__worker *self)
 {
@@ -124,18 +129,35 @@ static void expire_timers(struct weir__worker *self)
 		weir__task_timer_fired(self, timer);
 }
 
+/* How many resumptions fit between two readings, going by how long the last `resumes` took. */
+static uint32_t next_resumes(uint32_t resumes, int64_t took_ns)
+{
+	if (took_ns > CLOCK_PERIOD_NS)
+		resumes = (uint32_t)(resumes * (int64_t)CLOCK_PERIOD_NS / took_ns);
+	else
+		resumes *= 2;
+	if (resumes > RESUMES_PER_CLOCK_MAX)
+		return RESUMES_PER_CLOCK_MAX;
+	return resumes ? resumes : 1;
+}
+
+/*
+ * A reading of the clock costs as much as five switches, so it is taken every so many resumptions;
+ * slow tasks bring that down to one.
+ */
 static void run_slice(struct weir__worker *self)
 {
-	int64_t end = self->now_ns + (int64_t)self->runtime->config.slice_us * WEIR_US;
+	int64_t read = self->now_ns;
+	int64_t end = read + (int64_t)self->runtime->config.slice_us * WEIR_US;
 
-	while (self->runq_head) {
-		self->slice_left = RESUMES_PER_CLOCK;
+	while (read < end) {
+		self->slice_left = self->slice_resumes;
 		weir__run_ready(self);
 		if (!self->runq_head)
 			return;
 		self->now_ns = weir__clock_ns();
-		if (self->now_ns >= end)
-			return;
+		self->slice_resumes = next_resumes(self->slice_resumes, self->now_ns - read);
+		read = self->now_ns;
 	}
 }
 
@@ -182,7 +204,8 @@ static void handle_stop(struct weir__worker *self)
 		runtime->stop_seen = requests;
 		atomic_store_explicit(&runtime->draining, true, memory_order_relaxed);
 		if (is_first && atomic_load_explicit(&runtime->drains, memory_order_relaxed) > 0) {
-			runtime->drain_until_ns = self->now_ns + (int64_t)runtime->config.drain_ms * WEIR_MS;
+			runtime->drain_until_ns =
+				self->now_ns + (int64_t)runtime->config.drain_ms * WEIR_MS;
 			for (unsigned i = 0; i < runtime->workers_count; i++)
 				weir__worker_order(runtime->workers[i], WEIR__ORDER_DRAIN);
 			return;
@@ -193,6 +216,19 @@ static void handle_stop(struct weir__worker *self)
 		runtime->drain_until_ns = INT64_MAX;
 		weir__task_cancel(self, &runtime->root);
 	}
+}
+
+/*
+ * A worker whose loop is over closes its driver, but another may have claimed the right to wake it
+ * and not done so yet. All have been told to stop: nobody waits here for longer than the last turn
+ * of another.
+ */
+static void leave_together(struct weir__runtime *runtime)
+{
+	/* acq_rel: pairs with the load below, in the other workers */
+	atomic_fetch_add_explicit(&runtime->left, 1, memory_order_acq_rel);
+	while (atomic_load_explicit(&runtime->left, memory_order_acquire) < runtime->workers_count)
+		sched_yield();
 }
 
 void weir__worker_run(struct weir__worker *self)
@@ -212,15 +248,19 @@ void weir__worker_run(struct weir__worker *self)
 		weir__heap_turn(self->now_ns);
 		run_slice(self);
 	}
+	leave_together(self->runtime);
 }
 
-/* ---- Life --------------------------------------------------------------------------------------- */
+/* ---- Life ----------------------------------------------------------------------------------- */
 
 void weir__worker_init(struct weir__worker *worker, struct weir__runtime *runtime, unsigned index)
 {
 	memset(worker, 0, sizeof *worker);
 	worker->runtime = runtime;
 	worker->index = (uint16_t)index;
+	worker->budget_full = (int32_t)runtime->config.budget;
+	worker->use_ucontext = runtime->use_ucontext;
+	worker->slice_resumes = RESUMES_PER_CLOCK_MAX;
 	worker->runq_tail = &worker->runq_head;
 	worker->control.fn = handle_orders;
 	worker->now_ns = weir__clock_ns();
@@ -229,14 +269,14 @@ void weir__worker_init(struct weir__worker *worker, struct weir__runtime *runtim
 
 void weir__worker_enter(struct weir__worker *worker)
 {
-	self_tls = worker;
+	weir__worker_tls = worker;
 	weir__san_thread(&worker->thread_stack);
 }
 
 void weir__worker_leave(struct weir__worker *worker)
 {
 	(void)worker;
-	self_tls = NULL;
+	weir__worker_tls = NULL;
 }
 
 int weir_worker_index(void)
@@ -246,7 +286,7 @@ int weir_worker_index(void)
 	return self ? self->index : -1;
 }
 
-/* ---- Stopping ----------------------------------------------------------------------------------- */
+/* ---- Stopping ------------------------------------------------------------------------------- */
 
 void weir__runtime_stop(struct weir__runtime *runtime)
 {

@@ -1,0 +1,425 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Channels: first come first served, bounded, closed and drained; and whatever is cancelled, no
+ * item is lost, doubled or left with a task that did not get it.
+ */
+#include <signal.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/runtime_test.h"
+
+#define TRY(call)                                                                                  \
+	do {                                                                                       \
+		int try_err = (call);                                                              \
+		if (try_err < 0)                                                                   \
+			return try_err;                                                            \
+	} while (0)
+
+static weir_chan *chan;
+static int order[64];
+static unsigned order_len;
+
+/* ---- One after the other -------------------------------------------------------------------- */
+
+static int fill_and_drain(void *arg)
+{
+	weir_auto_chan own = weir_chan_new(sizeof(int), 3);
+	int item = 0;
+
+	(void)arg;
+	for (int round = 0; round < 10; round++) { /* the ring wraps */
+		ck_assert_int_eq(weir_chan_try_recv(own, &item), -EAGAIN);
+		for (int i = 0; i < 3; i++) {
+			int value = round * 10 + i;
+			TRY(i ? weir_chan_send(own, &value) : weir_chan_try_send(own, &value));
+		}
+		ck_assert_int_eq(weir_chan_try_send(own, &item), -EAGAIN);
+		for (int i = 0; i < (round % 2 ? 3 : 1); i++) {
+			TRY(i ? weir_chan_try_recv(own, &item) : weir_chan_recv(own, &item));
+			ck_assert_int_eq(item, round * 10 + i);
+		}
+		while (weir_chan_try_recv(own, &item) == 0)
+			;
+		ck_assert_int_eq(item, round * 10 + 2);
+	}
+	return 0;
+}
+
+START_TEST(items_come_out_as_they_went_in)
+{
+	run_on(1, fill_and_drain, NULL);
+}
+END_TEST
+
+static int send_arg(void *arg)
+{
+	int value = (int)(intptr_t)arg;
+
+	return weir_chan_send(chan, &value);
+}
+
+static int recv_and_note(void *arg)
+{
+	int value;
+
+	TRY(weir_chan_recv(chan, &value));
+	order[order_len++] = (int)(intptr_t)arg * 100 + value;
+	return 0;
+}
+
+/* Five wait on one side; then the other side comes. */
+static int wait_in_line(void *arg)
+{
+	bool senders_first = arg != NULL;
+	weir_auto_chan own = weir_chan_new(sizeof(int), 1);
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	chan = own;
+	for (int side = 0; side < 2; side++) {
+		for (intptr_t i = 0; i < 5; i++)
+			TRY(weir_spawn(&scope,
+				       (side == 0) == senders_first ? send_arg : recv_and_note,
+				       (void *)i));
+		for (int i = 0; i < 3; i++)
+			TRY(weir_yield());
+	}
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(who_waits_longest_is_served_first)
+{
+	run_on(1, wait_in_line, _i ? order : NULL);
+	ck_assert_uint_eq(order_len, 5);
+	for (int i = 0; i < 5; i++)
+		ck_assert_int_eq(order[i], i * 101);
+}
+END_TEST
+
+static int try_with_waiters(void *arg)
+{
+	weir_auto_chan own = weir_chan_new(sizeof(int), 1);
+	int item = 9;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	chan = own;
+	TRY(weir_spawn(&scope, recv_and_note, (void *)7));
+	TRY(weir_yield());
+	TRY(weir_chan_try_send(own, &item)); /* to the waiter, past the ring */
+	ck_assert_int_eq(weir_chan_try_recv(own, &item), -EAGAIN);
+	TRY(weir_scope_wait(&scope));
+	ck_assert_int_eq(order[0], 709);
+	TRY(weir_spawn(&scope, send_arg, (void *)1));
+	TRY(weir_spawn(&scope, send_arg, (void *)2));
+	TRY(weir_yield());
+	TRY(weir_chan_try_recv(own, &item));
+	ck_assert_int_eq(item, 1);
+	TRY(weir_chan_try_recv(own, &item)); /* the waiting sender's has moved up already */
+	ck_assert_int_eq(item, 2);
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(the_calls_that_do_not_park_serve_those_that_do)
+{
+	run_on(1, try_with_waiters, NULL);
+}
+END_TEST
+
+/* ---- Closing -------------------------------------------------------------------------------- */
+
+static _Atomic unsigned turned_away;
+static unsigned workers;
+
+static int expect_epipe(void *arg)
+{
+	int item = 0;
+
+	ck_assert_int_eq(arg ? weir_chan_send(chan, &item) : weir_chan_recv(chan, &item), -EPIPE);
+	turned_away++;
+	return 0;
+}
+
+static int close_with_waiters(void *arg)
+{
+	weir_auto_chan own = weir_chan_new(sizeof(int), 2);
+	int item = 5;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	chan = own;
+	if (arg) {
+		TRY(weir_chan_send(own, &item));
+		item = 6;
+		TRY(weir_chan_send(own, &item));
+	}
+	for (unsigned i = 0; i < 6; i++)
+		TRY(weir_spawn(&scope, expect_epipe, arg, .worker = WEIR_ON_WORKER(i % workers)));
+	TRY(weir_sleep(2 * WEIR_MS));
+	weir_chan_close(own);
+	weir_chan_close(own);
+	TRY(weir_scope_wait(&scope));
+	ck_assert_uint_eq(turned_away, 6);
+	ck_assert_int_eq(weir_chan_send(own, &item), -EPIPE);
+	ck_assert_int_eq(weir_chan_try_send(own, &item), -EPIPE);
+	if (arg) { /* what was in it can still be taken */
+		TRY(weir_chan_recv(own, &item));
+		ck_assert_int_eq(item, 5);
+		TRY(weir_chan_try_recv(own, &item));
+		ck_assert_int_eq(item, 6);
+	}
+	ck_assert_int_eq(weir_chan_recv(own, &item), -EPIPE);
+	ck_assert_int_eq(weir_chan_try_recv(own, &item), -EPIPE);
+	return 0;
+}
+
+START_TEST(closing_ends_all_waits_and_lets_drain)
+{
+	workers = 1 + (unsigned)_i / 2;
+	run_on(workers, close_with_waiters, _i % 2 ? order : NULL);
+}
+END_TEST
+
+/* ---- Interruption --------------------------------------------------------------------------- */
+
+static int run_out_of_time(void *arg)
+{
+	weir_auto_chan own = weir_chan_new(sizeof(int), 1);
+	int item = 1;
+
+	(void)arg;
+	for (int i = 0; i < 10; i++) {
+		WEIR_SCOPE(scope, 500 * WEIR_US);
+		ck_assert_int_eq(weir_chan_recv(own, &item), -ETIME);
+		ck_assert_int_eq(item, 1); /* untouched */
+	}
+	TRY(weir_chan_send(own, &item));
+	for (int i = 0; i < 10; i++) {
+		int more = 2;
+		WEIR_SCOPE(scope, 500 * WEIR_US);
+		ck_assert_int_eq(weir_chan_send(own, &more), -ETIME);
+	}
+	TRY(weir_chan_recv(own, &item));
+	ck_assert_int_eq(item, 1);
+	ck_assert_int_eq(weir_chan_try_recv(own, &item), -EAGAIN); /* none of the ten went in */
+	return 0;
+}
+
+START_TEST(a_deadline_leaves_the_channel_as_it_was)
+{
+	run_on(1, run_out_of_time, NULL);
+}
+END_TEST
+
+/* Every number is sent once by somebody; who is cancelled says so, and then it must not arrive. */
+enum { SENDERS = 6, RECEIVERS = 6, NUMBERS_MAX = 200000 };
+
+static _Atomic uint8_t sent[NUMBERS_MAX], received[NUMBERS_MAX];
+static _Atomic unsigned next_number;
+
+struct party {
+	uint64_t seed;
+	bool sends;
+};
+
+static int take_part(void *arg)
+{
+	struct party *party = arg;
+	int64_t patience = (int64_t)(random_next(&party->seed) % 30000);
+	WEIR_SCOPE(scope, patience < 15000 ? patience : WEIR_FOREVER);
+
+	for (int err = 0; err == 0;) {
+		unsigned number = NUMBERS_MAX;
+		if (party->sends) {
+			number = next_number++;
+			if (number >= NUMBERS_MAX)
+				return 0;
+			err = weir_chan_send(chan, &number);
+			if (err == 0)
+				sent[number]++;
+		} else {
+			err = weir_chan_recv(chan, &number);
+			if (err == 0)
+				received[number]++;
+		}
+		if (err == 0 && random_next(&party->seed) % 32 == 0)
+			err = weir_yield();
+	}
+	return 0;
+}
+
+static int party_round(uint64_t *seed)
+{
+	struct party parties[SENDERS + RECEIVERS];
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	for (int i = 0; i < SENDERS + RECEIVERS; i++) {
+		parties[i] = (struct party){ random_next(seed), i < SENDERS };
+		TRY(weir_spawn(&scope, take_part, &parties[i],
+			       .worker = WEIR_ON_WORKER((unsigned)random_next(seed) % 2)));
+	}
+	return weir_sleep((int64_t)(random_next(seed) % 400000)); /* then all are cancelled */
+}
+
+static int hold_parties(void *arg)
+{
+	uint64_t *seed = arg;
+	unsigned number;
+	weir_auto_chan own = weir_chan_new(sizeof(unsigned), 1 + random_next(seed) % 5);
+
+	chan = own;
+	for (int round = 0; round < ROUNDS(400); round++)
+		TRY(party_round(seed));
+	while (weir_chan_try_recv(own, &number) == 0)
+		received[number]++;
+	return 0;
+}
+
+START_TEST(a_cancelled_waiter_swallows_no_item)
+{
+	uint64_t seed = test_seed();
+	unsigned total = 0;
+
+	run_on(2, hold_parties, &seed);
+	for (unsigned i = 0; i < NUMBERS_MAX; i++) {
+		ck_assert_msg(sent[i] == received[i], "number %u: sent %u times, received %u times",
+			      i, sent[i], received[i]);
+		total += sent[i];
+	}
+	ck_assert_uint_gt(total, 0);
+}
+END_TEST
+
+/* ---- Sizes ---------------------------------------------------------------------------------- */
+
+struct shape {
+	size_t bytes, capacity;
+};
+
+static int pump(void *arg)
+{
+	unsigned char item[4096];
+
+	(void)arg;
+	for (unsigned i = 0; i < 50; i++) {
+		memset(item, (int)i, sizeof item);
+		TRY(weir_chan_send(chan, item));
+	}
+	weir_chan_close(chan);
+	return 0;
+}
+
+static int pass_through(void *arg)
+{
+	const struct shape *shape = arg;
+	weir_auto_chan own = weir_chan_new(shape->bytes, shape->capacity);
+	unsigned char item[4097];
+	unsigned count = 0;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	ck_assert_ptr_nonnull(own);
+	chan = own;
+	TRY(weir_spawn(&scope, pump, NULL, .worker = WEIR_ON_WORKER(1)));
+	for (;;) {
+		memset(item, 0xee, sizeof item);
+		int err = weir_chan_recv(own, item);
+		if (err == -EPIPE)
+			break;
+		TRY(err);
+		for (size_t i = 0; i < sizeof item; i++)
+			ck_assert_uint_eq(item[i], i < shape->bytes ? count : 0xee);
+		count++;
+	}
+	ck_assert_uint_eq(count, 50);
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(items_of_every_size_pass)
+{
+	static const size_t bytes[] = { 0, 1, 3, 8, 24, 100, 4096 };
+	static const size_t capacities[] = { 1, 2, 7, 64 };
+	struct shape shape = { bytes[_i % 7], capacities[_i / 7] };
+
+	run_on(2, pass_through, &shape);
+}
+END_TEST
+
+START_TEST(a_channel_larger_than_memory_is_refused)
+{
+	ck_assert_ptr_null(weir_chan_new(SIZE_MAX, 1));
+	ck_assert_ptr_null(weir_chan_new(SIZE_MAX / 2 + 1, 2));
+	ck_assert_ptr_null(weir_chan_new(1, SIZE_MAX));
+	ck_assert_ptr_null(weir_chan_new((size_t)1 << 32, (size_t)1 << 32));
+	weir_chan_free(NULL);
+}
+END_TEST
+
+/* ---- Misuse --------------------------------------------------------------------------------- */
+
+static int free_with_waiter(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	chan = weir_chan_new(sizeof(int), 1);
+	TRY(weir_spawn(&scope, recv_and_note, NULL));
+	TRY(weir_yield());
+	weir_chan_free(chan);
+	return 0;
+}
+
+START_TEST(freeing_a_channel_with_waiters_is_a_crash_report)
+{
+	int status;
+	pid_t pid = fork();
+
+	ck_assert_int_ge(pid, 0);
+	if (pid == 0) {
+		(void)close(STDERR_FILENO);
+		(void)!weir_run(free_with_waiter, NULL, .workers = 1);
+		_exit(0);
+	}
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert(WIFSIGNALED(status));
+	ck_assert_int_eq(WTERMSIG(status), SIGABRT);
+}
+END_TEST
+
+START_TEST(outside_tasks_only_the_calls_that_do_not_park_work)
+{
+	weir_auto_chan own = weir_chan_new(sizeof(int), 1);
+	int item = 3;
+
+	ck_assert_int_eq(weir_chan_send(own, &item), -EINVAL);
+	ck_assert_int_eq(weir_chan_recv(own, &item), -EINVAL);
+	ck_assert_int_eq(weir_chan_try_send(own, &item), 0);
+	ck_assert_int_eq(weir_chan_try_recv(own, &item), 0);
+}
+END_TEST
+
+Suite *runtime_channel_suite(void)
+{
+	Suite *suite = suite_create("runtime_channel");
+	TCase *rules = tcase_create("rules");
+	TCase *stress = tcase_create("stress");
+
+	tcase_set_tags(rules, "fast");
+	tcase_set_timeout(rules, 10);
+	tcase_add_test(rules, items_come_out_as_they_went_in);
+	tcase_add_loop_test(rules, who_waits_longest_is_served_first, 0, 2);
+	tcase_add_test(rules, the_calls_that_do_not_park_serve_those_that_do);
+	tcase_add_loop_test(rules, closing_ends_all_waits_and_lets_drain, 0, 4);
+	tcase_add_test(rules, a_deadline_leaves_the_channel_as_it_was);
+	tcase_add_loop_test(rules, items_of_every_size_pass, 0, 28);
+	tcase_add_test(rules, a_channel_larger_than_memory_is_refused);
+	tcase_add_test(rules, freeing_a_channel_with_waiters_is_a_crash_report);
+	tcase_add_test(rules, outside_tasks_only_the_calls_that_do_not_park_work);
+	suite_add_tcase(suite, rules);
+
+	tcase_set_timeout(stress, 60);
+	tcase_add_test(stress, a_cancelled_waiter_swallows_no_item);
+	suite_add_tcase(suite, stress);
+	return suite;
+}

@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Parking: no wake-up is lost however the two sides interleave, and a runtime with nothing to do
+ * does nothing. tests/model/park.pml proves the first for all interleavings; here it runs.
+ */
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <time.h>
+
+#include "tests/runtime_test.h"
+
+#define TRY(call)                                                                                  \
+	do {                                                                                       \
+		int try_err = (call);                                                              \
+		if (try_err < 0)                                                                   \
+			return try_err;                                                            \
+	} while (0)
+
+/* ---- Lost wake-ups -------------------------------------------------------------------------- */
+
+static weir_chan *there, *back;
+static int trips;
+
+static int answer(void *arg)
+{
+	int item;
+
+	(void)arg;
+	while (weir_chan_recv(there, &item) == 0)
+		TRY(weir_chan_send(back, &item));
+	return 0;
+}
+
+static int ask(void *arg)
+{
+	uint64_t seed = *(uint64_t *)arg;
+
+	for (int i = 0; i < trips; i++) {
+		int item = i, got = -1;
+		TRY(weir_chan_send(there, &item));
+		if (random_next(&seed) % 8 == 0)
+			compute((int64_t)(random_next(&seed) % 3000));
+		TRY(weir_chan_recv(back, &got));
+		ck_assert_int_eq(got, i);
+	}
+	weir_chan_close(there);
+	return 0;
+}
+
+/* One item at a time: each end parks, or is about to, when the other's message comes. */
+static int ping_pong(void *arg)
+{
+	weir_auto_chan own_there = weir_chan_new(sizeof(int), 1);
+	weir_auto_chan own_back = weir_chan_new(sizeof(int), 1);
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	there = own_there;
+	back = own_back;
+	TRY(weir_spawn(&scope, answer, NULL, .worker = WEIR_ON_WORKER(1)));
+	TRY(weir_spawn(&scope, ask, arg));
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(ping_pong_between_workers_never_stalls)
+{
+	uint64_t seed = test_seed();
+
+	trips = ROUNDS(100000);
+	run_on(2, ping_pong, &seed);
+}
+END_TEST
+
+static int nothing(void *arg)
+{
+	(void)arg;
+	return 0;
+}
+
+static int storm_side(void *arg)
+{
+	uintptr_t index = (uintptr_t)arg;
+	int rounds = ROUNDS(20000);
+
+	for (int i = 0; i < rounds; i++) {
+		WEIR_SCOPE(scope, WEIR_FOREVER);
+		for (int k = 0; k < 20; k++)
+			TRY(weir_spawn(&scope, nothing, NULL, .worker = WEIR_ON_WORKER(1 - index)));
+		TRY(weir_scope_wait(&scope));
+	}
+	return 0;
+}
+
+/* Both workers spawn on each other: START messages one way, ends the other, in both directions. */
+static int storm(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	for (uintptr_t i = 0; i < 2; i++)
+		TRY(weir_spawn(&scope, storm_side, (void *)i, .worker = WEIR_ON_WORKER(i)));
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(millions_of_messages_both_ways_all_arrive)
+{
+	run_on(2, storm, NULL);
+}
+END_TEST
+
+/* A thread of the application's own posts into the runtime. */
+static void *foreign_sender(void *arg)
+{
+	weir_chan *chan = arg;
+
+	for (int i = 0; i < ROUNDS(20000); i++) {
+		while (weir_chan_try_send(chan, &i) == -EAGAIN)
+			(void)sched_yield();
+		if (i % 64 == 0)
+			(void)nanosleep(&(struct timespec){ .tv_nsec = 100000 },
+					NULL); /* let it park */
+	}
+	weir_chan_close(chan);
+	return NULL;
+}
+
+static int receive_foreign(void *arg)
+{
+	weir_auto_chan chan = weir_chan_new(sizeof(int), 4);
+	pthread_t thread;
+	int item, expected = 0, err;
+
+	(void)arg;
+	if (pthread_create(&thread, NULL, foreign_sender, chan))
+		return -EAGAIN;
+	while ((err = weir_chan_recv(chan, &item)) == 0)
+		ck_assert_int_eq(item, expected++);
+	ck_assert_int_eq(err, -EPIPE);
+	ck_assert_int_eq(expected, ROUNDS(20000));
+	return pthread_join(thread, NULL);
+}
+
+START_TEST(threads_that_are_no_workers_wake_a_worker)
+{
+	run_on(1, receive_foreign, NULL);
+}
+END_TEST
+
+/* ---- Idleness ------------------------------------------------------------------------------- */
+
+static void block_thread(int64_t ns)
+{
+	struct timespec time = { ns / WEIR_SEC, ns % WEIR_SEC };
+
+	while (nanosleep(&time, &time) < 0)
+		;
+}
+
+static uint64_t turns_of(int worker)
+{
+	struct weir_worker_stats stats;
+
+	ck_assert_int_eq(weir_worker_stats_get(worker, &stats), 0);
+	return stats.turns;
+}
+
+/* Blocks worker 0's thread, which holds up nothing on the others. */
+static int watch_unused(void *arg)
+{
+	uint64_t before[4];
+
+	(void)arg;
+	block_thread(200 * WEIR_MS);
+	for (int i = 1; i < 4; i++)
+		before[i] = turns_of(i);
+	block_thread(2 * WEIR_SEC);
+	for (int i = 1; i < 4; i++)
+		ck_assert_uint_eq(turns_of(i), before[i]);
+	return 0;
+}
+
+START_TEST(unused_workers_do_not_wake_up)
+{
+	run_on(4, watch_unused, NULL);
+}
+END_TEST
+
+/* A worker that had tasks gives their memory back over some seconds; then it is as quiet. */
+static int watch_used(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+	uint64_t before;
+	int windows = 0;
+
+	(void)arg;
+	for (unsigned i = 0; i < 100; i++)
+		TRY(weir_spawn(&scope, nothing, NULL, .worker = WEIR_ON_WORKER(1)));
+	TRY(weir_scope_wait(&scope));
+	do {
+		before = turns_of(1);
+		block_thread(3 * WEIR_SEC);
+		ck_assert_int_lt(++windows, 12);
+	} while (turns_of(1) != before);
+	block_thread(3 * WEIR_SEC);
+	ck_assert_uint_eq(turns_of(1), before);
+	return 0;
+}
+
+START_TEST(a_used_worker_comes_to_rest)
+{
+	run_on(2, watch_used, NULL);
+}
+END_TEST
+
+/* Woken for the timer, and at most once per level of the wheel before that. */
+static int watch_sleep(void *arg)
+{
+	uint64_t before;
+
+	(void)arg;
+	TRY(weir_sleep(WEIR_MS));
+	before = turns_of(0);
+	TRY(weir_sleep(2 * WEIR_SEC));
+	ck_assert_uint_le(turns_of(0) - before, 12);
+	return 0;
+}
+
+START_TEST(a_sleep_of_seconds_takes_few_turns)
+{
+	run_on(1, watch_sleep, NULL);
+}
+END_TEST
+
+Suite *runtime_park_suite(void)
+{
+	Suite *suite = suite_create("runtime_park");
+	TCase *wakes = tcase_create("wakes");
+	TCase *idle = tcase_create("idle");
+
+	/* the time limit is the watchdog: a lost wake-up is a hang */
+	tcase_set_timeout(wakes, 60);
+	tcase_add_test(wakes, ping_pong_between_workers_never_stalls);
+	tcase_add_test(wakes, millions_of_messages_both_ways_all_arrive);
+	tcase_add_test(wakes, threads_that_are_no_workers_wake_a_worker);
+	suite_add_tcase(suite, wakes);
+	tcase_set_timeout(idle, 60);
+	tcase_add_test(idle, unused_workers_do_not_wake_up);
+	tcase_add_test(idle, a_used_worker_comes_to_rest);
+	tcase_add_test(idle, a_sleep_of_seconds_takes_few_turns);
+	suite_add_tcase(suite, idle);
+	return suite;
+}

@@ -1,0 +1,695 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Scopes: leaving cancels and joins, the first error ends all, deadlines shrink inwards, shields
+ * hold, and cancellation finds a task in whatever state it is in, on whatever worker.
+ */
+#include <signal.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/runtime_test.h"
+
+#define TRY(call)                                                                                  \
+	do {                                                                                       \
+		int try_err = (call);                                                              \
+		if (try_err < 0)                                                                   \
+			return try_err;                                                            \
+	} while (0)
+
+static _Atomic unsigned ended;
+static _Atomic int child_result;
+
+static int sleep_long(void *arg)
+{
+	(void)arg;
+	child_result = weir_sleep(1000 * WEIR_SEC);
+	ended++;
+	return child_result;
+}
+
+static int return_arg(void *arg)
+{
+	ended++;
+	return (int)(intptr_t)arg;
+}
+
+static int yield_and_return_arg(void *arg)
+{
+	int err = weir_yield();
+
+	ended++;
+	return err < 0 ? err : (int)(intptr_t)arg;
+}
+
+/* ---- Leaving -------------------------------------------------------------------------------- */
+
+static int leave_early(void *arg)
+{
+	{
+		WEIR_SCOPE(scope, WEIR_FOREVER);
+		for (int i = 0; i < 5; i++)
+			TRY(weir_spawn(&scope, sleep_long, NULL,
+				       .worker = arg ? WEIR_ON_WORKER(i % 2u) : 0));
+		TRY(weir_yield());
+	}
+	ck_assert_uint_eq(ended, 5);
+	ck_assert_int_eq(child_result, -ECANCELED);
+	return weir_yield(); /* what is around the scope is not cancelled */
+}
+
+START_TEST(leaving_cancels_then_joins)
+{
+	run_on(2, leave_early, _i ? &ended : NULL);
+}
+END_TEST
+
+static int close_twice(void *arg)
+{
+	struct weir_scope scope;
+
+	(void)arg;
+	weir_scope_open(&scope, WEIR_FOREVER);
+	TRY(weir_spawn(&scope, sleep_long, NULL));
+	weir_scope_close(&scope);
+	ck_assert_uint_eq(ended, 1);
+	weir_scope_close(&scope);
+	ck_assert_int_eq(weir_spawn(&scope, sleep_long, NULL), -EINVAL);
+	ck_assert_int_eq(weir_scope_wait(&scope), -EINVAL);
+	return 0;
+}
+
+START_TEST(closing_is_idempotent)
+{
+	run_on(1, close_twice, NULL);
+}
+END_TEST
+
+/* ---- Errors --------------------------------------------------------------------------------- */
+
+static int fail_one(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	TRY(weir_spawn(&scope, sleep_long, NULL));
+	TRY(weir_spawn(&scope, yield_and_return_arg, (void *)(intptr_t)-ENXIO,
+		       .worker = arg ? WEIR_ON_WORKER(1) : 0));
+	TRY(weir_spawn(&scope, sleep_long, NULL, .worker = arg ? WEIR_ON_WORKER(1) : 0));
+	ck_assert_int_eq(weir_scope_wait(&scope), -ENXIO);
+	ck_assert_uint_eq(ended, 3);
+	ck_assert_int_eq(child_result, -ECANCELED);
+	/* the opener is in the scope, too */
+	ck_assert_int_eq(weir_sleep(1), -ECANCELED);
+	ck_assert_int_eq(weir_yield(), -ECANCELED);
+	ck_assert_int_eq(weir_spawn(&scope, return_arg, NULL), -ECANCELED);
+	ck_assert_int_eq(weir_scope_wait(&scope), -ENXIO);
+	return 0;
+}
+
+START_TEST(the_first_failure_cancels_siblings_and_is_reported)
+{
+	run_on(2, fail_one, _i ? &ended : NULL);
+}
+END_TEST
+
+static int fail_many(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	TRY(weir_spawn(&scope, return_arg, (void *)(intptr_t)-ECANCELED));
+	TRY(weir_spawn(&scope, return_arg, (void *)5));
+	TRY(weir_spawn(&scope, return_arg, (void *)(intptr_t)-EIO));
+	TRY(weir_spawn(&scope, return_arg, (void *)(intptr_t)-ENXIO));
+	ck_assert_int_eq(weir_scope_wait(&scope), -EIO);
+	ck_assert_uint_eq(ended, 4);
+	return 0;
+}
+
+START_TEST(cancelled_tasks_are_no_cause_and_the_first_error_stays)
+{
+	run_on(1, fail_many, NULL);
+}
+END_TEST
+
+static int wait_again(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	TRY(weir_scope_wait(&scope)); /* empty */
+	TRY(weir_spawn(&scope, return_arg, NULL));
+	TRY(weir_scope_wait(&scope));
+	TRY(weir_scope_wait(&scope));
+	TRY(weir_spawn(&scope, return_arg, NULL));
+	TRY(weir_scope_wait(&scope));
+	ck_assert_uint_eq(ended, 2);
+	weir_scope_cancel(&scope);
+	ck_assert_int_eq(weir_scope_wait(&scope), -ECANCELED);
+	return 0;
+}
+
+START_TEST(a_scope_can_be_waited_for_and_filled_again)
+{
+	run_on(1, wait_again, NULL);
+}
+END_TEST
+
+/* ---- Deadlines ------------------------------------------------------------------------------ */
+
+static int outlive_deadline(void *arg)
+{
+	bool on_other = arg != NULL;
+	int64_t start = weir_now();
+	WEIR_SCOPE(scope, 5 * WEIR_MS);
+
+	TRY(weir_spawn(&scope, sleep_long, NULL, .worker = on_other ? WEIR_ON_WORKER(1) : 0));
+	ck_assert_int_eq(weir_scope_wait(&scope), -ETIME);
+	ck_assert_int_ge(weir_now() - start, 5 * WEIR_MS);
+	ck_assert_uint_eq(ended, 1);
+	ck_assert(child_result == -ETIME || child_result == -ECANCELED);
+	ck_assert_int_eq(weir_time_left(), 0);
+	return 0;
+}
+
+START_TEST(after_the_deadline_opener_and_children_get_etime)
+{
+	run_on(2, outlive_deadline, _i ? &ended : NULL);
+}
+END_TEST
+
+static int sleep_in_scope(void *arg)
+{
+	(void)arg;
+	WEIR_SCOPE(scope, 3 * WEIR_MS);
+	ck_assert_int_eq(weir_sleep(WEIR_SEC), -ETIME);
+	ck_assert_int_eq(weir_sleep(0), -ETIME);
+	ck_assert_int_eq(weir_yield(), -ETIME);
+	{
+		/* longer, but it cannot extend what is around it */
+		WEIR_SCOPE(inner, WEIR_SEC);
+		ck_assert_int_eq(weir_time_left(), 0);
+		ck_assert_int_eq(weir_sleep(1), -ETIME);
+		TRY(weir_spawn(&inner, sleep_long, NULL));
+		ck_assert_int_eq(weir_scope_wait(&inner), -ETIME);
+		ck_assert_int_eq(child_result, -ECANCELED);
+	}
+	return 0;
+}
+
+static int nest_deadlines(void *arg)
+{
+	WEIR_SCOPE(outer, WEIR_SEC * 100);
+
+	TRY(weir_spawn(&outer, sleep_in_scope, arg));
+	int64_t left = weir_time_left();
+	{
+		WEIR_SCOPE(inner, 10 * WEIR_SEC);
+		ck_assert_int_le(weir_time_left(), 10 * WEIR_SEC);
+		WEIR_SCOPE(innermost, 50 * WEIR_SEC);
+		ck_assert_int_le(weir_time_left(), 10 * WEIR_SEC);
+		WEIR_SCOPE(unlimited, WEIR_FOREVER);
+		ck_assert_int_le(weir_time_left(), 10 * WEIR_SEC);
+	}
+	ck_assert_int_gt(weir_time_left(), 50 * WEIR_SEC);
+	ck_assert_int_le(weir_time_left(), left);
+	return weir_scope_wait(&outer);
+}
+
+START_TEST(nested_deadlines_only_shrink)
+{
+	run_on(1, nest_deadlines, NULL);
+}
+END_TEST
+
+static int time_out_at_once(void *arg)
+{
+	(void)arg;
+	for (int64_t timeout = 0; timeout >= INT64_MIN / 2; timeout = timeout * 2 - 1) {
+		WEIR_SCOPE(scope, timeout);
+		ck_assert_int_eq(weir_yield(), -ETIME);
+		ck_assert_int_eq(weir_scope_wait(&scope), -ETIME);
+	}
+	WEIR_SCOPE(longest, INT64_MAX - 1);
+	return weir_yield();
+}
+
+START_TEST(timeouts_of_every_size_are_taken)
+{
+	run_on(1, time_out_at_once, NULL);
+}
+END_TEST
+
+/* The worker's clock is read rarely; a task that computes must not profit or suffer from it. */
+static int compute_past_deadline(void *arg)
+{
+	weir_auto_chan chan = weir_chan_new(1, 1);
+	char item = 0;
+
+	(void)arg;
+	{
+		WEIR_SCOPE(scope, 10 * WEIR_MS);
+		compute(60 * WEIR_MS);
+		ck_assert_int_eq(weir_chan_send(chan, &item), -ETIME); /* although there is room */
+		ck_assert_int_eq(weir_scope_wait(&scope), -ETIME);
+	}
+	compute(1200 * WEIR_MS);
+	WEIR_SCOPE(scope, WEIR_SEC);
+	return weir_chan_send(chan, &item); /* the second starts here, not when we were resumed */
+}
+
+START_TEST(a_deadline_is_seen_after_long_computing)
+{
+	run_on(1, compute_past_deadline, NULL);
+}
+END_TEST
+
+/* Every scope leaves the task's timer armed; later ones must not be ended by it. */
+static int reuse_timer(void *arg)
+{
+	(void)arg;
+	for (int i = 0; i < 5; i++) {
+		{
+			WEIR_SCOPE(brief, 2 * WEIR_MS);
+			TRY(weir_yield());
+			TRY(weir_sleep(100 * WEIR_US));
+		}
+		WEIR_SCOPE(longer, 50 * WEIR_SEC);
+		TRY(weir_sleep(4 * WEIR_MS));
+	}
+	return weir_sleep(5 * WEIR_MS);
+}
+
+START_TEST(a_timer_left_armed_ends_nothing)
+{
+	run_on(1, reuse_timer, NULL);
+}
+END_TEST
+
+/*
+ * The deadline wakes the opener and, before it runs, the last child ends: the opener must become
+ * ready once, not twice.
+ */
+static int end_at_once(void *arg)
+{
+	(void)arg;
+	for (int i = 0; i < 20; i++) {
+		WEIR_SCOPE(scope, 2 * WEIR_MS);
+		for (int k = 0; k < 3; k++)
+			TRY(weir_spawn(&scope, sleep_long, NULL));
+		ck_assert_int_eq(weir_scope_wait(&scope), -ETIME);
+	}
+	return 0;
+}
+
+static int others_run(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	for (int i = 0; i < 10; i++)
+		TRY(weir_spawn(&scope, end_at_once, arg));
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(children_and_opener_may_end_in_one_turn)
+{
+	run_on(1, others_run, NULL);
+	ck_assert_uint_eq(ended, 600);
+}
+END_TEST
+
+/* ---- Shields -------------------------------------------------------------------------------- */
+
+static int shield_result[3];
+
+static int clean_up_shielded(void *arg)
+{
+	int err = weir_sleep(1000 * WEIR_SEC);
+
+	(void)arg;
+	ck_assert_int_eq(err, -ECANCELED);
+	ck_assert_int_eq(weir_yield(), -ECANCELED);
+	{
+		WEIR_SHIELD(shield, 500 * WEIR_SEC);
+		shield_result[0] = weir_sleep(2 * WEIR_MS);
+		WEIR_SCOPE(inside, 2 * WEIR_MS); /* scopes in a shield are shielded */
+		shield_result[1] = weir_sleep(WEIR_SEC);
+	}
+	{
+		WEIR_SHIELD(shield, 2 * WEIR_MS);
+		shield_result[2] = weir_sleep(1000 * WEIR_SEC);
+	}
+	ck_assert_int_eq(weir_yield(), -ECANCELED);
+	ended++;
+	return err;
+}
+
+static int cancel_shielded(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	TRY(weir_spawn(&scope, clean_up_shielded, NULL, .worker = arg ? WEIR_ON_WORKER(1) : 0));
+	TRY(weir_sleep(WEIR_MS));
+	weir_scope_close(&scope);
+	ck_assert_uint_eq(ended, 1);
+	ck_assert_int_eq(shield_result[0], 0);
+	ck_assert_int_eq(shield_result[1], -ETIME);
+	ck_assert_int_eq(shield_result[2], -ETIME);
+	return 0;
+}
+
+START_TEST(a_shield_lets_clean_up_block_for_so_long)
+{
+	run_on(2, cancel_shielded, _i ? &ended : NULL);
+}
+END_TEST
+
+static int sleep_in_shield(void *arg)
+{
+	{
+		WEIR_SHIELD(shield, WEIR_FOREVER);
+		WEIR_SCOPE(inner, WEIR_FOREVER);
+		TRY(weir_spawn(&inner, sleep_long,
+			       NULL)); /* a shield holds for what is spawned in it */
+		*(int *)arg = weir_sleep(10 * WEIR_MS);
+		ck_assert_uint_eq(ended, 0);
+	}
+	ck_assert_uint_eq(ended, 1);
+	return weir_sleep(1000 * WEIR_SEC);
+}
+
+static int cancel_during_shield(void *arg)
+{
+	int slept = -1;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	TRY(weir_spawn(&scope, sleep_in_shield, &slept));
+	TRY(weir_sleep(2 * WEIR_MS));
+	weir_scope_cancel(&scope);
+	ck_assert_int_eq(weir_scope_wait(&scope), -ECANCELED);
+	ck_assert_int_eq(slept, 0);
+	return 0;
+}
+
+START_TEST(cancellation_waits_outside_a_shield)
+{
+	run_on(1, cancel_during_shield, NULL);
+}
+END_TEST
+
+/* ---- Cancelling ----------------------------------------------------------------------------- */
+
+static int check_cancelled(void *arg)
+{
+	ck_assert_int_eq(weir_yield(), -ECANCELED);
+	ended++;
+	return (int)(intptr_t)arg;
+}
+
+static int cancel_before_run(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	for (int i = 0; i < 3; i++)
+		TRY(weir_spawn(&scope, check_cancelled, NULL));
+	weir_scope_cancel(&scope);
+	ck_assert_int_eq(weir_scope_wait(&scope), -ECANCELED);
+	ck_assert_uint_eq(ended, 3);
+	return 0;
+}
+
+START_TEST(a_task_cancelled_before_its_first_run_still_runs)
+{
+	run_on(1, cancel_before_run, NULL);
+}
+END_TEST
+
+static int cancel_arg(void *arg)
+{
+	TRY(weir_yield());
+	weir_scope_cancel(arg);
+	weir_scope_cancel(arg);
+	ended++;
+	return weir_sleep(1000 * WEIR_SEC) == -ECANCELED ? 0 : -EINVAL;
+}
+
+static int spawn_canceller(void *arg)
+{
+	WEIR_SCOPE(below, WEIR_FOREVER);
+
+	TRY(weir_spawn(&below, cancel_arg, arg, .worker = WEIR_ON_WORKER(2)));
+	(void)weir_scope_wait(&below);
+	return 0;
+}
+
+static int cancelled_from_inside(void *arg)
+{
+	for (unsigned i = 0; i < (unsigned)ROUNDS(200); i++) {
+		WEIR_SCOPE(scope, WEIR_FOREVER);
+		TRY(weir_spawn(&scope, i % 2 ? cancel_arg : spawn_canceller, &scope,
+			       .worker = WEIR_ON_WORKER(i % 3)));
+		TRY(weir_spawn(&scope, sleep_long, NULL, .worker = WEIR_ON_WORKER(i % 2)));
+		ck_assert_int_eq(weir_scope_wait(&scope), -ECANCELED);
+	}
+	(void)arg;
+	return 0;
+}
+
+START_TEST(a_child_of_any_worker_can_cancel_its_scope)
+{
+	run_on(3, cancelled_from_inside, NULL);
+	ck_assert_uint_eq(ended, 2 * ROUNDS(200));
+}
+END_TEST
+
+/* Children that are new, ready, running, parked, shielded or gone when the cancellation arrives. */
+static weir_chan *crowd_chan;
+
+static int crowd_member(void *arg)
+{
+	uint64_t seed = (uintptr_t)arg | 1;
+
+	for (uint64_t i = random_next(&seed) % 8; i-- > 0;) {
+		int item, err = 0;
+		switch (random_next(&seed) % 7) {
+		case 0:
+			err = weir_sleep((int64_t)(random_next(&seed) % 200000));
+			break;
+		case 1:
+			err = weir_yield();
+			break;
+		case 2:
+			err = weir_chan_recv(crowd_chan, &item);
+			break;
+		case 3:
+			item = 1;
+			err = weir_chan_send(crowd_chan, &item);
+			break;
+		case 4: {
+			WEIR_SHIELD(shield, 20 * WEIR_US);
+			(void)weir_sleep(1000 * WEIR_SEC);
+			break;
+		}
+		case 5: {
+			WEIR_SCOPE(inner, 100 * WEIR_US);
+			err = weir_spawn(&inner, yield_and_return_arg, NULL,
+					 .worker =
+						 WEIR_ON_WORKER((unsigned)random_next(&seed) % 3));
+			if (err == 0)
+				err = weir_scope_wait(&inner);
+			if (err == -ETIME)
+				err = 0;
+			break;
+		}
+		default:
+			compute((int64_t)(random_next(&seed) % 5000));
+		}
+		if (err < 0)
+			return err;
+	}
+	return 0;
+}
+
+static int cancel_crowds(void *arg)
+{
+	uint64_t seed = *(uint64_t *)arg;
+	weir_auto_chan chan = weir_chan_new(sizeof(int), 2);
+
+	crowd_chan = chan;
+	for (int round = 0; round < ROUNDS(1500); round++) {
+		WEIR_SCOPE(scope, WEIR_FOREVER);
+		unsigned count = (unsigned)random_next(&seed) % 24;
+		for (unsigned i = 0; i < count; i++)
+			TRY(weir_spawn(&scope, crowd_member, (void *)(uintptr_t)random_next(&seed),
+				       .worker = WEIR_ON_WORKER((unsigned)random_next(&seed) % 3)));
+		switch (random_next(&seed) % 4) {
+		case 0:
+			TRY(weir_sleep((int64_t)(random_next(&seed) % 300000)));
+			break;
+		case 1:
+			TRY(weir_yield());
+			break;
+		case 2:
+			compute((int64_t)(random_next(&seed) % 50000));
+			break;
+		default:
+			break;
+		}
+	}
+	struct weir_worker_stats stats;
+	TRY(weir_worker_stats_get(WEIR_ALL_WORKERS, &stats));
+	ck_assert_uint_eq(stats.tasks, 1);
+	return 0;
+}
+
+START_TEST(cancelling_finds_children_in_every_state)
+{
+	uint64_t seed = test_seed();
+
+	run_on(3, cancel_crowds, &seed);
+}
+END_TEST
+
+/* ---- Depth ---------------------------------------------------------------------------------- */
+
+static unsigned deepest;
+
+static int nest(void *arg)
+{
+	uintptr_t left = (uintptr_t)arg;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	if (left == 0) {
+		deepest++;
+		ck_assert_int_eq(weir_sleep(1000 * WEIR_SEC), -ECANCELED);
+		return -ECANCELED;
+	}
+	TRY(weir_spawn(&scope, nest, (void *)(left - 1), .stack = WEIR_STACK_32K));
+	int err = weir_scope_wait(&scope);
+	ck_assert_int_eq(err, -ECANCELED);
+	ended++;
+	return err;
+}
+
+static int cancel_chain(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	TRY(weir_spawn(&scope, nest, arg));
+	while (!deepest)
+		TRY(weir_yield());
+	weir_scope_cancel(&scope);
+	ck_assert_int_eq(weir_scope_wait(&scope), -ECANCELED);
+	return 0;
+}
+
+START_TEST(a_chain_of_a_hundred_thousand_ends_at_once)
+{
+	uintptr_t depth = TESTS_SLOW ? 500 : 100000;
+
+	run_on(1, cancel_chain, (void *)depth);
+	ck_assert_uint_eq(ended, depth);
+}
+END_TEST
+
+/* ---- Misuse --------------------------------------------------------------------------------- */
+
+static int close_wrong_order(void *arg)
+{
+	struct weir_scope outer, inner;
+
+	(void)arg;
+	weir_scope_open(&outer, WEIR_FOREVER);
+	weir_scope_open(&inner, WEIR_FOREVER);
+	weir_scope_close(&outer);
+	weir_scope_close(&inner);
+	return 0;
+}
+
+static int return_open(void *arg)
+{
+	struct weir_scope scope;
+
+	(void)arg;
+	weir_scope_open(&scope, WEIR_FOREVER);
+	return 0;
+}
+
+static int close_foreign(void *arg)
+{
+	weir_scope_close(arg);
+	return 0;
+}
+
+static int have_it_closed(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	TRY(weir_spawn(&scope, close_foreign, &scope));
+	return weir_scope_wait(&scope);
+}
+
+static int (*const misuses[])(void *) = { close_wrong_order, return_open, have_it_closed };
+
+/* In a child of our own, so that what the crash report says can be read. */
+START_TEST(misuse_is_a_crash_report)
+{
+	char said[4096];
+	int ends[2], status;
+	size_t len = 0;
+
+	ck_assert_int_eq(pipe(ends), 0);
+	pid_t pid = fork();
+	ck_assert_int_ge(pid, 0);
+	if (pid == 0) {
+		(void)dup2(ends[1], STDERR_FILENO);
+		(void)!weir_run(misuses[_i], NULL, .workers = 1);
+		_exit(0);
+	}
+	(void)close(ends[1]);
+	for (ssize_t n; (n = read(ends[0], said + len, sizeof said - 1 - len)) > 0;)
+		len += (size_t)n;
+	said[len] = '\0';
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert(WIFSIGNALED(status));
+	ck_assert_int_eq(WTERMSIG(status), SIGABRT);
+	ck_assert_ptr_nonnull(strstr(said, "scope"));
+}
+END_TEST
+
+Suite *runtime_scope_suite(void)
+{
+	Suite *suite = suite_create("runtime_scope");
+	TCase *rules = tcase_create("rules");
+	TCase *stress = tcase_create("stress");
+
+	tcase_set_tags(rules, "fast");
+	tcase_set_timeout(rules, 10);
+	tcase_add_loop_test(rules, leaving_cancels_then_joins, 0, 2);
+	tcase_add_test(rules, closing_is_idempotent);
+	tcase_add_loop_test(rules, the_first_failure_cancels_siblings_and_is_reported, 0, 2);
+	tcase_add_test(rules, cancelled_tasks_are_no_cause_and_the_first_error_stays);
+	tcase_add_test(rules, a_scope_can_be_waited_for_and_filled_again);
+	tcase_add_loop_test(rules, after_the_deadline_opener_and_children_get_etime, 0, 2);
+	tcase_add_test(rules, nested_deadlines_only_shrink);
+	tcase_add_test(rules, timeouts_of_every_size_are_taken);
+	tcase_add_test(rules, a_deadline_is_seen_after_long_computing);
+	tcase_add_test(rules, a_timer_left_armed_ends_nothing);
+	tcase_add_test(rules, children_and_opener_may_end_in_one_turn);
+	tcase_add_loop_test(rules, a_shield_lets_clean_up_block_for_so_long, 0, 2);
+	tcase_add_test(rules, cancellation_waits_outside_a_shield);
+	tcase_add_test(rules, a_task_cancelled_before_its_first_run_still_runs);
+	suite_add_tcase(suite, rules);
+
+	tcase_set_timeout(stress, 60);
+	tcase_add_test(stress, a_child_of_any_worker_can_cancel_its_scope);
+	tcase_add_test(stress, cancelling_finds_children_in_every_state);
+	tcase_add_test(stress, a_chain_of_a_hundred_thousand_ends_at_once);
+	tcase_add_loop_test(stress, misuse_is_a_crash_report, 0, 3);
+	suite_add_tcase(suite, stress);
+	return suite;
+}

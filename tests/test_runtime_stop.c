@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Stopping: weir_stop(), SIGINT and SIGTERM end a runtime in order, a second signal does not wait,
+ * a third is the system's own; and who gets signals at all.
+ */
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/runtime_test.h"
+
+#define TRY(call)                                                                                  \
+	do {                                                                                       \
+		int try_err = (call);                                                              \
+		if (try_err < 0)                                                                   \
+			return try_err;                                                            \
+	} while (0)
+
+static _Atomic unsigned ended;
+
+static int sleep_long(void *arg)
+{
+	(void)arg;
+	int err = weir_sleep(1000 * WEIR_SEC);
+	ended++;
+	return err;
+}
+
+static int stop_now(void *arg)
+{
+	(void)arg;
+	weir_stop();
+	return weir_sleep(1000 * WEIR_SEC);
+}
+
+static int sleep_in_company(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	for (unsigned i = 0; i < 4; i++)
+		TRY(weir_spawn(&scope, sleep_long, NULL, .worker = WEIR_ON_WORKER(i % 2)));
+	if (arg)
+		TRY(weir_spawn(&scope, stop_now, NULL, .worker = WEIR_ON_WORKER(*(unsigned *)arg)));
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(stop_from_any_worker_cancels_all)
+{
+	unsigned worker = (unsigned)_i;
+
+	ck_assert_int_eq(weir_run(sleep_in_company, &worker, .workers = 2), -ECANCELED);
+	ck_assert_uint_eq(ended, 4);
+}
+END_TEST
+
+static int stop_and_end(void *arg)
+{
+	(void)arg;
+	weir_stop();
+	weir_stop();
+	return 3;
+}
+
+START_TEST(stop_of_a_runtime_that_ends_anyway_is_harmless)
+{
+	for (int i = 0; i < 20; i++)
+		ck_assert_int_eq(weir_run(stop_and_end, NULL, .workers = 2), 3);
+	weir_stop(); /* outside of one */
+}
+END_TEST
+
+/* ---- Signals, in a process of their own ----------------------------------------------------- */
+
+static int ready_fd;
+
+static int tell_ready(void)
+{
+	char c = 1;
+
+	return write(ready_fd, &c, 1) == 1 ? 0 : -EIO;
+}
+
+static int wait_for_signal(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	TRY(weir_spawn(&scope, sleep_long, NULL, .worker = WEIR_ON_WORKER(1)));
+	TRY(tell_ready());
+	return weir_scope_wait(&scope);
+}
+
+/* Does not listen to cancellation: blocks in shields until a signal of its own kind kills it. */
+static int ignore_signals(void *arg)
+{
+	(void)arg;
+	TRY(tell_ready());
+	for (;;) {
+		WEIR_SHIELD(shield, WEIR_FOREVER);
+		TRY(weir_sleep(WEIR_MS));
+	}
+}
+
+/* Computes when the signal comes: the handler runs on its stack and must wake what will park later.
+ */
+static int compute_then_wait(void *arg)
+{
+	(void)arg;
+	TRY(tell_ready());
+	compute(20 * WEIR_MS);
+	return weir_sleep(1000 * WEIR_SEC);
+}
+
+static pid_t start_child(weir_fn fn)
+{
+	int ends[2];
+	char c;
+
+	ck_assert_int_eq(pipe(ends), 0);
+	pid_t pid = fork();
+	ck_assert_int_ge(pid, 0);
+	if (pid == 0) {
+		ready_fd = ends[1];
+		int err = weir_run(fn, NULL, .workers = 2);
+		_exit(err == -ECANCELED ? 0 : 1);
+	}
+	(void)close(ends[1]);
+	ck_assert_int_eq(read(ends[0], &c, 1), 1);
+	(void)close(ends[0]);
+	return pid;
+}
+
+static int end_of(pid_t pid)
+{
+	int status;
+
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	return status;
+}
+
+START_TEST(one_signal_ends_a_runtime_without_servers_at_once)
+{
+	int number = _i % 2 ? SIGINT : SIGTERM;
+
+	ck_assert_int_eq(setenv("WEIR_DRAIN_MS", "3600000", 1), 0); /* there is nothing to drain */
+	pid_t pid = start_child(_i / 2 ? compute_then_wait : wait_for_signal);
+	ck_assert_int_eq(kill(pid, number), 0);
+	int status = end_of(pid);
+	ck_assert(WIFEXITED(status));
+	ck_assert_int_eq(WEXITSTATUS(status), 0);
+}
+END_TEST
+
+static bool has_ended(pid_t pid, int *ret_status)
+{
+	return waitpid(pid, ret_status, WNOHANG) == pid;
+}
+
+START_TEST(the_third_signal_is_not_ours_any_more)
+{
+	pid_t pid = start_child(ignore_signals);
+	int status = 0;
+
+	for (int i = 0; i < 2; i++) {
+		ck_assert_int_eq(kill(pid, SIGINT), 0);
+		(void)usleep(50000);
+		ck_assert(!has_ended(pid, &status));
+	}
+	ck_assert_int_eq(kill(pid, SIGINT), 0);
+	status = end_of(pid);
+	ck_assert(WIFSIGNALED(status));
+	ck_assert_int_eq(WTERMSIG(status), SIGINT);
+}
+END_TEST
+
+START_TEST(handlers_are_put_back)
+{
+	struct sigaction before, during, after;
+	struct sigaction own = { .sa_handler = SIG_IGN };
+
+	ck_assert_int_eq(sigaction(SIGTERM, &own, NULL), 0);
+	ck_assert_int_eq(sigaction(SIGTERM, NULL, &before), 0);
+	ck_assert_int_eq(weir_run(stop_and_end, NULL, .workers = 1), 3);
+	ck_assert_int_eq(sigaction(SIGTERM, NULL, &after), 0);
+	ck_assert(before.sa_handler == after.sa_handler);
+	ck_assert_int_eq(weir_run(stop_and_end, NULL, .workers = 1, .signals_ignored = true), 3);
+	ck_assert_int_eq(sigaction(SIGTERM, NULL, &during), 0);
+	ck_assert(during.sa_handler == SIG_IGN);
+}
+END_TEST
+
+/* ---- Who gets signals ----------------------------------------------------------------------- */
+
+static int note_mask(void *arg)
+{
+	return pthread_sigmask(SIG_SETMASK, NULL, arg);
+}
+
+static int note_masks(void *arg)
+{
+	sigset_t *masks = arg;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	for (unsigned i = 0; i < 3; i++)
+		TRY(weir_spawn(&scope, note_mask, &masks[i], .worker = WEIR_ON_WORKER(i)));
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(threads_of_ours_take_no_signals_and_the_callers_keeps_its_own)
+{
+	static const int numbers[] = {
+		SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGCHLD, SIGALRM, SIGQUIT
+	};
+	sigset_t own, masks[3];
+
+	ck_assert_int_eq(pthread_sigmask(SIG_SETMASK, NULL, &own), 0);
+	run_on(3, note_masks, masks);
+	for (unsigned i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+		ck_assert_int_eq(sigismember(&masks[0], numbers[i]), sigismember(&own, numbers[i]));
+		ck_assert_int_eq(sigismember(&masks[1], numbers[i]), 1);
+		ck_assert_int_eq(sigismember(&masks[2], numbers[i]), 1);
+	}
+	/* what reports a crash must get through */
+	ck_assert_int_eq(sigismember(&masks[1], SIGSEGV), 0);
+}
+END_TEST
+
+Suite *runtime_stop_suite(void)
+{
+	Suite *suite = suite_create("runtime_stop");
+	TCase *stop = tcase_create("stop");
+	TCase *signals = tcase_create("signals");
+
+	tcase_set_tags(stop, "fast");
+	tcase_set_timeout(stop, 20);
+	tcase_add_loop_test(stop, stop_from_any_worker_cancels_all, 0, 2);
+	tcase_add_test(stop, stop_of_a_runtime_that_ends_anyway_is_harmless);
+	suite_add_tcase(suite, stop);
+
+	tcase_set_timeout(signals, 20);
+	tcase_add_loop_test(signals, one_signal_ends_a_runtime_without_servers_at_once, 0, 4);
+	tcase_add_test(signals, the_third_signal_is_not_ours_any_more);
+	tcase_add_test(signals, handlers_are_put_back);
+	tcase_add_test(signals, threads_of_ours_take_no_signals_and_the_callers_keeps_its_own);
+	suite_add_tcase(suite, signals);
+	return suite;
+}
