@@ -2,14 +2,16 @@
 # SPDX-License-Identifier: MIT
 #
 # examples.sh: the examples, driven by clients that nobody here wrote: curl, wrk, redis-cli, redis-benchmark
-# and the shell's own sockets; and by echoload. Once on io_uring and once on epoll. B is the build directory;
-# with an argument, only the parts named so: echo http kv fastest.
+# and the shell's own sockets; by echoload; and by hostile, which means them ill. On io_uring, then on epoll
+# (WEIR_DRIVER set: only there). B is the build directory, FULL=1 runs the long loads; with an argument, only
+# the parts named so: echo http kv fastest.
 #
-# Each line of output is a claim that held, or FAILED and why. Servers listen on ports the kernel chooses.
+# Each line of output is a claim: "ok - ..." or "not ok - ..." and why. Ports are chosen by the kernel.
 set -uo pipefail
 build=$(realpath "${B:-build}")
 work=$(mktemp -d)
 passed=0 failed=0 server=
+export FULL=${FULL:-0}
 
 # ---- harness ----------------------------------------------------------------------------------------
 
@@ -22,31 +24,35 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT TERM
 
-claim() { # text, command...: holds when the command succeeds within a minute
+claim() { # text, command...: holds when the command succeeds within $patience seconds
 	local text="$part on $WEIR_DRIVER: $1" code
 	shift
 	export -f "${functions[@]}"
-	export work address port host server build
-	timeout --foreground 60 bash -c 'set -o pipefail; "$@"' - "$@" >"$work/log" 2>&1
+	export work address port host server build part
+	timeout --foreground "${patience:-60}" bash -c 'set -o pipefail; "$@"' - "$@" >"$work/log" 2>&1
 	code=$?
 	if [ $code = 0 ] && [ -n "$server" ] && ! kill -0 "$server" 2>/dev/null; then
 		code='the server died'
 	fi
 	if [ "$code" = 0 ]; then
-		echo "ok      $text"
+		echo "ok - $text"
 		passed=$((passed + 1))
 	else
-		echo "FAILED  $text ($code)"
-		tail -n 20 "$work/log" "$work/server.log" | cut -c 1-300 | sed 's/^/        /'
-		failed=$((failed + 1))
+		failure "$text ($code)" "$work/log" "$work/server.log"
 	fi
 }
 
+failure() { # text, files that tell more
+	echo "not ok - $1"
+	tail -q -n 20 "${@:2}" | cut -c 1-300 | sed 's/^/#       /'
+	failed=$((failed + 1))
+}
+
 # Runs the example in the background; sets server, address, host and port.
-start() { # example, address
+start() { # example, address, descriptors
 	local tries
 	: >"$work/server.log"
-	"$build/examples/$1" "$2" >"$work/server.log" 2>&1 &
+	(ulimit -n "${3:-$(ulimit -n)}" && exec "$build/examples/$1" "$2") >"$work/server.log" 2>&1 &
 	server=$!
 	for ((tries = 0; tries < 200; tries++)); do
 		address=$(sed -n 's/^.*listening on //p' "$work/server.log")
@@ -56,16 +62,14 @@ start() { # example, address
 		sleep 0.05
 	done
 	server=
-	echo "FAILED  $part on $WEIR_DRIVER: starts on $2"
-	sed 's/^/        /' "$work/server.log"
-	failed=$((failed + 1))
+	failure "$part on $WEIR_DRIVER: starts on $2" "$work/server.log"
 	return 1
 }
 
-ends_well() { # signal: the exit code is 0, soon
+ends_well() { # signal, text: the exit code is 0; with a sanitizer that says nothing leaked, too
 	local code tries
 	kill "-$1" "$server"
-	for ((tries = 0; tries < 400; tries++)); do
+	for ((tries = 0; tries < 600; tries++)); do
 		kill -0 "$server" 2>/dev/null || break
 		sleep 0.05
 	done
@@ -73,7 +77,78 @@ ends_well() { # signal: the exit code is 0, soon
 	wait "$server" 2>/dev/null
 	code=$?
 	server=
-	claim "$2" test $code = 0
+	claim "$2: exit code 0" test $code = 0
+}
+
+# Both signals in the middle of work, each for a new server.
+ends_under_load() { # example, command that loads it for long
+	local signal load
+	for signal in TERM INT; do
+		[ -n "$server" ] || start "$1" 127.0.0.1:0 || return
+		export address port
+		bash -c 'eval "exec $1"' - "$2" >/dev/null 2>&1 &
+		load=$!
+		sleep 0.5
+		ends_well $signal "SIG$signal under load"
+		kill $load 2>/dev/null
+		wait $load 2>/dev/null
+	done
+}
+
+hostile() { "$work/hostile" "$address" "$@"; }
+
+descriptors() { ls "/proc/$server/fd" | wc -l; }
+
+# When every client has gone, no descriptor and no client task is left of them.
+all_gone() { # descriptors before, command that prints the number of clients, itself included
+	local tries
+	for ((tries = 0; tries < 100; tries++)); do
+		[ "$(descriptors)" -le "$1" ] && [ "$("${@:2}")" = 1 ] && return
+		sleep 0.2
+	done
+	echo "$(descriptors) descriptors, $1 before; $("${@:2}") clients"
+	return 1
+}
+
+rss_below() { # MB
+	[ "$(awk '/^VmRSS/ { print int($2 / 1024) }' "/proc/$server/status")" -lt "$1" ]
+}
+
+# With that many clients that stop inside a request, a command still holds.
+while_holding() { # dialect, clients, command...
+	local hold tries
+	exec {hold}> >(exec "$work/hostile" "$address" hold "$1" "$2" >"$work/hold")
+	for ((tries = 0; tries < 300; tries++)); do
+		grep -q holding "$work/hold" 2>/dev/null && break
+		sleep 0.1
+	done
+	"${@:3}"
+	local code=$?
+	exec {hold}>&-
+	return $code
+}
+
+# The same four for http and for kv.
+test_hostility() { # dialect
+	claim 'malformed requests, whole, in pieces and byte by byte, get the answer they deserve' hostile corpus "$1"
+	local seed=${SEED:-$RANDOM}
+	claim "mutated requests, seed $seed: every connection ends" hostile fuzz "$1" "$seed" $((FULL ? 20000 : 2000))
+	claim 'a client that sends and reads byte by byte' hostile slow "$1"
+	claim '1000 peers that reset' hostile reset "$1" 1000
+}
+
+# All of them at once, against 1024 descriptors: each is served in the end. Its own server.
+test_flood() { # dialect
+	local soft hard
+	soft=$(ulimit -Sn) hard=$(ulimit -Hn)
+	if [ "$hard" != unlimited ] && [ "$hard" -lt 6000 ]; then
+		echo "skipped - $part on $WEIR_DRIVER: 20000 clients need 6000 descriptors a process, not $hard"
+		return
+	fi
+	start "$part" 127.0.0.1:0 1024 || return
+	patience=150 claim '20000 clients against 1024 descriptors: who gets in is answered, then it serves again' \
+		hostile flood "$1" 20000
+	ends_well TERM 'SIGTERM after that'
 }
 
 # Sends stdin to the server as it is, then closes that direction's end by ending; prints what comes back.
@@ -129,23 +204,14 @@ test_echo() {
 	claim 'connect, echo, close, 5000 times' echoes --churn -c 32 -n 5000 --reset
 	claim 'peers that reset' echoes -c 100 -n 5000 --reset
 	claim 'silent clients hold up nobody' half_open
-	"$build/bench/echoload" -c 64 -t 30 "$address" >/dev/null 2>&1 &
-	local load=$!
-	sleep 0.5
-	ends_well TERM 'SIGTERM under load: exit code 0'
-	kill $load 2>/dev/null
-	wait $load 2>/dev/null
+	ends_under_load echo '"$build/bench/echoload" -c 64 -t 30 "$address"'
 
-	start echo '[::1]:0' && claim 'IPv6' echoes -c 8 -n 2000 && ends_well INT 'SIGINT: exit code 0'
+	start echo '[::1]:0' && claim 'IPv6' echoes -c 8 -n 2000 && ends_well INT SIGINT
 	start echo "unix:$work/socket" && claim 'a Unix socket' echoes -c 8 -n 2000 &&
-		ends_well TERM 'SIGTERM: exit code 0'
-	local limit
-	limit=$(ulimit -Sn)
-	ulimit -Sn 128
-	start echo 127.0.0.1:0
-	ulimit -Sn "$limit"
-	[ -z "$server" ] || claim '300 clients against 128 descriptors; then it serves again' more_clients_than_descriptors
-	[ -z "$server" ] || ends_well TERM 'SIGTERM: exit code 0'
+		ends_well TERM SIGTERM
+	start echo 127.0.0.1:0 128 || return
+	claim '300 clients against 128 descriptors; then it serves again' more_clients_than_descriptors
+	ends_well TERM SIGTERM
 }
 
 # ---- http -------------------------------------------------------------------------------------------
@@ -176,6 +242,14 @@ slow_request() {
 	one_byte_at_a_time $'GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n' | grep -q 'Hello, World!'
 }
 
+clients_of_http() { get "$(url /stats)" | sed -n 's/^open //p'; }
+
+refused_but_read() { # the answer comes although the body is not read to its end
+	answers 413 -H 'Expect:' -H 'Transfer-Encoding: chunked' --data-binary @"$work/large" "$(url /echo)"
+}
+
+half_open_http() { says_hello && wrk_clean 8; }
+
 wrk_clean() { # connections
 	wrk -t 1 -c "$1" -d 2 -s bench/wrk.lua "$(url /)" | tee "$work/wrk"
 	awk '/^figures/ { ok = $2 > 0 && $7 == 0 } END { exit !ok }' "$work/wrk"
@@ -183,7 +257,9 @@ wrk_clean() { # connections
 
 test_http() {
 	start http 127.0.0.1:0 || return
+	local before
 	claim 'GET /' says_hello
+	before=$(descriptors)
 	claim 'HEAD /' answers 200 -I "$(url /)"
 	claim 'a path that is not there: 404' answers 404 "$(url /nothing)"
 	claim 'a body comes back' body_returns 100000
@@ -198,16 +274,16 @@ test_http() {
 	claim 'a body too large: 413' answers 413 -H 'Expect:' --data-binary @"$work/large" "$(url /echo)"
 	claim 'a byte at a time' slow_request
 	claim '/stats' answers 200 "$(url /stats)"
+	claim 'a chunked body too large: 413 comes through' refused_but_read
+	test_hostility http
+	claim '100 clients that stop inside a request hold up nobody' while_holding http 100 half_open_http
 	local n
 	for n in 1 64 1000; do
 		claim "wrk with $n connections, no error" wrk_clean $n
 	done
-	wrk -t 1 -c 64 -d 20 "$(url /)" >/dev/null 2>&1 &
-	local load=$!
-	sleep 0.5
-	ends_well TERM 'SIGTERM under load: exit code 0'
-	kill $load 2>/dev/null
-	wait $load 2>/dev/null
+	claim 'no client leaves anything behind' all_gone "$before" clients_of_http
+	ends_under_load http 'wrk -t 1 -c 64 -d 30 "http://$address/"'
+	test_flood http
 }
 
 # ---- kv ---------------------------------------------------------------------------------------------
@@ -234,9 +310,44 @@ value_of_megabytes() {
 }
 
 benchmark_clean() { # depth
-	redis-benchmark -p "$port" -t set,get,incr,lpush,sadd,hset,mset -n 20000 -c 50 -P "$1" -q | tr '\r' '\n' >"$work/bench"
+	redis-benchmark -p "$port" -t set,get,incr,lpush,sadd,hset,mset -n $((FULL ? 200000 : 20000)) -c 50 -P "$1" -q | tr '\r' '\n' >"$work/bench"
 	! grep -iE 'error|warning|could not' "$work/bench" && [ "$(grep -c 'requests per second' "$work/bench")" = 7 ]
 }
+
+default_benchmark() { # all 20 of redis-benchmark's own tests
+	redis-benchmark -p "$port" -n $((FULL ? 100000 : 10000)) -r 1000 -q | tr '\r' '\n' >"$work/bench"
+	! grep -iE 'error|warning|could not' "$work/bench" && [ "$(grep -c 'requests per second' "$work/bench")" = 20 ]
+}
+
+types() {
+	gives OK FLUSHALL && gives OK SET k v EX 100 && gives '' SET k w NX && gives v SET k w XX GET KEEPTTL &&
+		gives 100 TTL k && gives 1 PERSIST k && gives -1 TTL k && gives w GETSET k x && gives 3 APPEND k yz &&
+		gives 3 STRLEN k && gives 0 SETNX k q && gives OK SETEX k 100 1 && gives -4 DECRBY k 5 &&
+		gives -1.5 INCRBYFLOAT k 2.5 && gives string TYPE k && gives 3 RPUSH l a b c && gives c LINDEX l -1 &&
+		gives $'b\nc' LRANGE l -2 -1 && gives a LPOP l && gives c RPOP l && gives 1 LLEN l && gives list TYPE l &&
+		gives 3 SADD s a b c && gives 1 SREM s a && gives 1 SISMEMBER s b && gives 2 SCARD s &&
+		gives 2 HSET h f 1 g 2 && gives 2 HGET h g && gives 1 HDEL h f && gives $'g\n2' HGETALL h &&
+		gives 1 HEXISTS h g && gives 3 ZADD z 2 b 1 a 3 c && gives 0 ZADD z GT 1 c && gives $'a\n1' ZPOPMIN z &&
+		gives $'b\n2\nc\n3' ZRANGE z 0 -1 WITHSCORES && gives 5 EXISTS k l s h z && gives 5 DBSIZE &&
+		gives k KEYS '[jk]*' && gives 5 UNLINK k l s h z && gives 0 DBSIZE
+}
+
+expires() {
+	gives OK SET short 1 PX 50 && gives OK SET long 1 PX 100000 && sleep 0.3 && gives 1 DBSIZE &&
+		gives '' GET short && gives 1 GET long
+}
+
+scans_all() { # every key, while the table grows and shrinks
+	local i
+	for ((i = 0; i < 3000; i++)); do echo "SET scan:$i $i"; done | cli --pipe >/dev/null &&
+		[ "$(cli --scan --pattern 'scan:*' | sort -u | wc -l)" = 3000 ]
+}
+
+help_starts() { cli COMMAND DOCS && cli COMMAND COUNT | grep -qE '^[0-9]+$' && cli INFO | grep -q redis_version && cli CONFIG GET save; }
+
+clients_of_kv() { cli INFO clients | tr -d '\r' | sed -n 's/^connected_clients://p'; }
+
+half_open_kv() { gives PONG PING && benchmark_clean 1 && rss_below 300; }
 
 bad_protocol() { printf '*1\r\n$99999999999\r\n' | talk 5 | grep -q '^-ERR'; }
 slow_command() { one_byte_at_a_time $'*1\r\n$4\r\nPING\r\n' | grep -q '+PONG'; }
@@ -244,21 +355,28 @@ pipe_through() { printf 'PING\r\nSET p 1\r\nINCR p\r\n' | talk 1 | tr -d '\r' | 
 
 test_kv() {
 	start kv 127.0.0.1:0 || return
+	local before
+	cli PING >/dev/null
+	before=$(descriptors)
 	claim 'redis-cli: each command answers as Redis does' session
+	claim 'redis-cli: strings, lists, sets, hashes, sorted sets' types
+	claim 'keys expire, looked at or not' expires
+	claim 'SCAN finds every key' scans_all
+	claim 'what redis-cli asks at its start' help_starts
 	claim 'redis-cli -3' resp3
 	claim 'a value of 3 MB' value_of_megabytes
 	claim 'inline commands, pipelined' pipe_through
 	claim 'a length out of range is refused' bad_protocol
 	claim 'a byte at a time' slow_command
+	claim 'redis-benchmark, its default tests' default_benchmark
 	claim 'redis-benchmark -P 1' benchmark_clean 1
 	claim 'redis-benchmark -P 16' benchmark_clean 16
 	claim 'an unknown command is an error, not the end' eval 'cli NONSENSE | grep -qi "unknown command" && cli PING'
-	redis-benchmark -p "$port" -t set -n 100000000 -c 50 >/dev/null 2>&1 &
-	local load=$!
-	sleep 0.5
-	ends_well TERM 'SIGTERM under load: exit code 0'
-	kill $load 2>/dev/null
-	wait $load 2>/dev/null
+	test_hostility kv
+	claim '100 clients that announce 512 MB hold up nobody and cost nothing' while_holding kv 100 half_open_kv
+	claim 'no client leaves anything behind' all_gone "$before" clients_of_kv
+	ends_under_load kv 'redis-benchmark -p $port -t set,lpush,zadd,hset -r 100000 -n 100000000 -c 50'
+	test_flood kv
 }
 
 # ---- fastest ----------------------------------------------------------------------------------------
@@ -301,15 +419,19 @@ test_fastest() {
 mapfile -t functions < <(declare -F | awk '{ print $3 }')
 parts=("$@")
 [ $# -gt 0 ] || parts=(echo http kv fastest)
-for WEIR_DRIVER in uring epoll; do
+for tool in curl wrk redis-cli redis-benchmark; do
+	command -v $tool >/dev/null || { echo "not ok - $tool is missing: make deps"; exit 1; }
+done
+${CC:-cc} -O2 -o "$work/hostile" tests/hostile.c || exit 1
+for WEIR_DRIVER in ${WEIR_DRIVER:-uring epoll}; do
 	export WEIR_DRIVER
 	for part in "${parts[@]}"; do
 		if [ ! -x "$build/examples/$part" ]; then
-			echo "skipped $part: not built"
+			echo "skipped - $part: not built"
 			continue
 		fi
 		"test_$part"
 	done
 done
-echo "examples: $passed claims hold, $failed failed"
+echo "$passed passed, $failed failed"
 [ $failed = 0 ] && [ $passed -gt 0 ]
