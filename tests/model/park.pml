@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * park.pml: how a worker goes to sleep and is woken (runtime/worker.c: park(), weir__worker_post(),
+ * wake_if_parked(), leave_together()).
+ *
+ * Stores sit in a buffer until a fence or the cache process lets the others see them; that is what the
+ * fences are for. Shown for every interleaving: a message that was pushed is taken (the worker is never
+ * left waiting: no invalid end state), one PARKED has at most one waker, and no driver is
+ * woken after it was closed.
+ *
+ * -DNO_FENCE_WORKER, -DNO_FENCE_SENDER, -DNO_CLAIM, -DNO_TOGETHER leave out one part; each must fail.
+ */
+#define SENDERS  2
+#define MESSAGES 2 /* of each sender */
+
+#define AWAKE  0
+#define PARKED 1
+
+byte inbox;             /* messages all can see */
+byte taken;
+bit state = AWAKE;      /* as all see it */
+bit parking;            /* PARKED is in the worker's store buffer */
+bit pushing[SENDERS];   /* a push is in the sender's store buffer */
+byte signals;           /* driver wakes not consumed: one ends the current or the next wait */
+byte wakers;            /* that claimed the last PARKED; each wakes a while later */
+byte timers = 1;        /* waits that end by themselves */
+byte out_of_loop;
+bit closed;
+
+inline drain_worker()
+{
+	if
+	:: parking -> state = PARKED; parking = 0
+	:: else
+	fi
+}
+
+inline drain_sender(i)
+{
+	if
+	:: pushing[i] -> inbox++; pushing[i] = 0
+	:: else
+	fi
+}
+
+/* Any buffered store may become visible at any time. */
+active proctype cache()
+{
+end:
+	do
+	:: atomic { parking -> drain_worker() }
+	:: atomic { pushing[0] -> drain_sender(0) }
+	:: atomic { pushing[1] -> drain_sender(1) }
+	od
+}
+
+active proctype worker()
+{
+	do
+	:: taken == SENDERS * MESSAGES -> break
+	:: else ->
+		atomic { parking = 1; wakers = 0 }
+#ifndef NO_FENCE_WORKER
+		atomic { drain_worker() }
+#endif
+		if
+		:: inbox > 0
+		:: inbox == 0 ->
+			if
+			:: atomic { signals > 0 -> signals-- }
+			:: atomic { timers > 0 -> timers-- }
+			fi
+		fi;
+		atomic { drain_worker(); state = AWAKE } /* an exchange sees its own store */
+		atomic { taken = taken + inbox; inbox = 0 }
+	od;
+	out_of_loop++;
+#ifndef NO_TOGETHER
+	out_of_loop == SENDERS + 1;
+#endif
+	closed = 1
+}
+
+proctype sender(byte me)
+{
+	byte i = 0;
+	bit seen;
+	bit claimed;
+
+	do
+	:: i == MESSAGES -> break
+	:: else ->
+		atomic { !pushing[me] -> pushing[me] = 1 }
+#ifndef NO_FENCE_SENDER
+		atomic { drain_sender(me) }
+#endif
+		seen = state;
+		if
+		:: seen == PARKED ->
+#ifndef NO_CLAIM
+			/* compare-and-swap: always on the latest value, with the own stores out */
+			atomic {
+				drain_sender(me);
+				claimed = (state == PARKED);
+				if
+				:: claimed -> state = AWAKE; wakers++
+				:: else
+				fi
+			}
+#else
+			claimed = 1;
+			wakers++;
+#endif
+			assert(wakers <= 1);
+			if
+			:: claimed -> atomic { assert(!closed); signals++ }
+			:: else
+			fi
+		:: else
+		fi;
+		i++
+	od;
+	!pushing[me];
+	out_of_loop++
+}
+
+init
+{
+	atomic {
+		run sender(0);
+		run sender(1)
+	}
+}
