@@ -22,6 +22,7 @@
 #include <netinet/tcp.h>
 #include <sched.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -474,8 +475,11 @@ static void init_buffers(struct server *s)
 	s->pieces = zeroed(piece_count * sizeof(*s->pieces));
 	struct io_uring_buf_reg reg = { .ring_addr = (uintptr_t)s->buffer_ring,
 					.ring_entries = s->buffer_count,
-					.bgid = BUFFER_GROUP,
-					.pad = s->incremental ? PBUF_RING_INC : 0 };
+					.bgid = BUFFER_GROUP };
+	/* the 16 bits behind bgid: "pad" until liburing 2.3, "flags" since */
+	uint16_t flags = s->incremental ? PBUF_RING_INC : 0;
+	memcpy((char *)&reg + offsetof(struct io_uring_buf_reg, bgid) + sizeof(reg.bgid), &flags,
+	       sizeof(flags));
 	int err = io_uring_register_buf_ring(&s->ring, &reg, 0);
 	if (err < 0)
 		die("provided buffers", -err);
