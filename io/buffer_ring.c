@@ -14,12 +14,14 @@
 
 static void release(struct weir__block *block);
 
-void weir__buffer_ring_init(struct weir__buffer_ring *group, struct io_uring *uring, uint16_t id,
+void weir__buffer_ring_init(struct weir__buffer_ring *group, struct io_uring *uring,
+			    const struct weir__driver *driver, uint16_t id,
 			    size_t bytes, unsigned target, unsigned max,
 			    void (*restart)(struct weir__buffer_ring *, struct weir__op *))
 {
 	memset(group, 0, sizeof *group);
 	group->uring = uring;
+	group->driver = driver;
 	group->id = id;
 	group->bytes = bytes;
 	group->entries = 1;
@@ -56,7 +58,7 @@ static int register_ring(struct weir__buffer_ring *group)
 	return 0;
 }
 
-static void lend(struct weir__buffer_ring *group, struct weir__block *block)
+static inline void lend(struct weir__buffer_ring *group, struct weir__block *block)
 {
 	io_uring_buf_ring_add(group->ring, block->base, (unsigned)group->bytes,
 			      (unsigned short)block->id, (int)group->entries - 1, 0);
@@ -103,16 +105,6 @@ int weir__buffer_ring_fill(struct weir__buffer_ring *group)
 	return group->in_ring > 0 ? 0 : -ENOMEM;
 }
 
-struct weir__block *weir__buffer_ring_take(struct weir__buffer_ring *group, unsigned id)
-{
-	struct weir__block *block = &group->blocks[id];
-
-	group->in_ring--;
-	group->lent++;
-	block->refs = 1;
-	return block;
-}
-
 static struct weir__op *pop_starved(struct weir__buffer_ring *group)
 {
 	struct weir__op *op = group->starved;
@@ -124,28 +116,36 @@ static struct weir__op *pop_starved(struct weir__buffer_ring *group)
 	return op;
 }
 
-static void release(struct weir__block *block)
+/* More in circulation than wanted: the payload goes back to the heap. */
+static void retire(struct weir__buffer_ring *group, struct weir__block *block)
 {
-	struct weir__buffer_ring *group = block->owner;
-
-	group->lent--;
-	if (group->in_ring + group->lent < group->target) {
-		lend(group, block);
-		if (group->starved)
-			group->restart(group, pop_starved(group));
-		return;
-	}
 	weir_free(block->base);
 	block->base = NULL;
 	block->next = group->free;
 	group->free = block;
 }
 
+static void release(struct weir__block *block)
+{
+	struct weir__buffer_ring *group = block->owner;
+
+	group->lent--;
+	if (__builtin_expect(group->in_ring + group->lent >= group->target, 0)) {
+		retire(group, block);
+		return;
+	}
+	lend(group, block);
+	if (__builtin_expect(group->starved != NULL, 0))
+		group->restart(group, pop_starved(group));
+}
+
 int weir__buffer_ring_starve(struct weir__buffer_ring *group, struct weir__op *op)
 {
-	if (group->in_ring == 0) {
+	/* once per reap: what a whole batch of receives found missing is one event */
+	if (group->grown_at != group->driver->enters) {
 		unsigned want = group->target * 2;
 		group->target = want < group->entries ? want : group->entries;
+		group->grown_at = group->driver->enters;
 	}
 	int err = weir__buffer_ring_fill(group);
 	if (err == 0) {

@@ -28,11 +28,14 @@ struct weir__buffer_ring {
 	unsigned lent;
 	unsigned target;                 /* buffers we want in circulation; doubled when the ring ran dry */
 	unsigned ids_used;               /* ids handed out so far */
+	const struct weir__driver *driver;
+	uint64_t grown_at;               /* driver->enters when target was doubled last */
 	uint16_t id;                     /* the kernel's name of the group */
 };
 
 /* Sets sizes; the ring is registered with the first fill. */
-void weir__buffer_ring_init(struct weir__buffer_ring *group, struct io_uring *uring, uint16_t id,
+void weir__buffer_ring_init(struct weir__buffer_ring *group, struct io_uring *uring,
+			    const struct weir__driver *driver, uint16_t id,
 			    size_t bytes, unsigned target, unsigned max,
 			    void (*restart)(struct weir__buffer_ring *, struct weir__op *));
 
@@ -40,7 +43,15 @@ void weir__buffer_ring_init(struct weir__buffer_ring *group, struct io_uring *ur
 WEIR_MUST int weir__buffer_ring_fill(struct weir__buffer_ring *group);
 
 /* The buffer the kernel chose, with one reference. */
-struct weir__block *weir__buffer_ring_take(struct weir__buffer_ring *group, unsigned id);
+static inline struct weir__block *weir__buffer_ring_take(struct weir__buffer_ring *group, unsigned id)
+{
+	struct weir__block *block = &group->blocks[id];
+
+	group->in_ring--;
+	group->lent++;
+	block->refs = 1;
+	return block;
+}
 
 /*
  * A receive found the ring empty: more buffers, or a place in the queue until one comes back. -ENOMEM when

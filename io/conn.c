@@ -8,7 +8,11 @@
  * Receiving is the connection's business, not the caller's: one receive operation stays armed in the kernel
  * and its completions queue up here as blocks, at most lend_max of them. weir_recv() takes the oldest, or
  * parks without any operation of its own; so its cancellation never touches the kernel, and bytes that
- * arrive late wait for the next call. A send is the caller's: its operation lies on the task's stack.
+ * arrive late wait for the next call.
+ *
+ * Sending a lease is the connection's business too: weir_send() hands it over and returns; the next one waits
+ * for it, so one is in flight and order is kept. weir_write() sends from the caller's memory and so waits
+ * for the end; its operation lies on the task's stack.
  */
 #include "io/io_internal.h"
 
@@ -20,6 +24,8 @@
 #include "io/address.h"
 #include "io/conn.h"
 #include "runtime/fatal.h"
+
+static const int64_t LINGER_NS = 5 * WEIR_SEC;
 
 static weir_pool *conn_pool;
 
@@ -33,19 +39,34 @@ int weir__conn_pool_init(void)
 
 /* ---- Who is inside -------------------------------------------------------------------------------- */
 
+static bool is_busy(const weir_conn *conn)
+{
+	return conn->inside > 0 || conn->is_receiving || conn->is_sending;
+}
+
+static void wake_closer(weir_conn *conn)
+{
+	struct weir__task *closer = conn->closer;
+
+	if (is_busy(conn))
+		return;
+	conn->closer = NULL;
+	weir__ready(conn->worker, closer, 0);
+}
+
 /*
  * A task that comes back from a park inside a call on `conn`. weir_conn_close() by another task waits for
  * it; the connection stays valid until this task parks again or ends.
  */
-static void leave(weir_conn *conn)
+static inline void leave(weir_conn *conn)
 {
 	if (--conn->inside == 0 && conn->closer) {
-		weir__ready(conn->io->worker, conn->closer, 0);
+		weir__ready(conn->worker, conn->closer, 0);
 		conn->closer = NULL;
 	}
 }
 
-static int run_op(weir_conn *conn, struct weir__op *op)
+static inline int run_op(weir_conn *conn, struct weir__op *op)
 {
 	conn->inside++;
 	int res = weir__op_run(conn->io, op);
@@ -76,12 +97,14 @@ static struct weir__block *dequeue(weir_conn *conn)
 	return block;
 }
 
-/* Small buffers until they come back full twice in a row, then bulk ones; back when they stay nearly empty. */
+/*
+ * Small buffers until they come back full twice in a row, then bulk ones, until those stay nearly empty for a
+ * while. Another size takes another operation: this one is cancelled.
+ */
 static void choose_group(weir_conn *conn, const struct weir__block *block)
 {
-	bool is_full = block->len == block->cap;
 	bool is_bulk = conn->recv.group == 1;
-	bool suits = is_bulk ? block->len * 16 >= block->cap : !is_full;
+	bool suits = is_bulk ? block->len * 16 >= block->cap : block->len < block->cap;
 
 	if (suits)
 		conn->misfits = 0;
@@ -89,27 +112,23 @@ static void choose_group(weir_conn *conn, const struct weir__block *block)
 		conn->wants_group = !is_bulk;
 }
 
-static void take_arrival(weir_conn *conn, struct weir__op *op)
+/* Behind the common case: full buffers, another size wanted, a reader that lags. */
+static void look_closer(weir_conn *conn, struct weir__op *op, const struct weir__block *block)
 {
-	op->block->len = (size_t)op->res;
-	choose_group(conn, op->block);
-	enqueue(conn, op->block);
-	op->block = NULL;
-	if (!op->more)
-		return;
-	/* a slow reader stops the flow; another buffer size takes a new operation */
-	if (conn->queued >= conn->lend_max || conn->wants_group != op->group)
+	choose_group(conn, block);
+	conn->is_odd = conn->misfits || op->group || conn->wants_group != op->group;
+	if (op->more && (conn->queued >= conn->lend_max || conn->wants_group != op->group))
 		conn->io->ops->cancel(conn->io, op);
 }
 
-static void wake_reader(weir_conn *conn, int result)
+static inline void wake_reader(weir_conn *conn, int result)
 {
 	struct weir__task *reader = conn->reader;
 
 	if (!reader)
 		return;
 	conn->reader = NULL;
-	weir__ready(conn->io->worker, reader, result);
+	weir__ready(conn->worker, reader, result);
 }
 
 static void take_end(weir_conn *conn, int res)
@@ -120,20 +139,35 @@ static void take_end(weir_conn *conn, int res)
 		conn->end = res;
 }
 
+static void recv_ended(weir_conn *conn, struct weir__op *op)
+{
+	if (op->res <= 0)
+		take_end(conn, op->res);
+	if (conn->closer)
+		wake_closer(conn);
+	else if (conn->end)
+		wake_reader(conn, 0);
+	else if (conn->reader && !conn->queue)
+		start_recv(conn); /* it ended with nothing for the reader who waits */
+}
+
 static void recv_done(struct weir__op *op)
 {
 	weir_conn *conn = op->owner;
+	struct weir__block *block = op->block;
 
-
-	if (op->res > 0)
-		take_arrival(conn, op);
-	else
-		take_end(conn, op->res);
 	conn->is_receiving = op->more;
-	if (conn->queue || conn->end)
+	if (__builtin_expect(block != NULL, 1)) {
+		block->len = (size_t)op->res;
+		enqueue(conn, block);
+		if (__builtin_expect(block->len == block->cap || conn->is_odd ||
+					     conn->queued >= conn->lend_max,
+				     0))
+			look_closer(conn, op, block);
 		wake_reader(conn, 0);
-	else if (conn->reader && !op->more)
-		start_recv(conn); /* it ended with nothing for the reader who waits */
+	}
+	if (__builtin_expect(!op->more, 0))
+		recv_ended(conn, op);
 }
 
 /* Arms the receive operation. It may complete at once (poll.c). */
@@ -141,13 +175,9 @@ static void start_recv(weir_conn *conn)
 {
 	struct weir__op *op = &conn->recv;
 
-	op->code = WEIR__OP_RECV;
-	op->handle = &conn->handle;
-	op->done = recv_done;
-	op->owner = conn;
 	op->group = conn->wants_group;
-	op->multi = true;
 	conn->misfits = 0;
+	conn->is_odd = op->group;
 	conn->is_receiving = true;
 	if (conn->io->ops->start(conn->io, op))
 		recv_done(op);
@@ -162,11 +192,11 @@ static void recv_abort(struct weir__task *task, int why)
 }
 
 /* Parks until a block is queued or the stream has ended. 0 or why not. */
-static int await_arrival(struct weir__worker *self, weir_conn *conn)
+static inline int await_arrival(struct weir__worker *self, weir_conn *conn)
 {
 	if (!conn->is_receiving)
 		start_recv(conn);
-	if (conn->queue || conn->end) {
+	if (conn->queue || conn->end) { /* a driver that tried at once and found something */
 		weir__budget_spend(self);
 		return 0;
 	}
@@ -178,53 +208,69 @@ static int await_arrival(struct weir__worker *self, weir_conn *conn)
 }
 
 /* Common to all calls that park: 0, -EXDEV, -ECANCELED, -ETIME. */
-static int may_park(const weir_conn *conn, struct weir__worker *self)
+static inline int may_park(const weir_conn *conn, struct weir__worker *self)
 {
-	if (__builtin_expect(!self || conn->io->worker != self || !self->current, 0))
+	if (__builtin_expect(conn->worker != self, 0))
 		return -EXDEV;
 	return weir__interrupted(self, self->current);
 }
 
-/* Makes conn->front hold unread bytes. 1, 0 at the end of the stream, or -errno. */
-static int fill_front(struct weir__worker *self, weir_conn *conn)
+/* The next block of the stream in *ret, with its reference. 1, 0 at the end of the stream, or -errno. */
+static inline int take_block(struct weir__worker *self, weir_conn *conn, struct weir__block **ret)
 {
-	if (conn->front.block)
-		return 1;
-	if (conn->is_closing)
+	*ret = NULL;
+	if (__builtin_expect(conn->is_closing, 0))
 		return -ECANCELED;
-	if (conn->reader)
+	if (__builtin_expect(conn->reader != NULL, 0))
 		return -EBUSY;
-	if (!conn->queue) {
-		if (!conn->end) {
-			int err = await_arrival(self, conn);
-			if (err < 0 || conn->is_closing)
-				return err < 0 ? err : -ECANCELED;
-		}
-		if (!conn->queue)
-			return conn->end == WEIR__CONN_EOF ? 0 : conn->end;
-	} else {
+	if (conn->queue) {
 		weir__budget_spend(self);
+	} else if (!conn->end) {
+		int err = await_arrival(self, conn);
+		if (err < 0)
+			return err;
+		if (conn->is_closing)
+			return -ECANCELED;
 	}
-	struct weir__block *block = dequeue(conn);
-	conn->front = (weir_buf){ block->base, block->len, block->cap, block };
+	if (!conn->queue)
+		return conn->end == WEIR__CONN_EOF ? 0 : conn->end;
+	*ret = dequeue(conn);
 	return 1;
 }
 
 ssize_t weir_recv(weir_conn *conn, weir_buf *ret)
 {
 	struct weir__worker *self = weir__worker_self();
-	int err = may_park(conn, self);
+	struct weir__block *block;
 
 	if (ret->block)
 		weir_buf_release(ret);
+	int err = may_park(conn, self);
 	if (err < 0)
 		return err;
-	err = fill_front(self, conn);
+	if (__builtin_expect(conn->front.block != NULL, 0)) {
+		*ret = conn->front;
+		conn->front.block = NULL;
+		return (ssize_t)ret->len;
+	}
+	err = take_block(self, conn, &block);
 	if (err <= 0)
 		return err;
-	*ret = conn->front;
-	conn->front.block = NULL;
-	return (ssize_t)ret->len;
+	*ret = (weir_buf){ block->base, block->len, block->cap, block };
+	return (ssize_t)block->len;
+}
+
+/* Makes conn->front hold unread bytes. Returns as take_block(). */
+static int fill_front(struct weir__worker *self, weir_conn *conn)
+{
+	struct weir__block *block;
+
+	if (conn->front.block)
+		return 1;
+	int err = take_block(self, conn, &block);
+	if (err > 0)
+		conn->front = (weir_buf){ block->base, block->len, block->cap, block };
+	return err;
 }
 
 static void consume_front(weir_conn *conn, size_t n)
@@ -285,61 +331,153 @@ ssize_t weir_read_until(weir_conn *conn, char delimiter, void *ret, size_t cap)
 
 enum { SEND_BYTES_MAX = 1 << 30 }; /* one operation's length is 32 bits */
 
-static ssize_t send_all(struct weir__worker *self, weir_conn *conn, const char *data, size_t len)
+static void wake_writer(weir_conn *conn, int result)
 {
-	size_t sent = 0;
-	int res;
+	struct weir__task *writer = conn->writer;
 
-	do {
-		size_t left = len - sent;
-		struct weir__op op = {
-			.code = WEIR__OP_SEND,
-			.handle = &conn->handle,
-			.data = (void *)(data + sent),
-			.len = left < SEND_BYTES_MAX ? left : SEND_BYTES_MAX,
-		};
-		conn->is_sending = true;
-		res = run_op(conn, &op);
-		conn->is_sending = false;
-		if (res > 0)
-			sent += (size_t)res;
-	} while (res > 0 && sent < len && !conn->is_closing &&
-		 weir__interrupted(self, self->current) == 0);
-	return sent > 0 ? (ssize_t)sent : res;
+	if (!writer)
+		return;
+	conn->writer = NULL;
+	weir__ready(conn->worker, writer, result);
+}
+
+static void send_done(struct weir__op *op)
+{
+	weir_conn *conn = op->owner;
+	bool is_short = op->res > 0 && (size_t)op->res < op->len;
+
+	if (__builtin_expect(is_short && !conn->is_closing, 0)) {
+		op->data = (char *)op->data + op->res;
+		op->len -= (size_t)op->res;
+		if (!conn->io->ops->start(conn->io, op))
+			return;
+	}
+	if (__builtin_expect(op->res < 0, 0))
+		conn->send_error = op->res;
+	conn->is_sending = false;
+	weir__block_drop(conn->sent);
+	if (__builtin_expect(conn->writer != NULL, 0))
+		wake_writer(conn, 0);
+	if (__builtin_expect(conn->closer != NULL, 0))
+		wake_closer(conn);
+}
+
+static void writer_abort(struct weir__task *task, int why)
+{
+	weir_conn *conn = task->wait;
+
+	conn->writer = NULL;
+	weir__ready(task->worker, task, why);
+}
+
+/* Parks until the lease in flight is sent; 0, or the error it ended with, told once. */
+static int await_sent(struct weir__worker *self, weir_conn *conn, int64_t until_ns)
+{
+	int err = 0;
+
+	if (conn->writer || (conn->is_sending && !conn->sent))
+		return -EBUSY;
+	if (conn->is_sending) {
+		conn->writer = self->current;
+		conn->inside++;
+		err = weir__park_until(self, writer_abort, conn, until_ns);
+		leave(conn);
+	}
+	if (err == 0) {
+		err = conn->send_error;
+		conn->send_error = 0;
+	}
+	return err;
+}
+
+/* Before anything is sent: 0 when this task may. */
+static inline int may_send(struct weir__worker *self, weir_conn *conn)
+{
+	int err = may_park(conn, self);
+
+	if (__builtin_expect(err == 0 && (conn->is_sending || conn->send_error), 0)) {
+		err = await_sent(self, conn, INT64_MAX);
+		if (err == 0 && conn->is_closing)
+			err = -ECANCELED;
+	}
+	return err;
+}
+
+ssize_t weir_send(weir_conn *conn, weir_buf *buf)
+{
+	struct weir__worker *self = weir__worker_self();
+	struct weir__op *op = &conn->send;
+	size_t len = buf->len;
+	int err = may_send(self, conn);
+
+	if (__builtin_expect(err < 0 || len == 0 || len > SEND_BYTES_MAX, 0)) {
+		ssize_t n = err < 0 ? err : weir_write(conn, buf->data, len);
+		weir_buf_release(buf);
+		return n;
+	}
+	op->data = buf->data;
+	op->len = len;
+	conn->sent = buf->block;
+	conn->is_sending = true;
+	*buf = (weir_buf)WEIR_BUF_INIT;
+	if (conn->io->ops->start(conn->io, op))
+		send_done(op);
+	weir__budget_spend(self);
+	return (ssize_t)len;
+}
+
+/* One operation on the caller's memory, to its end. Returns the bytes sent, or -errno when none were. */
+static ssize_t send_some(weir_conn *conn, const char *data, size_t len)
+{
+	struct weir__op op;
+
+	weir__op_init(&op, WEIR__OP_SEND, &conn->handle);
+	op.data = (void *)data;
+	op.len = len < SEND_BYTES_MAX ? len : SEND_BYTES_MAX;
+	conn->is_sending = true;
+	conn->sent = NULL;
+	ssize_t n = run_op(conn, &op);
+	conn->is_sending = false;
+	return n;
 }
 
 ssize_t weir_write(weir_conn *conn, const void *data, size_t len)
 {
 	struct weir__worker *self = weir__worker_self();
-	int err = may_park(conn, self);
+	size_t sent = 0;
+	ssize_t n = may_send(self, conn);
 
-	if (err == 0 && conn->is_sending)
-		err = -EBUSY;
-	if (err < 0)
-		return err;
-	return len > 0 ? send_all(self, conn, data, len) : 0;
-}
-
-ssize_t weir_send(weir_conn *conn, weir_buf *buf)
-{
-	ssize_t n = weir_write(conn, buf->data, buf->len);
-
-	weir_buf_release(buf);
-	return n;
+	while (n >= 0 && sent < len) {
+		n = send_some(conn, (const char *)data + sent, len - sent);
+		if (n > 0)
+			sent += (size_t)n;
+		if (n > 0 && sent < len && (conn->is_closing || may_park(conn, self) < 0))
+			break;
+	}
+	return sent > 0 ? (ssize_t)sent : n;
 }
 
 int weir_shutdown(weir_conn *conn)
 {
 	struct weir__worker *self = weir__worker_self();
 	struct weir__op op = { .code = WEIR__OP_SHUTDOWN, .handle = &conn->handle };
-	int err = may_park(conn, self);
+	int err = may_send(self, conn);
 
 	return err < 0 ? err : run_op(conn, &op);
 }
 
 /* ---- Life --------------------------------------------------------------------------------------- */
 
-int weir__conn_new(struct weir__io *io, int fd, bool is_direct, weir_conn **ret)
+static void keep_op(weir_conn *conn, struct weir__op *op, enum weir__op_code code,
+		    void (*done)(struct weir__op *))
+{
+	weir__op_init(op, code, &conn->handle);
+	op->is_kept = true;
+	op->done = done;
+	op->owner = conn;
+}
+
+int weir__conn_new(struct weir__io *io, int fd, bool is_direct, int family, weir_conn **ret)
 {
 	weir_conn *conn = weir_pool_get(conn_pool);
 
@@ -349,7 +487,15 @@ int weir__conn_new(struct weir__io *io, int fd, bool is_direct, weir_conn **ret)
 	conn->handle.fd = fd;
 	conn->handle.is_direct = is_direct;
 	conn->io = io;
+	conn->worker = io->worker;
 	conn->queue_tail = &conn->queue;
+	keep_op(conn, &conn->recv, WEIR__OP_RECV, recv_done);
+	keep_op(conn, &conn->send, WEIR__OP_SEND, send_done);
+	/*
+	 * Linux 6.18 tells a multishot receive of a Unix socket nothing of an end of stream that was there
+	 * before it drained the data; a receive that polls each time sees it.
+	 */
+	conn->recv.multi = family != AF_UNIX;
 	conn->lend_max = (uint16_t)io->worker->runtime->config.lend_max;
 	*ret = conn;
 	return 0;
@@ -358,7 +504,8 @@ int weir__conn_new(struct weir__io *io, int fd, bool is_direct, weir_conn **ret)
 static int connect_fd(struct weir__io *io, const struct weir__address *address)
 {
 	const int one = 1;
-	int fd = socket(address->any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int nonblocking = io->needs_nonblocking ? SOCK_NONBLOCK : 0;
+	int fd = socket(address->any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | nonblocking, 0);
 
 	if (fd < 0)
 		return -errno;
@@ -395,7 +542,7 @@ int weir_connect(weir_conn **ret, const char *text)
 	int fd = connect_fd(io, &address);
 	if (fd < 0)
 		return fd;
-	err = weir__conn_new(io, fd, false, ret);
+	err = weir__conn_new(io, fd, false, address.any.sa_family, ret);
 	if (err < 0)
 		(void)close(fd);
 	return err;
@@ -406,18 +553,40 @@ void weir__conn_free(weir_conn *conn)
 	weir_pool_put(conn_pool, conn);
 }
 
+/*
+ * What was given to weir_send() goes out before the connection is closed, unless that takes too long or the
+ * closing task is cancelled.
+ */
+static void linger(weir_conn *conn)
+{
+	struct weir__worker *self = conn->worker;
+
+	if (weir__interrupted(self, self->current) == 0)
+		(void)await_sent(self, conn, weir__clock_ns() + LINGER_NS);
+}
+
 void weir_conn_close(weir_conn *conn)
 {
 	if (!conn)
 		return;
-	WEIR_ASSERT(conn->io->worker == weir__worker_self());
+	WEIR_ASSERT(conn->worker == weir__worker_self());
 	conn->is_closing = true;
 	wake_reader(conn, -ECANCELED);
-	weir__handle_close(conn->io, &conn->handle);
-	if (conn->inside > 0) {
-		conn->closer = conn->io->worker->current;
-		(void)weir__park(conn->io->worker, NULL, NULL);
+	wake_writer(conn, -ECANCELED);
+	if (conn->is_sending && conn->sent)
+		linger(conn);
+	if (conn->is_receiving)
+		conn->io->ops->cancel(conn->io, &conn->recv);
+	if (conn->is_sending && conn->sent)
+		conn->io->ops->cancel(conn->io, &conn->send);
+	weir__handle_cancel(conn->io, &conn->handle);
+	if (is_busy(conn)) {
+		conn->closer = conn->worker->current;
+		(void)weir__park(conn->worker, NULL, NULL);
 	}
+	weir__handle_close(conn->io, &conn->handle);
+	conn->io->ops->forget(conn->io, &conn->recv);
+	conn->io->ops->forget(conn->io, &conn->send);
 	while (conn->queue)
 		weir__block_drop(dequeue(conn));
 	weir_buf_release(&conn->front);

@@ -12,13 +12,18 @@ enum { WEIR__CONN_EOF = 1 }; /* weir_conn.end: the peer has closed; < 0: how the
 struct weir_conn {
 	struct weir__handle handle;
 	struct weir__io *io;
+	struct weir__worker *worker;     /* io's */
 	struct weir__task *reader;       /* parked in weir_recv() and its kin */
+	struct weir__task *writer;       /* parked until the lease in flight is sent */
+	struct weir__block *sent;        /* that lease's; NULL while a task sends from its own memory */
+	int send_error;                  /* how it ended, until somebody is told */
 	struct weir__block *queue;       /* arrived and not taken, oldest first */
 	struct weir__block **queue_tail;
 	uint16_t queued;
 	uint16_t lend_max;
 	uint8_t misfits;                 /* arrivals in a row that did not suit the buffer size */
 	uint8_t wants_group;
+	bool is_odd;                     /* buffer sizes are being looked at */
 	bool is_receiving;               /* recv is with the driver */
 	bool is_sending;
 	bool is_closing;
@@ -27,6 +32,7 @@ struct weir_conn {
 	int end;                         /* 0 while the stream is open */
 	weir_buf front;                  /* taken from the queue, read in part */
 	struct weir__op recv;
+	struct weir__op send;
 	struct weir__acceptor *acceptor; /* whose client it is; NULL: nobody's */
 	void *user;
 };

@@ -130,14 +130,19 @@ WEIR_API WEIR_MUST WEIR_NONNULL int weir_connect(weir_conn **ret, const char *ad
 WEIR_API WEIR_MUST WEIR_NONNULL ssize_t weir_recv(weir_conn *conn, weir_buf *ret);
 
 /*
- * Takes the lease, sends its `len` bytes, parks until the kernel is done with them and returns the block to
- * its pool. *buf is empty afterwards, whatever happened. Returns the bytes sent: all of them, or fewer when
- * cancelled or timed out midway; or -EPIPE, -ECONNRESET, -ETIMEDOUT, -ECANCELED, -ETIME, -EBUSY when
- * another task is sending on it.
+ * Takes the lease and sends its `len` bytes, in the order of the calls. Like write(2) it returns when they are
+ * taken for sending, not when they have arrived; the block goes back to its pool when the kernel is done with
+ * it. One lease of a connection is in flight at a time: while an earlier one still is, it parks. *buf is empty
+ * afterwards, whatever happened. Returns the byte count; or -ECANCELED, -ETIME, -EBUSY when another task is
+ * sending on it, or the error an earlier send has ended with: -EPIPE, -ECONNRESET, -ETIMEDOUT.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL ssize_t weir_send(weir_conn *conn, weir_buf *buf);
 
-/* The same from memory of the caller's, which is borrowed until it returns. */
+/*
+ * Sends from memory of the caller's, which is borrowed until it returns: parks until the kernel is done with it.
+ * Returns the bytes sent: all of them, or fewer when cancelled, timed out or broken midway; or the errors of
+ * weir_send().
+ */
 WEIR_API WEIR_MUST WEIR_NONNULL ssize_t weir_write(weir_conn *conn, const void *data, size_t len);
 
 /*
@@ -159,8 +164,9 @@ WEIR_API WEIR_MUST WEIR_NONNULL ssize_t weir_read_until(weir_conn *conn, char de
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_shutdown(weir_conn *conn);
 
 /*
- * Takes the connection: cancels what is in flight on it (a task parked there gets -ECANCELED), waits for
- * the kernel to let go, closes. Parks, without being a cancellation point. Accepts NULL.
+ * Takes the connection: lets a lease in flight go out (5 s at most; not at all in a cancelled task), cancels
+ * what else is in flight on it (a task parked there gets -ECANCELED), waits for the kernel to let go, closes.
+ * Parks, without being a cancellation point. Accepts NULL.
  */
 WEIR_API void weir_conn_close(weir_conn *conn);
 

@@ -63,6 +63,7 @@ struct weir__op {
 	size_t moved;                /* poll.c: bytes sent so far */
 	struct weir__block *block;   /* RECV: gives one reference when res > 0, else NULL */
 	int res;
+	int why;                     /* weir__op_run(): its task was interrupted for */
 	uint8_t code;                /* enum weir__op_code */
 	uint8_t state;               /* enum weir__op_state */
 	bool multi;                  /* ACCEPT, RECV: go on until cancelled, at the driver's discretion */
@@ -70,6 +71,12 @@ struct weir__op {
 	bool accepted_direct;
 	uint8_t group;               /* RECV: index of the buffer size, 0 or 1 */
 	bool is_waiting;             /* ring.c: in a queue through queue_next */
+	/*
+	 * Embedded in a connection and started again and again: its owner cancels it before the handle is
+	 * closed, and forgets it before the memory goes. ring.c keeps its slot and leaves it off the list.
+	 */
+	bool is_kept;
+	bool has_slot;               /* ring.c */
 	bool socket_has_more;        /* RECV: the kernel said that more lies ready */
 	uint32_t slot;               /* ring.c: place in its table */
 };
@@ -84,6 +91,8 @@ struct weir__io_ops {
 	bool (*start)(struct weir__io *io, struct weir__op *op);
 	/* Asks for the end of an operation that was started. May call done() before it returns. */
 	void (*cancel)(struct weir__io *io, struct weir__op *op);
+	/* A kept operation, not in flight, will not be started again. */
+	void (*forget)(struct weir__io *io, struct weir__op *op);
 	/* Closes a handle with no operation in flight. Never fails, may take effect later. */
 	void (*close)(struct weir__io *io, struct weir__handle *handle);
 };
@@ -93,7 +102,7 @@ struct weir__io {
 	const struct weir__io_ops *ops;
 	struct weir__worker *worker;
 	bool accepts_direct;         /* accepted connections are slots of the ring's table */
-	bool receives_multi;         /* a started RECV goes on by itself */
+	bool needs_nonblocking;      /* descriptors must be O_NONBLOCK */
 	struct weir__serve_counts {
 		uint64_t accepted, open, failed, accept_pauses;
 	} serve;                     /* owner writes, others read relaxed */
@@ -121,23 +130,74 @@ static inline void weir__op_link(struct weir__op *op)
 	handle->ops = op;
 }
 
-/* The last completion of `op`: leaves the handle's list and wakes who waits to close the handle. */
-void weir__op_unlink(struct weir__op *op);
+/* Nothing is in flight any more: wakes who waits to close the handle. */
+void weir__handle_free(struct weir__handle *handle);
+
+/* The last completion of `op`: leaves the handle's list. */
+static inline void weir__op_unlink(struct weir__op *op)
+{
+	struct weir__handle *handle = op->handle;
+
+	*op->pprev = op->next;
+	if (op->next)
+		op->next->pprev = op->pprev;
+	op->state = WEIR__OP_FREE;
+	if (__builtin_expect(!handle->ops && handle->closer, 0))
+		weir__handle_free(handle);
+}
 
 /* For conn.c and listener.c. */
 
-/* Starts `op` for the running task and parks until it completes. Returns res; -ETIME instead of -ECANCELED
- * when the deadline ended it. The operation may lie on the task's stack. */
-int weir__op_run(struct weir__io *io, struct weir__op *op);
+/*
+ * What every operation needs before it is started; the rest of the struct is the driver's, or `data` and
+ * `len` where the code has arguments. A constructor instead of an initialiser: a send would clear 120 bytes.
+ */
+static inline void weir__op_init(struct weir__op *op, enum weir__op_code code,
+				 struct weir__handle *handle)
+{
+	op->handle = handle;
+	op->code = (uint8_t)code;
+	op->multi = false;
+	op->is_kept = false;
+	op->has_slot = false;
+	op->block = NULL;
+}
 
-/* Cancels what is in flight on the handle, parks (not a cancellation point) until it is over, closes. */
+void weir__op_wake(struct weir__op *op);                   /* done() of weir__op_run() */
+void weir__op_abort(struct weir__task *task, int why);     /* its abort function */
+
+/*
+ * Starts `op` for the running task and parks until it completes. Returns res; -ETIME instead of -ECANCELED when
+ * the deadline ended it. The operation may lie on the task's stack.
+ */
+static inline int weir__op_run(struct weir__io *io, struct weir__op *op)
+{
+	struct weir__worker *self = io->worker;
+
+	op->done = weir__op_wake;
+	op->owner = self->current;
+	op->why = 0;
+	if (io->ops->start(io, op))
+		weir__budget_spend(self);
+	else
+		(void)weir__park(self, weir__op_abort, op);
+	return op->res == -ECANCELED && op->why < 0 ? op->why : op->res;
+}
+
+/* Cancels what is in flight on the handle but kept operations. Does not wait. */
+void weir__handle_cancel(struct weir__io *io, struct weir__handle *handle);
+
+/* Cancels what is in flight on the handle but kept operations, parks (not a cancellation point) until it is over, closes. */
 void weir__handle_close(struct weir__io *io, struct weir__handle *handle);
 
 /* Open descriptors this process may have (RLIMIT_NOFILE), at most 262,144. */
 unsigned weir__descriptors_max(void);
 
-/* Makes a connection of a descriptor (is_direct: slot), which it takes; on -ENOMEM it has not. */
-WEIR_MUST int weir__conn_new(struct weir__io *io, int fd, bool is_direct, weir_conn **ret);
+/*
+ * Makes a connection of a descriptor (is_direct: slot) of the family AF_..., which it takes; on -ENOMEM it has
+ * not.
+ */
+WEIR_MUST int weir__conn_new(struct weir__io *io, int fd, bool is_direct, int family, weir_conn **ret);
 /* Frees one that was never used: its descriptor is the caller's again. */
 void weir__conn_free(weir_conn *conn);
 

@@ -187,7 +187,7 @@ int weir_accept(weir_listener *listener, weir_conn **ret)
 		return fd;
 	struct weir__handle handle = { .fd = fd, .is_direct = op.accepted_direct };
 	struct weir__io *io = weir__io_of(self);
-	err = weir__conn_new(io, fd, op.accepted_direct, ret);
+	err = weir__conn_new(io, fd, op.accepted_direct, listener->address.any.sa_family, ret);
 	if (err < 0)
 		io->ops->close(io, &handle);
 	return err;
@@ -328,7 +328,8 @@ static int start_client(struct weir__acceptor *acceptor, int fd)
 	const struct weir_serve_opts *opts = &acceptor->serve->opts;
 	struct weir__worker *self = acceptor->io->worker;
 	weir_conn *conn;
-	int err = weir__conn_new(acceptor->io, fd, acceptor->op.accepted_direct, &conn);
+	int family = acceptor->serve->listener->address.any.sa_family;
+	int err = weir__conn_new(acceptor->io, fd, acceptor->op.accepted_direct, family, &conn);
 
 	if (err < 0)
 		return err;

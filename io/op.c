@@ -7,63 +7,32 @@
 #include <errno.h>
 #include <sys/resource.h>
 
-void weir__op_unlink(struct weir__op *op)
+void weir__handle_free(struct weir__handle *handle)
 {
-	struct weir__handle *handle = op->handle;
+	struct weir__task *closer = handle->closer;
 
-	*op->pprev = op->next;
-	if (op->next)
-		op->next->pprev = op->pprev;
-	op->state = WEIR__OP_FREE;
-	if (!handle->ops && handle->closer) {
-		struct weir__task *closer = handle->closer;
-		handle->closer = NULL;
-		weir__ready(closer->worker, closer, 0);
-	}
+	handle->closer = NULL;
+	weir__ready(closer->worker, closer, 0);
 }
 
-/* What a parked task and its operation share. */
-struct run {
-	struct weir__op *op;
-	struct weir__io *io;
-	struct weir__task *task;
-	int why; /* the task was interrupted for */
-};
-
-static void run_done(struct weir__op *op)
+void weir__op_wake(struct weir__op *op)
 {
-	struct run *run = op->owner;
+	struct weir__task *task = op->owner;
 
-	weir__ready(run->io->worker, run->task, 0);
+	weir__ready(task->worker, task, 0);
 }
 
 /* Asks for the end; the task stays parked until the operation's own completion. */
-static void run_abort(struct weir__task *task, int why)
+void weir__op_abort(struct weir__task *task, int why)
 {
-	struct run *run = task->wait;
+	struct weir__op *op = task->wait;
+	struct weir__io *io = weir__io_of(task->worker);
 
-	run->why = why;
-	run->io->ops->cancel(run->io, run->op);
+	op->why = why;
+	io->ops->cancel(io, op);
 }
 
-int weir__op_run(struct weir__io *io, struct weir__op *op)
-{
-	struct weir__worker *self = io->worker;
-	struct run run = { .op = op, .io = io, .task = self->current };
-
-	op->done = run_done;
-	op->owner = &run;
-	if (io->ops->start(io, op)) {
-		weir__budget_spend(self);
-		return op->res;
-	}
-	(void)weir__park(self, run_abort, &run);
-	if (op->res == -ECANCELED && run.why < 0)
-		return run.why;
-	return op->res;
-}
-
-static void cancel_all(struct weir__io *io, struct weir__handle *handle)
+void weir__handle_cancel(struct weir__io *io, struct weir__handle *handle)
 {
 	struct weir__op *next;
 
@@ -77,7 +46,7 @@ static void cancel_all(struct weir__io *io, struct weir__handle *handle)
 
 void weir__handle_close(struct weir__io *io, struct weir__handle *handle)
 {
-	cancel_all(io, handle);
+	weir__handle_cancel(io, handle);
 	if (handle->ops) {
 		handle->closer = io->worker->current;
 		(void)weir__park(io->worker, NULL, NULL);

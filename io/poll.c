@@ -552,9 +552,17 @@ static const struct weir__driver_ops driver_ops = {
 	.close = poll_close,
 };
 
+/* Nothing is kept for an operation that is not in flight. */
+static void poll_forget(struct weir__io *io, struct weir__op *op)
+{
+	(void)io;
+	(void)op;
+}
+
 static const struct weir__io_ops io_ops = {
 	.start = poll_start,
 	.cancel = poll_cancel,
+	.forget = poll_forget,
 	.close = poll_close_handle,
 };
 
@@ -580,6 +588,7 @@ int weir__poll_open(struct weir__worker *worker, struct weir__io **ret)
 	poll->io.driver.ops = &driver_ops;
 	poll->io.ops = &io_ops;
 	poll->io.worker = worker;
+	poll->io.needs_nonblocking = true;
 	poll->epoll_fd = poll->wake_fd = -1;
 	poll->has_pwait2 = true;
 	poll->retries_tail = &poll->retries;

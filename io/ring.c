@@ -27,13 +27,17 @@ enum { GROUPS = 2, REAP_MAX = 256, SLOTS_FIRST = 64 };
 
 /*
  * Codes in user_data beside enum weir__op_code: nothing to do; the eventfd was written; another worker's
- * ring woke us; our message to the worker in `slot` did not arrive.
+ * ring woke us; our message to the worker in `slot` did not arrive; and that of a free slot.
  */
-enum { CODE_IGNORE = 0xfc, CODE_WAKE, CODE_MESSAGE, CODE_MESSAGE_LOST };
+enum { CODE_IGNORE = 0xfb, CODE_WAKE, CODE_MESSAGE, CODE_MESSAGE_LOST, CODE_NONE };
 
+/*
+ * `key` is the high half of the user_data that belongs to the operation in the slot: 24 bits of generation, 8
+ * of code. A free slot has the code CODE_NONE, which no completion carries.
+ */
 struct slot {
-	struct weir__op *op;      /* NULL: free */
-	uint32_t generation;      /* 24 bits count */
+	struct weir__op *op;
+	uint32_t key;
 	uint32_t next_free;
 };
 
@@ -65,9 +69,15 @@ static struct ring *ring_of_driver(struct weir__driver *driver)
 	return (struct ring *)(void *)driver;
 }
 
-static uint64_t tag(unsigned code, uint32_t slot, uint32_t generation)
+/* user_data of something that is no operation */
+static uint64_t special(unsigned code, uint32_t argument)
 {
-	return (uint64_t)(generation & 0xffffff) << 40 | (uint64_t)code << 32 | slot;
+	return (uint64_t)code << 32 | argument;
+}
+
+static uint64_t tag(const struct ring *ring, const struct weir__op *op)
+{
+	return (uint64_t)ring->slots[op->slot].key << 32 | op->slot;
 }
 
 /* ---- Entering the kernel ------------------------------------------------------------------------ */
@@ -89,18 +99,27 @@ static int enter(struct ring *ring, unsigned wait_count, struct io_uring_geteven
 	return n;
 }
 
-/* An entry to fill; NULL when the kernel takes none off our hands now. */
-static struct io_uring_sqe *get_sqe(struct ring *ring)
+/* There is one. */
+static inline struct io_uring_sqe *next_sqe(struct ring *ring)
 {
-	struct io_uring_sqe *sqe = io_uring_get_sqe(&ring->uring);
+	struct io_uring_sq *sq = &ring->uring.sq;
 
-	if (__builtin_expect(!sqe, 0)) {
+	ring->queued++;
+	return &sq->sqes[sq->sqe_tail++ & sq->ring_mask];
+}
+
+/* An entry to fill; NULL when the kernel takes none off our hands now. */
+static inline struct io_uring_sqe *get_sqe(struct ring *ring)
+{
+	struct io_uring_sq *sq = &ring->uring.sq;
+
+	/* without SQPOLL the kernel takes entries only inside enter(): what is not queued is free */
+	if (__builtin_expect(ring->queued == sq->ring_entries, 0)) {
 		(void)enter(ring, 0, NULL); /* a refusal shows in the next line */
-		sqe = io_uring_get_sqe(&ring->uring);
+		if (ring->queued == sq->ring_entries)
+			return NULL;
 	}
-	if (sqe)
-		ring->queued++;
-	return sqe;
+	return next_sqe(ring);
 }
 
 /* ---- Slots -------------------------------------------------------------------------------------- */
@@ -113,14 +132,14 @@ static int grow_slots(struct ring *ring)
 	if (!slots)
 		return -ENOMEM;
 	for (uint32_t i = ring->slots_count; i < count; i++)
-		slots[i] = (struct slot){ .next_free = i + 1 };
+		slots[i] = (struct slot){ .key = CODE_NONE, .next_free = i + 1 };
 	ring->slots = slots;
 	ring->slots_free = ring->slots_count;
 	ring->slots_count = count;
 	return 0;
 }
 
-static int take_slot(struct ring *ring, struct weir__op *op)
+static inline int take_slot(struct ring *ring, struct weir__op *op)
 {
 	if (__builtin_expect(ring->slots_free == ring->slots_count, 0)) {
 		int err = grow_slots(ring);
@@ -131,17 +150,41 @@ static int take_slot(struct ring *ring, struct weir__op *op)
 	op->slot = ring->slots_free;
 	ring->slots_free = slot->next_free;
 	slot->op = op;
+	op->has_slot = true;
 	return 0;
+}
+
+/* Completions with the key of this start are not the operation's any more. */
+static inline void retire(struct ring *ring, struct weir__op *op)
+{
+	struct slot *slot = &ring->slots[op->slot];
+
+	slot->key = ((slot->key & ~0xffu) + 0x100) | CODE_NONE;
 }
 
 static void free_slot(struct ring *ring, struct weir__op *op)
 {
-	struct slot *slot = &ring->slots[op->slot];
-
-	slot->op = NULL;
-	slot->generation++;
-	slot->next_free = ring->slots_free;
+	ring->slots[op->slot].next_free = ring->slots_free;
 	ring->slots_free = op->slot;
+	op->has_slot = false;
+}
+
+/* The last completion of an operation. */
+static inline void end(struct ring *ring, struct weir__op *op)
+{
+	retire(ring, op);
+	if (op->is_kept) {
+		op->state = WEIR__OP_FREE;
+	} else {
+		free_slot(ring, op);
+		weir__op_unlink(op);
+	}
+}
+
+static void ring_forget(struct weir__io *io, struct weir__op *op)
+{
+	if (op->has_slot)
+		free_slot(ring_of(io), op);
 }
 
 /* ---- Starting operations ------------------------------------------------------------------------ */
@@ -154,12 +197,13 @@ static void fill_accept(struct ring *ring, struct weir__op *op, struct io_uring_
 	op->accepted_direct = ring->io.accepts_direct;
 	if (op->accepted_direct && multi)
 		io_uring_prep_multishot_accept_direct(sqe, fd, NULL, NULL, 0);
-	else if (op->accepted_direct)
-		io_uring_prep_accept_direct(sqe, fd, NULL, NULL, 0, IORING_FILE_INDEX_ALLOC);
 	else if (multi)
 		io_uring_prep_multishot_accept(sqe, fd, NULL, NULL, SOCK_CLOEXEC);
 	else
-		io_uring_prep_accept(sqe, fd, NULL, NULL, SOCK_CLOEXEC);
+		io_uring_prep_accept(sqe, fd, NULL, NULL, op->accepted_direct ? 0 : SOCK_CLOEXEC);
+	/* liburing 2.3 adds one to this in its _accept_direct: any slot would become slot 0, a descriptor */
+	if (op->accepted_direct)
+		sqe->file_index = IORING_FILE_INDEX_ALLOC;
 }
 
 /*
@@ -182,6 +226,20 @@ static void fill_recv(struct ring *ring, struct weir__op *op, struct io_uring_sq
 	sqe->buf_group = ring->groups[op->group].id;
 }
 
+static inline void fill_send(struct weir__op *op, struct io_uring_sqe *sqe)
+{
+	io_uring_prep_send(sqe, op->handle->fd, op->data, op->len, MSG_NOSIGNAL | MSG_WAITALL);
+}
+
+/* What every entry has. */
+static inline void mark(struct ring *ring, struct weir__op *op, struct io_uring_sqe *sqe)
+{
+	if (op->handle->is_direct)
+		sqe->flags |= IOSQE_FIXED_FILE;
+	sqe->user_data = tag(ring, op);
+	ring->io.driver.submissions++;
+}
+
 static void fill(struct ring *ring, struct weir__op *op, struct io_uring_sqe *sqe)
 {
 	int fd = op->handle->fd;
@@ -191,7 +249,7 @@ static void fill(struct ring *ring, struct weir__op *op, struct io_uring_sqe *sq
 		fill_recv(ring, op, sqe);
 		break;
 	case WEIR__OP_SEND:
-		io_uring_prep_send(sqe, fd, op->data, op->len, MSG_NOSIGNAL | MSG_WAITALL);
+		fill_send(op, sqe);
 		break;
 	case WEIR__OP_ACCEPT:
 		fill_accept(ring, op, sqe);
@@ -206,17 +264,14 @@ static void fill(struct ring *ring, struct weir__op *op, struct io_uring_sqe *sq
 		io_uring_prep_rw(WEIR__URING_OP_FIXED_FD_INSTALL, sqe, fd, NULL, 0, 0);
 		break;
 	}
-	if (op->handle->is_direct)
-		sqe->flags |= IOSQE_FIXED_FILE;
-	sqe->user_data = tag(op->code, op->slot, ring->slots[op->slot].generation);
-	ring->io.driver.submissions++;
+	mark(ring, op, sqe);
 }
 
 static void fill_cancel(struct ring *ring, struct weir__op *op, struct io_uring_sqe *sqe)
 {
-	io_uring_prep_cancel64(sqe, tag(op->code, op->slot, ring->slots[op->slot].generation), 0);
+	io_uring_prep_cancel64(sqe, tag(ring, op), 0);
 	sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
-	sqe->user_data = tag(CODE_IGNORE, 0, 0);
+	sqe->user_data = special(CODE_IGNORE, 0);
 }
 
 static void wait_for_sqe(struct ring *ring, struct weir__op *op)
@@ -256,33 +311,61 @@ static void submit(struct ring *ring, struct weir__op *op)
 		wait_for_sqe(ring, op);
 }
 
-static bool ring_start(struct weir__io *io, struct weir__op *op)
+/* Makes sure that the buffers of the size a receive wants are there. */
+static int has_group(struct ring *ring, const struct weir__op *op)
 {
-	struct ring *ring = ring_of(io);
+	struct weir__buffer_ring *group = &ring->groups[op->group];
+
+	return !ring->has_buffers || group->ring ? 0 : weir__buffer_ring_fill(group);
+}
+
+static __attribute__((noinline)) bool start_slowly(struct ring *ring, struct weir__op *op)
+{
 	int err = 0;
 
-	op->more = false;
-	op->is_waiting = false;
-	if (op->code == WEIR__OP_RECV && ring->has_buffers && !ring->groups[op->group].ring)
-		err = weir__buffer_ring_fill(&ring->groups[op->group]);
-	if (err == 0)
+	if (op->code == WEIR__OP_RECV)
+		err = has_group(ring, op);
+	if (err == 0 && !op->has_slot)
 		err = take_slot(ring, op);
-	if (__builtin_expect(err < 0, 0)) {
+	if (err < 0) {
 		op->res = err;
 		return true;
 	}
-	weir__op_link(op);
+	ring->slots[op->slot].key ^= CODE_NONE ^ op->code;
+	if (op->is_kept)
+		op->state = WEIR__OP_QUEUED;
+	else
+		weir__op_link(op);
 	submit(ring, op);
 	return false;
 }
 
-static void finish(struct ring *ring, struct weir__op *op, int res)
+/* A connection's send is the common case: 40 instructions without a call. */
+static bool ring_start(struct weir__io *io, struct weir__op *op)
+{
+	struct ring *ring = ring_of(io);
+	struct io_uring_sq *sq = &ring->uring.sq;
+
+	op->more = false;
+	op->is_waiting = false;
+	if (__builtin_expect(!op->has_slot || op->code != WEIR__OP_SEND || ring->waiting ||
+				     ring->queued == sq->ring_entries,
+			     0))
+		return start_slowly(ring, op);
+	ring->slots[op->slot].key ^= CODE_NONE ^ WEIR__OP_SEND;
+	op->state = WEIR__OP_QUEUED;
+	struct io_uring_sqe *sqe = next_sqe(ring);
+	fill_send(op, sqe);
+	mark(ring, op, sqe);
+	return false;
+}
+
+static inline void finish(struct ring *ring, struct weir__op *op, int res)
 {
 	op->res = res;
 	op->block = NULL;
 	op->more = false;
-	free_slot(ring, op);
-	weir__op_unlink(op);
+	end(ring, op);
 	op->done(op);
 }
 
@@ -324,20 +407,17 @@ static void ring_cancel(struct weir__io *io, struct weir__op *op)
 static void ring_close_handle(struct weir__io *io, struct weir__handle *handle)
 {
 	struct ring *ring = ring_of(io);
-	struct io_uring_sqe *sqe = get_sqe(ring);
+	struct io_uring_sqe *sqe = handle->is_direct ? get_sqe(ring) : NULL;
+	int none = -1;
 
-	if (sqe) {
-		if (handle->is_direct)
-			io_uring_prep_close_direct(sqe, (unsigned)handle->fd);
-		else
-			io_uring_prep_close(sqe, handle->fd);
-		sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
-		sqe->user_data = tag(CODE_IGNORE, 0, 0);
-	} else if (handle->is_direct) {
-		int none = -1;
-		(void)io_uring_register_files_update(&ring->uring, (unsigned)handle->fd, &none, 1);
-	} else {
+	if (!handle->is_direct) { /* listeners, and what we connected: gone when we return */
 		(void)close(handle->fd);
+	} else if (sqe) {
+		io_uring_prep_close_direct(sqe, (unsigned)handle->fd);
+		sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+		sqe->user_data = special(CODE_IGNORE, 0);
+	} else {
+		(void)io_uring_register_files_update(&ring->uring, (unsigned)handle->fd, &none, 1);
 	}
 }
 
@@ -350,7 +430,7 @@ static void arm_wake(struct ring *ring)
 	if (!sqe)
 		return;
 	io_uring_prep_poll_multishot(sqe, ring->wake_fd, POLLIN);
-	sqe->user_data = tag(CODE_WAKE, 0, 0);
+	sqe->user_data = special(CODE_WAKE, 0);
 }
 
 /* Async-signal-safe. */
@@ -411,8 +491,7 @@ static void recv_by_hand(struct ring *ring, struct weir__op *op)
 		submit(ring, op);
 		return;
 	}
-	free_slot(ring, op);
-	weir__op_unlink(op);
+	end(ring, op);
 	op->res = res == -EAGAIN ? -ECANCELED : res;
 	op->block = buf.block;
 	op->more = false;
@@ -422,9 +501,8 @@ static void recv_by_hand(struct ring *ring, struct weir__op *op)
 static void on_recv(struct ring *ring, struct weir__op *op, const struct io_uring_cqe *cqe)
 {
 	struct weir__buffer_ring *group = &ring->groups[op->group];
-	bool more = cqe->flags & IORING_CQE_F_MORE;
 
-	if (!ring->has_buffers) {
+	if (__builtin_expect(!ring->has_buffers, 0)) {
 		op->res = cqe->res;
 		recv_by_hand(ring, op);
 		return;
@@ -446,43 +524,44 @@ static void on_recv(struct ring *ring, struct weir__op *op, const struct io_urin
 		return;
 	}
 	op->res = cqe->res;
-	op->more = more;
-	if (!more) {
-		free_slot(ring, op);
-		weir__op_unlink(op);
-	}
+	op->more = cqe->flags & IORING_CQE_F_MORE;
+	if (!op->more)
+		end(ring, op);
 	op->done(op);
 }
 
-static void on_completion(struct ring *ring, const struct io_uring_cqe *cqe)
+/* Not of an operation in flight: our own signals, or too late. */
+static void on_other(struct ring *ring, const struct io_uring_cqe *cqe)
 {
 	unsigned code = (unsigned)(cqe->user_data >> 32) & 0xff;
-	uint32_t index = (uint32_t)cqe->user_data;
 
-	if (__builtin_expect(code >= CODE_IGNORE, 0)) {
-		if (code == CODE_WAKE)
-			on_wake(ring, cqe);
-		else if (code == CODE_MESSAGE_LOST)
-			write_wake(ring_of(weir__io_of(ring->io.worker->runtime->workers[index])));
-		return;
-	}
-	struct slot *slot = index < ring->slots_count ? &ring->slots[index] : NULL;
-	if (!slot || !slot->op || ((slot->generation ^ (cqe->user_data >> 40)) & 0xffffff)) {
+	if (code == CODE_WAKE)
+		on_wake(ring, cqe);
+	else if (code == CODE_MESSAGE_LOST)
+		write_wake(ring_of(weir__io_of(
+			ring->io.worker->runtime->workers[(uint32_t)cqe->user_data])));
+	else if (code < CODE_IGNORE)
 		on_stale(ring, cqe, code);
+}
+
+static inline void on_completion(struct ring *ring, const struct io_uring_cqe *cqe)
+{
+	uint32_t key = (uint32_t)(cqe->user_data >> 32), index = (uint32_t)cqe->user_data;
+
+	if (__builtin_expect(index >= ring->slots_count || ring->slots[index].key != key, 0)) {
+		on_other(ring, cqe);
 		return;
 	}
-	struct weir__op *op = slot->op;
-	if (code == WEIR__OP_RECV) {
+	struct weir__op *op = ring->slots[index].op;
+	if ((key & 0xff) == WEIR__OP_RECV) {
 		on_recv(ring, op, cqe);
-		return;
-	}
-	if (!(cqe->flags & IORING_CQE_F_MORE)) {
+	} else if (cqe->flags & IORING_CQE_F_MORE) {
+		op->res = cqe->res;
+		op->more = true;
+		op->done(op);
+	} else {
 		finish(ring, op, cqe->res);
-		return;
 	}
-	op->res = cqe->res;
-	op->more = true;
-	op->done(op);
 }
 
 /* ---- The driver --------------------------------------------------------------------------------- */
@@ -528,15 +607,13 @@ static void ring_submit_and_wait(struct weir__driver *driver, int64_t wait_until
 static unsigned ring_reap(struct weir__driver *driver)
 {
 	struct ring *ring = ring_of_driver(driver);
-	struct io_uring_cqe *cqe;
-	unsigned head, count = 0;
+	struct io_uring_cq *cq = &ring->uring.cq;
+	unsigned head = *cq->khead, count = io_uring_cq_ready(&ring->uring); /* acquires the tail */
 
-	io_uring_for_each_cqe (&ring->uring, head, cqe) {
-		struct io_uring_cqe copy = { cqe->user_data, cqe->res, cqe->flags };
-		on_completion(ring, &copy);
-		if (++count == REAP_MAX)
-			break;
-	}
+	if (count > REAP_MAX)
+		count = REAP_MAX;
+	for (unsigned i = 0; i < count; i++)
+		on_completion(ring, &cq->cqes[(head + i) & cq->ring_mask]);
 	io_uring_cq_advance(&ring->uring, count);
 	driver->completions += count;
 	return count;
@@ -556,9 +633,9 @@ static void ring_wake(struct weir__driver *target_driver, struct weir__driver *f
 		write_wake(target);
 		return;
 	}
-	io_uring_prep_msg_ring(sqe, target->uring.ring_fd, 0, tag(CODE_MESSAGE, 0, 0), 0);
+	io_uring_prep_msg_ring(sqe, target->uring.ring_fd, 0, special(CODE_MESSAGE, 0), 0);
 	sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
-	sqe->user_data = tag(CODE_MESSAGE_LOST, target->io.worker->index, 0);
+	sqe->user_data = special(CODE_MESSAGE_LOST, target->io.worker->index);
 }
 
 static void ring_close(struct weir__driver *driver)
@@ -587,6 +664,7 @@ static const struct weir__driver_ops driver_ops = {
 static const struct weir__io_ops io_ops = {
 	.start = ring_start,
 	.cancel = ring_cancel,
+	.forget = ring_forget,
 	.close = ring_close_handle,
 };
 
@@ -650,7 +728,6 @@ static int find_features(struct ring *ring, const struct weir__config *config)
 				  has_op(probe, WEIR__URING_OP_FIXED_FD_INSTALL);
 	ring->has_msg_ring = has_op(probe, IORING_OP_MSG_RING) && !(mask & WEIR__URING_MSG_RING);
 	free(probe);
-	ring->io.receives_multi = ring->has_recv_multi;
 	return 0;
 }
 
@@ -681,9 +758,9 @@ static void init_ring(struct ring *ring, struct weir__worker *worker)
 	ring->waiting_tail = &ring->waiting;
 	for (unsigned i = 0; i < sq->ring_entries; i++)
 		sq->array[i] = i;
-	weir__buffer_ring_init(&ring->groups[0], &ring->uring, 0, config->recv_bytes,
+	weir__buffer_ring_init(&ring->groups[0], &ring->uring, &ring->io.driver, 0, config->recv_bytes,
 			       config->recv_buffers, config->recv_buffers_max, restart_recv);
-	weir__buffer_ring_init(&ring->groups[1], &ring->uring, 1, config->recv_bulk_bytes, 4,
+	weir__buffer_ring_init(&ring->groups[1], &ring->uring, &ring->io.driver, 1, config->recv_bulk_bytes, 4,
 			       config->recv_buffers_max, restart_recv);
 }
 
