@@ -65,7 +65,6 @@ static inline void weir__san_thread(struct weir__stack *stack)
 static inline void weir__san_start(struct weir__stack *stack)
 {
 #ifdef WEIR__ASAN
-	__asan_unpoison_memory_region(stack->base, (size_t)(stack->top - stack->base));
 	stack->asan_fake = NULL;
 #endif
 #ifdef WEIR__TSAN
@@ -85,6 +84,9 @@ __attribute__((always_inline)) static inline void
 weir__san_leave(struct weir__stack *from, struct weir__stack *to, bool for_good)
 {
 #ifdef WEIR__ASAN
+	/* frames that are never returned from stay poisoned, even for who maps that address next */
+	if (for_good)
+		__asan_unpoison_memory_region(from->base, (size_t)(from->top - from->base));
 	__sanitizer_start_switch_fiber(for_good ? NULL : &from->asan_fake, to->base,
 				       (size_t)(to->top - to->base));
 #endif

@@ -122,10 +122,15 @@ static inline void run_next(struct weir__worker *self, struct weir__task *task)
 		run_next_slow(self, task);
 		return;
 	}
+	struct weir__task *after = next->next;
 	self->slice_left--;
-	self->runq_head = next->next;
-	if (!next->next)
+	self->runq_head = after;
+	if (after) { /* its frame, two lines of it, is needed one switch from here */
+		__builtin_prefetch(after->sp);
+		__builtin_prefetch((char *)after->sp + 64);
+	} else {
 		self->runq_tail = &self->runq_head;
+	}
 	set_current(self, next);
 	switch_stacks(self, &task->sp, task->stack, next->sp, next->stack, false);
 }
