@@ -221,11 +221,19 @@ typedef struct weir_pool {
 	uint32_t index;
 } weir_pool;
 
+/*
+ * Called by the compactor when it has copied an object to a place in a fuller span: makes every
+ * reference point to `to` and returns true, or returns false when the object must stay.
+ */
+typedef bool (*weir_move_fn)(void *from, void *to, void *arg);
+
 struct weir_pool_opts {
 	size_t size;	     /* filled by the macro: sizeof(struct weir_pool_opts) */
 	size_t object_bytes; /* required; at most 512 KiB */
 	size_t align;	     /* power of two up to 4096; 0: 16 */
 	const char *name;    /* borrowed for the pool's life; shown in statistics; NULL: "pool" */
+	weir_move_fn move; /* the objects may be moved; they are put on the worker that got them */
+	void *move_arg;
 };
 
 /*
@@ -298,6 +306,65 @@ WEIR_API WEIR_NONNULL void weir_buf_share_view(const weir_buf *buf, weir_buf *re
 
 #define weir_auto_buf WEIR_CLEANUP(weir_buf_release) weir_buf
 
+/* ---- Pressure ------------------------------------------------------------------------------- */
+
+/* How short memory is: by the process's own limit, its cgroup's and the kernel's stall figures. */
+enum weir_mem_level {
+	WEIR_MEM_NONE,
+	WEIR_MEM_LOW,	   /* caches stop growing */
+	WEIR_MEM_MEDIUM,   /* caches and idle stacks are given back */
+	WEIR_MEM_HIGH,	   /* reclaimers run, movable objects are moved together */
+	WEIR_MEM_CRITICAL, /* a service sheds load */
+};
+
+WEIR_API enum weir_mem_level weir_mem_level_get(void);
+
+struct weir_reclaim_request {
+	size_t want;	   /* bytes */
+	size_t contiguous; /* when not 0: a piece of this size is needed */
+	enum weir_mem_level level;
+	int64_t deadline_ns; /* on the clock of weir_now() */
+};
+
+/* Frees what can be done without. What it returns is for its own statistics: the effect is
+ * measured. */
+typedef size_t (*weir_reclaim_fn)(const struct weir_reclaim_request *request, void *arg);
+
+typedef struct weir_reclaimer weir_reclaimer;
+
+struct weir_reclaimer_opts {
+	size_t size;	  /* filled by the macro */
+	const char *name; /* borrowed while it is registered */
+	weir_reclaim_fn fn;
+	void *arg;
+	int priority;		       /* lower ones are asked first: the cheapest to lose */
+	enum weir_mem_level min_level; /* at least WEIR_MEM_HIGH, whatever is said here */
+	bool every_worker;	       /* ask on each worker, not on whichever comes first */
+};
+
+/*
+ * Registers a reclaimer and gives its handle in *ret. It is called on a worker, between tasks: it
+ * must not park, and what it allocates it does not get. Returns 0, -EINVAL, -ENOSPC (64 are there),
+ * or -EBUSY inside a reclaimer.
+ */
+WEIR_API WEIR_MUST int weir_reclaimer_add_with(weir_reclaimer **ret,
+					       const struct weir_reclaimer_opts *opts);
+#define weir_reclaimer_add(ret, ...)                                                               \
+	weir_reclaimer_add_with(                                                                   \
+		(ret), &(struct weir_reclaimer_opts){ .size = sizeof(struct weir_reclaimer_opts),  \
+						      __VA_ARGS__ })
+
+/* Takes the handle; when it returns the function is not running and will not be called. Accepts
+ * NULL. */
+WEIR_API void weir_reclaimer_del(weir_reclaimer *reclaimer);
+
+/*
+ * Does now what `level` (MEDIUM or above) asks for: on the calling worker's heap at once, on the
+ * others in their next turns. Reclaimers are asked for `want` bytes. Returns the bytes given back
+ * to the OS before it returned.
+ */
+WEIR_API size_t weir_mem_compact(size_t want, enum weir_mem_level level);
+
 /* ---- Statistics ----------------------------------------------------------------------------- */
 
 /* One pool, summed over all heaps. Counters run from the start of the process. */
@@ -323,8 +390,15 @@ struct weir_mem_stats {
 	uint64_t stacks;	/* task stacks in use */
 	uint64_t stacks_cached; /* task stacks free, warm */
 	uint64_t os_maps;	/* mmap calls so far */
-	uint64_t os_purged_bytes; /* given back with madvise so far */
-	size_t pools;		  /* entries a call of weir_pool_stats_get can fill */
+	uint64_t os_purged_bytes;  /* given back with madvise so far */
+	uint64_t level;		   /* enum weir_mem_level */
+	uint64_t level_raises;	   /* times it went up */
+	uint64_t compactions;	   /* times a heap did what a level asks for */
+	uint64_t moved;		   /* objects of movable pools that changed place */
+	uint64_t reclaims;	   /* times a reclaimer was asked */
+	uint64_t reclaimed_bytes;  /* what they have freed, measured */
+	uint64_t reclaim_overruns; /* times one took longer than 50 us */
+	size_t pools;		   /* entries a call of weir_pool_stats_get can fill */
 };
 
 /*

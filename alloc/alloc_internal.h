@@ -52,6 +52,7 @@ struct weir__alloc_config {
 	uint32_t shrink_hit_percent;	/* 30 */
 	uint32_t reserve;		/* 4: objects no cache shrinks below, within 16 KiB */
 	uint64_t worker_bytes;		/* 8 MiB: all caches of a heap together, when full */
+	uint64_t mem_limit;		/* 0: none; bytes of all heaps, stacks not counted */
 	int64_t epoch_ns;		/* 100 ms */
 	int64_t halflife_ns;		/* 10 s: of remembered demand */
 	int64_t dwell_ns;		/* 5 s: between a cache's shrinks */

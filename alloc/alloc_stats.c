@@ -36,7 +36,7 @@ static uint32_t homes(void)
 	return atomic_load_explicit(&weir__home_count, memory_order_acquire);
 }
 
-static struct weir_pool_stats pool_stats(uint32_t index)
+static struct weir_pool_stats sum_of(uint32_t index)
 {
 	struct weir_pool_stats sum = { .name = weir__pools[index].name,
 				       .object_bytes = weir__pools[index].object_bytes };
@@ -44,6 +44,23 @@ static struct weir_pool_stats pool_stats(uint32_t index)
 		if (index < WEIR__GET(weir__homes[i]->bins_end))
 			add_pool(weir__homes[i], index, &sum);
 	return sum;
+}
+
+static struct weir_pool_stats pool_stats(uint32_t index)
+{
+	struct weir_pool_stats sum = sum_of(index);
+	const struct weir_pool_stats *before = &weir__pools[index].before;
+	sum.allocs = less(sum.allocs, before->allocs);
+	sum.misses = less(sum.misses, before->misses);
+	sum.overflows = less(sum.overflows, before->overflows);
+	sum.remote_frees = less(sum.remote_frees, before->remote_frees);
+	sum.resizes = less(sum.resizes, before->resizes);
+	return sum;
+}
+
+void weir__pool_stats_restart(uint32_t index)
+{
+	weir__pools[index].before = sum_of(index);
 }
 
 size_t weir_pool_stats_get(struct weir_pool_stats *ret, size_t n)
@@ -77,6 +94,14 @@ void weir_mem_stats_get(struct weir_mem_stats *ret)
 	ret->stack_bytes = stacks.bytes;
 	ret->stacks = stacks.in_use;
 	ret->stacks_cached = stacks.cached;
+	ret->level = (uint64_t)weir_mem_level_get();
+	ret->level_raises = atomic_load_explicit(&weir__level_raises, memory_order_relaxed);
+	for (unsigned i = 0; i <= WEIR_MEM_CRITICAL; i++)
+		ret->compactions += WEIR__GET(weir__compact_counts.stages[i]);
+	ret->moved = WEIR__GET(weir__compact_counts.moved);
+	ret->reclaims = WEIR__GET(weir__compact_counts.reclaims);
+	ret->reclaimed_bytes = WEIR__GET(weir__compact_counts.reclaimed_bytes);
+	ret->reclaim_overruns = WEIR__GET(weir__compact_counts.reclaim_overruns);
 	ret->os_maps = atomic_load_explicit(&weir__os_counts.maps, memory_order_relaxed);
 	ret->os_purged_bytes =
 		atomic_load_explicit(&weir__os_counts.purged_bytes, memory_order_relaxed);

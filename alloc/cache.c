@@ -367,9 +367,10 @@ void *weir__alloc_slow(size_t size)
 	if (size > WEIR_CLASS_BYTES_MAX)
 		return weir__fault() ? NULL : weir__large_alloc(size, 4096);
 	void *block = get(weir_size_class(size) + 1);
-	if (block == NULL && size > WEIR__UNIT_BYTES && weir__mode == 0)
-		block = weir__large_alloc(size,
-					  4096); /* the window is full, the machine may not be */
+	bool window_full = block == NULL && size > WEIR__UNIT_BYTES &&
+			   weir__config.mem_limit == 0 && weir__mode == 0;
+	if (window_full && !weir__fault()) /* the machine may not be */
+		return weir__large_alloc(size, 4096);
 	weir__watch_alloc(block, size, weir_class_size(weir_size_class(size)));
 	return block;
 }

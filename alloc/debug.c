@@ -33,6 +33,9 @@ static _Atomic uint64_t fail_count;
 
 bool weir__fault(void)
 {
+	struct weir__home *home = weir__home_self();
+	if (home != NULL && home->reclaiming)
+		return true;
 	if ((atomic_load_explicit(&weir__mode, memory_order_relaxed) & WEIR__MODE_FAULTS) == 0)
 		return false;
 	uint64_t n = atomic_fetch_add_explicit(&fail_count, 1, memory_order_relaxed) + 1;
@@ -70,8 +73,16 @@ static void set_mode(struct weir__home *home, uint32_t mode)
 void weir__home_sync_mode(struct weir__home *home)
 {
 	uint32_t mode = atomic_load_explicit(&weir__mode, memory_order_relaxed);
+	if (home->reclaiming)
+		mode |= WEIR__MODE_RECLAIM;
 	if (home->mode != mode)
 		set_mode(home, mode);
+}
+
+void weir__home_close(struct weir__home *home, bool closed)
+{
+	home->reclaiming = closed;
+	weir__home_sync_mode(home);
 }
 
 /* ---- Reports -------------------------------------------------------------------------------- */

@@ -203,7 +203,7 @@ void weir__heap_detach(void)
 	weir__stacks_drop(home);
 	for (uint32_t i = 1; i < home->bins_end; i++)
 		weir__cache_close(home, i);
-	weir__runs_purge(home, 0, UINT64_MAX);
+	weir__runs_purge(home, INT64_MIN, UINT64_MAX);
 	pthread_mutex_lock(&weir__heaps_lock);
 	atomic_store_explicit(&home->owned, 0, memory_order_relaxed);
 	pthread_mutex_unlock(&weir__heaps_lock);
@@ -211,8 +211,7 @@ void weir__heap_detach(void)
 
 bool weir__home_may_grow(const struct weir__home *home)
 {
-	(void)home;
-	return true;
+	return home->level == WEIR_MEM_NONE;
 }
 
 /* ---- The turn ------------------------------------------------------------------------------- */
@@ -233,7 +232,10 @@ static void purge(struct weir__home *home)
 	if (home->dirty_units == 0 || home->now_ns < home->purge_ns)
 		return;
 	home->purge_ns = home->now_ns + PURGE_STEP_NS;
-	weir__runs_purge(home, weir__config.decay_ns, PURGE_UNITS_MAX);
+	int64_t age = weir__config.decay_ns;
+	if (home->level >= WEIR_MEM_LOW && age > PURGE_STEP_NS)
+		age = PURGE_STEP_NS;
+	weir__runs_purge(home, age, PURGE_UNITS_MAX);
 }
 
 static void epoch(struct weir__home *home)
@@ -244,6 +246,7 @@ static void epoch(struct weir__home *home)
 		if (home->bins[i].open)
 			weir__adapt_pool(home, i, home->now_ns);
 	weir__adapt_budget(home, home->now_ns);
+	weir__compact_turn(home);
 	purge(home);
 	weir__stacks_turn(home, home->now_ns);
 }
@@ -276,6 +279,8 @@ void weir__heap_turn(int64_t now_ns)
 	if (home == NULL)
 		return;
 	bool due = now_ns >= home->epoch_ns;
+	if (due)
+		weir__pressure_turn(now_ns);
 	weir__home_turn(home, now_ns);
 	if (due)
 		turn_ownerless(now_ns);

@@ -54,7 +54,10 @@ struct weir__pool {
 	uint32_t span_objects;
 	uint64_t reciprocal;
 	const char *name;
-	_Atomic uint32_t state; /* changes under the heaps lock */
+	weir_move_fn move; /* NULL: its objects stay where they are */
+	void *move_arg;
+	struct weir_pool_stats before; /* what the index's earlier pools have counted */
+	_Atomic uint32_t state;	       /* changes under the heaps lock */
 	_Atomic uint32_t heaps; /* that have an open cache or a span of it; a dead pool ends at 0 */
 };
 
@@ -64,6 +67,8 @@ extern _Atomic uint32_t
 
 /* Describes the size classes, once. Under the heaps lock. */
 void weir__pools_init(void);
+/* The counters of the index start anew. Under the heaps lock. */
+void weir__pool_stats_restart(uint32_t index);
 void weir__pool_describe(struct weir__pool *pool, uint32_t object_bytes);
 
 /* ---- Spans ---------------------------------------------------------------------------------- */
@@ -176,14 +181,18 @@ struct weir__home {
 	uint32_t frontier;    /* units from here on were never used */
 	uint64_t run_bins[2]; /* bit: the list is not empty */
 	struct weir__span *runs[WEIR__RUN_BINS];
-	uint64_t dirty_units; /* in free runs */
-	uint64_t span_units;  /* in spans */
-	uint64_t cap_bytes;   /* sum over caches of cap * object_bytes */
-	int64_t now_ns;	      /* of the last turn */
-	int64_t epoch_ns;     /* when the next epoch begins */
-	int64_t moved_ns;     /* when budget last changed hands */
-	int64_t purge_ns;     /* when the next look at free runs is due */
-	uint32_t bins_end;    /* bins[1 .. bins_end) may be open */
+	uint64_t dirty_units;  /* in free runs */
+	uint64_t span_units;   /* in spans */
+	uint64_t cap_bytes;    /* sum over caches of cap * object_bytes */
+	int64_t now_ns;	       /* of the last turn */
+	int64_t epoch_ns;      /* when the next epoch begins */
+	uint32_t level;	       /* of memory pressure, as of the last epoch */
+	bool reclaiming;       /* a reclaimer runs: allocations fail */
+	int64_t stage_ns;      /* when the stage of the level is due again */
+	uint64_t compact_seen; /* calls of weir_mem_compact() it has answered */
+	int64_t moved_ns;      /* when budget last changed hands */
+	int64_t purge_ns;      /* when the next look at free runs is due */
+	uint32_t bins_end;     /* bins[1 .. bins_end) may be open */
 	struct weir__stacks stacks[WEIR__STACK_CLASSES];
 	struct weir__outbox outbox[WEIR__OUTBOXES];
 	struct weir__returned *returned; /* taken from the inbox, not yet put away */
@@ -222,14 +231,20 @@ void weir__home_turn(struct weir__home *home, int64_t now_ns);
 /* ---- Modes: reasons to close the inlined paths ---------------------------------------------- */
 
 enum {
-	WEIR__MODE_FAULTS = 1, /* weir_mem_fail_after(): caches are bypassed too */
-	WEIR__MODE_WATCH = 2,  /* a sanitizer or valgrind wants to see every block */
+	WEIR__MODE_FAULTS = 1,	/* weir_mem_fail_after(): caches are bypassed too */
+	WEIR__MODE_RECLAIM = 4, /* of one heap: see compact.c */
+	WEIR__MODE_WATCH = 2,	/* a sanitizer or valgrind wants to see every block */
 };
 
 extern _Atomic uint32_t weir__mode;
 
-/* True when this allocation is to fail. Counts it when fault injection is on. */
+/*
+ * True when this allocation is to fail: inside a reclaimer, or by fault injection, which counts it.
+ */
 bool weir__fault(void);
+
+/* While closed every allocation from the heap fails. */
+void weir__home_close(struct weir__home *home, bool closed);
 
 /* Brings the caches' bounds in line with weir__mode. */
 void weir__home_sync_mode(struct weir__home *home);
@@ -257,6 +272,16 @@ uint64_t weir__runs_purge(struct weir__home *home, int64_t age_ns, uint64_t unit
 
 /* The pool of the live span that `block` is an object of; 0: it is not the start of an object. */
 uint32_t weir__span_pool(const struct weir__home *home, const void *block);
+
+/* Of the spans that are less than a quarter full, the emptiest; NULL: none. */
+struct weir__span *weir__span_sparsest(const struct weir__home *home, uint32_t index);
+
+/* The span's n-th object when it is not in the span; NULL when it is. */
+void *weir__span_used(const struct weir__home *home, struct weir__span *span, uint32_t object);
+
+/* An object from the fullest other span that has one; NULL: none has. */
+void *weir__span_take_elsewhere(struct weir__home *home, uint32_t index,
+				const struct weir__span *not_here);
 
 /* ---- cache.c -------------------------------------------------------------------------------- */
 
@@ -316,6 +341,8 @@ void weir__remote_post(struct weir__home *home);
 
 /* Takes home what others freed, up to a bound. */
 void weir__remote_drain(struct weir__home *home);
+/* Whether somebody has freed it and it is on its way home. */
+bool weir__remote_is_returning(const void *block);
 bool weir__remote_waiting(struct weir__home *home);
 
 /* ---- large.c: blocks above WEIR_CLASS_BYTES_MAX --------------------------------------------- */
@@ -334,6 +361,9 @@ void weir__large_unlock(void);
 /* Trims stacks idle beyond the recent peak. Returns when there is more to do. */
 int64_t weir__stacks_turn(struct weir__home *home, int64_t now_ns);
 
+/* Takes the memory of all idle stacks. */
+void weir__stacks_purge(struct weir__home *home);
+
 /* Unmaps every idle slab. */
 void weir__stacks_drop(struct weir__home *home);
 
@@ -341,6 +371,38 @@ struct weir__stack_counts {
 	uint64_t in_use, cached, bytes;
 };
 void weir__stacks_count(const struct weir__home *home, struct weir__stack_counts *sum);
+
+/* ---- pressure.c, compact.c ------------------------------------------------------------------ */
+
+extern _Atomic uint32_t weir__level; /* enum weir_mem_level */
+extern _Atomic uint64_t weir__level_raises;
+
+/* The level after one more look. A pure function. */
+uint32_t weir__level_next(uint32_t level, unsigned permille, int64_t since_change_ns);
+
+/* Sets the level for good: nothing measures any more. For tests. */
+void weir__level_force(uint32_t level);
+
+/* Looks at the sources when it is time; one thread of all does. */
+void weir__pressure_turn(int64_t now_ns);
+
+/* Bytes of all heaps that the OS may have given memory to. */
+uint64_t weir__committed(void);
+
+/* Whether `bytes` more are within the limit, after giving back what `home` does not need. */
+bool weir__within_limit(struct weir__home *home, uint64_t bytes);
+
+/* Does what the level, or a call of weir_mem_compact(), asks of this heap. */
+void weir__compact_turn(struct weir__home *home);
+
+struct weir__compact_counts {
+	uint64_t stages[WEIR_MEM_CRITICAL + 1]; /* times each was run, by any heap */
+	uint64_t moved;
+	uint64_t reclaims;
+	uint64_t reclaimed_bytes;
+	uint64_t reclaim_overruns;
+};
+extern struct weir__compact_counts weir__compact_counts;
 
 /* ---- os_memory.c: the only mmap, madvise and mprotect of the layer -------------------------- */
 
@@ -376,6 +438,9 @@ struct weir__os_counts {
 	_Atomic uint64_t maps, purged_bytes, mapped_bytes;
 };
 extern struct weir__os_counts weir__os_counts;
+
+/* Nanoseconds of the monotonic clock. */
+int64_t weir__os_now_exact(void);
 
 /* Nanoseconds of the coarse monotonic clock: for heaps that nobody turns. */
 int64_t weir__os_now(void);

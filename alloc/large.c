@@ -54,8 +54,9 @@ void *weir__large_alloc(size_t size, size_t align)
 		return NULL;
 	size_t bytes = page_up(size);
 	void *block = NULL;
+	bool allowed = weir__within_limit(weir__home_self(), bytes);
 	pthread_mutex_lock(&lock);
-	if (table_grow())
+	if (allowed && table_grow())
 		block = weir__os_map(bytes, align);
 	if (block != NULL) {
 		table[table_count++] = (struct large){ block, bytes };

@@ -156,6 +156,13 @@ void weir__os_guards_gone(uint32_t count)
 	atomic_fetch_sub_explicit(&guards_by_mprotect, count, memory_order_relaxed);
 }
 
+int64_t weir__os_now_exact(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
 int64_t weir__os_now(void)
 {
 	struct timespec t;

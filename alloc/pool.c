@@ -109,6 +109,9 @@ int weir_pool_new_with(weir_pool **ret, const struct weir_pool_opts *opts)
 	if (pool != NULL) {
 		weir__pool_describe(pool, (uint32_t)stride);
 		pool->name = opts->name != NULL ? opts->name : "pool";
+		weir__pool_stats_restart(pool->handle.index);
+		pool->move = opts->move;
+		pool->move_arg = opts->move_arg;
 		*ret = &pool->handle;
 	}
 	pthread_mutex_unlock(&weir__heaps_lock);

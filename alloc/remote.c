@@ -30,6 +30,12 @@ static uintptr_t mark_of(const struct weir__returned *block)
 	return ((uintptr_t)&weir__heap_none * 0x9e3779b97f4a7c15u) ^ (uintptr_t)block;
 }
 
+bool weir__remote_is_returning(const void *block)
+{
+	const struct weir__returned *returned = block;
+	return returned->mark == mark_of(returned);
+}
+
 /* ---- Sending -------------------------------------------------------------------------------- */
 
 static void push(struct weir__home *owner, const struct weir__outbox *chain)

@@ -148,10 +148,16 @@ static uint32_t run_take(struct weir__home *home, struct weir__span *run, uint32
 	return unit;
 }
 
-/* Returns the first of `units` units that are now the caller's; UINT32_MAX: the window is full. */
+/*
+ * Returns the first of `units` units that are now the caller's; UINT32_MAX: the window is full, or
+ * the process's limit is reached.
+ */
 static uint32_t units_alloc(struct weir__home *home, uint32_t units)
 {
 	struct weir__span *run = run_find(home, units);
+	bool grows = run == NULL || run->dirty_units < units;
+	if (grows && !weir__within_limit(home, (uint64_t)units << WEIR__UNIT_SHIFT))
+		return UINT32_MAX;
 	if (run != NULL)
 		return run_take(home, run, units);
 	if (home->unit_count - home->frontier < units)
@@ -382,4 +388,42 @@ uint32_t weir__span_pool(const struct weir__home *home, const void *block)
 	bool start = within < (uint64_t)pool->object_bytes * pool->span_objects &&
 		     within * pool->reciprocal < pool->reciprocal;
 	return start ? index : 0;
+}
+
+/* ---- For compaction ------------------------------------------------------------------------- */
+
+struct weir__span *weir__span_sparsest(const struct weir__home *home, uint32_t index)
+{
+	struct weir__span *best = NULL;
+	for (struct weir__span *s = home->bins[index].partial[0]; s != NULL; s = s->next)
+		if (best == NULL || s->free > best->free)
+			best = s;
+	return best;
+}
+
+void *weir__span_used(const struct weir__home *home, struct weir__span *span, uint32_t object)
+{
+	uint32_t unit = unit_of(home, span);
+	if ((span_bits(home, span)[object / 64] >> (object % 64) & 1) != 0)
+		return NULL;
+	uint32_t index = home->map[unit] & WEIR__POOL_MASK;
+	return unit_address(home, unit) + (size_t)object * weir__pools[index].object_bytes;
+}
+
+void *weir__span_take_elsewhere(struct weir__home *home, uint32_t index,
+				const struct weir__span *not_here)
+{
+	struct weir__bin *bin = &home->bins[index];
+	for (unsigned list = WEIR__PARTIAL_LISTS; list-- > 0;)
+		for (struct weir__span *span = bin->partial[list]; span != NULL;
+		     span = span->next) {
+			void *object;
+			if (span == not_here)
+				continue;
+			span_pull(home, span, weir__pools[index].object_bytes, &object, 1);
+			span_relist(bin, span);
+			WEIR__ADD(bin->out, 1);
+			return object;
+		}
+	return NULL;
 }

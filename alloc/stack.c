@@ -294,6 +294,12 @@ int64_t weir__stacks_turn(struct weir__home *home, int64_t now_ns)
 	return next;
 }
 
+void weir__stacks_purge(struct weir__home *home)
+{
+	for (unsigned class = 0; class < WEIR__STACK_CLASSES; class ++)
+		purge(&home->stacks[class], home->stacks[class].idle_count, UINT32_MAX);
+}
+
 void weir__stacks_drop(struct weir__home *home)
 {
 	for (unsigned class = 0; class < WEIR__STACK_CLASSES; class ++) {

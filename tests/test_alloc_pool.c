@@ -116,8 +116,9 @@ START_TEST(a_freed_pool_waits_for_the_heaps_that_have_memory_of_it)
 	weir_free(object);
 	weir__heap_turn(INT64_C(1) << 40);
 	weir_pool *again;
-	ck_assert_int_eq(weir_pool_new(&again, .object_bytes = 300), 0);
+	ck_assert_int_eq(weir_pool_new(&again, .object_bytes = 300, .name = "again"), 0);
 	ck_assert_uint_eq(again->index, index);
+	ck_assert_ptr_null(stats_of("again").name); /* its counters start anew */
 }
 END_TEST
 

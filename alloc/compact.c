@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * compact.c: what is done about memory being short, stage by stage.
+ *
+ *   LOW       caches stop growing, free memory goes back after a second (heap.c)
+ *   MEDIUM    caches are flushed down to their reserve, free runs and idle stacks are purged
+ *   HIGH      caches are emptied, objects of movable pools leave sparse spans, reclaimers run
+ *   CRITICAL  caches are taken down with their arrays; reclaimers again
+ *
+ * Each worker does this to its own heap, in its turn, on its scheduler's stack. Reclaimers are
+ * other people's code and are treated so: one runs at a time, what it frees is measured and not
+ * believed, an allocation inside it fails, a call of weir_mem_compact() inside it does nothing, one
+ * that frees nothing is asked less and less, and one that takes too long is counted.
+ */
+#include <errno.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "alloc/heap.h"
+
+enum {
+	RECLAIMERS_MAX = 64,
+	FRUITLESS_MAX = 3, /* then it is skipped 2, 4, 8, ... times */
+	BUDGET_US = 50,
+};
+
+#define ASK_AGAIN_NS (900 * WEIR__MS) /* workers see the same shortage within a second */
+
+struct weir_reclaimer {
+	struct weir_reclaimer_opts opts;
+	bool live;
+	uint32_t fruitless;
+	uint32_t skip;
+	int64_t asked_ns;
+};
+
+static pthread_mutex_t reclaim_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct weir_reclaimer reclaimers[RECLAIMERS_MAX];
+static __thread bool reclaiming;
+
+static _Atomic uint64_t compact_event; /* weir_mem_compact() calls: all workers answer */
+static _Atomic uint32_t compact_level;
+
+struct weir__compact_counts weir__compact_counts;
+
+/* ---- Reclaimers ----------------------------------------------------------------------------- */
+
+int weir_reclaimer_add_with(weir_reclaimer **ret, const struct weir_reclaimer_opts *opts)
+{
+	if (ret == NULL || opts == NULL || opts->size < sizeof(*opts) || opts->fn == NULL)
+		return -EINVAL;
+	if (reclaiming)
+		return -EBUSY;
+	int err = -ENOSPC;
+	pthread_mutex_lock(&reclaim_lock);
+	for (unsigned i = 0; i < RECLAIMERS_MAX && err != 0; i++) {
+		if (reclaimers[i].live)
+			continue;
+		reclaimers[i] = (struct weir_reclaimer){ .opts = *opts,
+							 .live = true,
+							 .asked_ns = INT64_MIN / 2 };
+		*ret = &reclaimers[i];
+		err = 0;
+	}
+	pthread_mutex_unlock(&reclaim_lock);
+	return err;
+}
+
+void weir_reclaimer_del(weir_reclaimer *reclaimer)
+{
+	if (reclaimer == NULL)
+		return;
+	if (reclaiming) { /* from inside one: this thread has the lock */
+		reclaimer->live = false;
+		return;
+	}
+	pthread_mutex_lock(&reclaim_lock);
+	reclaimer->live = false;
+	pthread_mutex_unlock(&reclaim_lock);
+}
+
+/* Bytes of this heap that are in the hands of the application. */
+static uint64_t used_bytes(const struct weir__home *home)
+{
+	uint64_t sum = 0;
+	for (uint32_t i = 1; i < home->bins_end; i++) {
+		const struct weir__bin *bin = &home->bins[i];
+		sum += (bin->out - bin->internal - home->heap.cache[i].count) *
+		       weir__pools[i].object_bytes;
+	}
+	return sum;
+}
+
+static void count_result(struct weir_reclaimer *r, uint64_t freed, int64_t took_ns)
+{
+	struct weir__compact_counts *counts = &weir__compact_counts;
+	WEIR__ADD(counts->reclaims, 1);
+	WEIR__ADD(counts->reclaimed_bytes, freed);
+	if (took_ns > BUDGET_US * WEIR__MS / 1000)
+		WEIR__ADD(counts->reclaim_overruns, 1);
+	if (freed > 0)
+		r->fruitless = 0;
+	else if (++r->fruitless >= FRUITLESS_MAX)
+		r->skip =
+			1u << (r->fruitless - FRUITLESS_MAX < 10 ? r->fruitless - FRUITLESS_MAX + 1
+								 : 10);
+}
+
+static uint64_t ask(struct weir__home *home, struct weir_reclaimer *r,
+		    const struct weir_reclaim_request *request)
+{
+	uint64_t before = used_bytes(home);
+	int64_t start = weir__os_now_exact();
+	weir__home_close(home, true);
+	(void)r->opts.fn(request, r->opts.arg);
+	weir__home_close(home, false);
+	uint64_t after = used_bytes(home);
+	uint64_t freed = before > after ? before - after : 0;
+	count_result(r, freed, weir__os_now_exact() - start);
+	return freed;
+}
+
+/* The next in order of priority that has not been asked in this round; NULL: none is left. */
+static struct weir_reclaimer *next_reclaimer(const struct weir__home *home, uint32_t level,
+					     uint64_t asked)
+{
+	struct weir_reclaimer *best = NULL;
+	for (unsigned i = 0; i < RECLAIMERS_MAX; i++) {
+		struct weir_reclaimer *r = &reclaimers[i];
+		if (!r->live || (asked >> i & 1) != 0 || r->opts.min_level > level)
+			continue;
+		if (!r->opts.every_worker && home->now_ns - r->asked_ns < ASK_AGAIN_NS)
+			continue;
+		if (best == NULL || r->opts.priority < best->opts.priority)
+			best = r;
+	}
+	return best;
+}
+
+static void run_reclaimers(struct weir__home *home, uint32_t level, size_t want)
+{
+	struct weir_reclaim_request request = { .want = want, .level = (enum weir_mem_level)level };
+	uint64_t asked = 0, freed = 0;
+	if (pthread_mutex_trylock(&reclaim_lock) != 0)
+		return; /* another worker is at it */
+	reclaiming = true;
+	struct weir_reclaimer *r;
+	while (freed < want && (r = next_reclaimer(home, level, asked)) != NULL) {
+		asked |= 1ull << (r - reclaimers);
+		if (r->skip > 0) {
+			r->skip--;
+			continue;
+		}
+		r->asked_ns = home->now_ns;
+		request.want = want - freed;
+		request.deadline_ns = weir__os_now_exact() + BUDGET_US * WEIR__MS / 1000;
+		freed += ask(home, r, &request);
+	}
+	reclaiming = false;
+	pthread_mutex_unlock(&reclaim_lock);
+}
+
+/* ---- Movable objects ------------------------------------------------------------------------ */
+
+/* Moves what may be moved to fuller spans. Returns false when those have no room left. */
+static bool move_out(struct weir__home *home, uint32_t index, struct weir__span *span)
+{
+	const struct weir__pool *pool = &weir__pools[index];
+	for (uint32_t object = 0; object < span->objects; object++) {
+		void *from = weir__span_used(home, span, object);
+		if (from == NULL || weir__remote_is_returning(from))
+			continue;
+		void *to = weir__span_take_elsewhere(home, index, span);
+		if (to == NULL)
+			return false;
+		weir__watch_alloc(to, pool->object_bytes, pool->object_bytes);
+		memcpy(to, from, pool->object_bytes);
+		bool moved = pool->move(from, to, pool->move_arg);
+		bool last = moved && span->free + 1 == span->objects;
+		weir__watch_free(moved ? from : to, pool->object_bytes);
+		weir__span_give(home, moved ? from : to);
+		WEIR__ADD(weir__compact_counts.moved, moved);
+		if (last) /* the span is no more */
+			break;
+	}
+	return true;
+}
+
+/* Sparse spans of a movable pool, one after the other, while fuller ones can take their objects. */
+static void compact_pool(struct weir__home *home, uint32_t index)
+{
+	bool room = weir__pools[index].move != NULL;
+	for (uint32_t left = home->bins[index].spans; room && left > 1; left--) {
+		struct weir__span *span = weir__span_sparsest(home, index);
+		room = span != NULL && move_out(home, index, span);
+	}
+}
+
+/* ---- Stages --------------------------------------------------------------------------------- */
+
+static void shrink_cache(struct weir__home *home, uint32_t index, uint32_t level)
+{
+	struct weir__cache *cache = &home->heap.cache[index];
+	uint32_t keep = level >= WEIR_MEM_HIGH ? 0 : weir__config.reserve;
+	if (level >= WEIR_MEM_CRITICAL)
+		weir__cache_close(home, index);
+	else if (cache->count > keep)
+		weir__cache_flush(home, index, cache->count - keep);
+}
+
+static void stage(struct weir__home *home, uint32_t level, size_t want)
+{
+	WEIR__ADD(weir__compact_counts.stages[level], 1);
+	while (weir__remote_waiting(home))
+		weir__remote_drain(home);
+	if (level >= WEIR_MEM_HIGH && home == weir__home_self())
+		run_reclaimers(home, level, want);
+	for (uint32_t i = 1; i < home->bins_end; i++)
+		if (home->bins[i].open)
+			shrink_cache(home, i, level);
+	for (uint32_t i = 1; level >= WEIR_MEM_HIGH && i < home->bins_end; i++)
+		compact_pool(home, i);
+	weir__stacks_purge(home);
+	weir__runs_purge(home, INT64_MIN, UINT64_MAX);
+}
+
+void weir__compact_turn(struct weir__home *home)
+{
+	uint64_t event = atomic_load_explicit(&compact_event, memory_order_acquire);
+	if (event != home->compact_seen) {
+		home->compact_seen = event;
+		uint32_t asked = atomic_load_explicit(&compact_level, memory_order_relaxed);
+		if (asked >= WEIR_MEM_MEDIUM)
+			stage(home, asked, SIZE_MAX);
+	}
+	uint32_t level = atomic_load_explicit(&weir__level, memory_order_relaxed);
+	bool again = home->now_ns >= home->stage_ns;
+	if (level >= WEIR_MEM_MEDIUM && (level > home->level || again)) {
+		stage(home, level, SIZE_MAX);
+		home->stage_ns = home->now_ns + 1000 * WEIR__MS;
+	}
+	home->level = level;
+}
+
+size_t weir_mem_compact(size_t want, enum weir_mem_level level)
+{
+	if (reclaiming || level < WEIR_MEM_MEDIUM || level > WEIR_MEM_CRITICAL)
+		return 0;
+	uint64_t before = atomic_load(&weir__os_counts.purged_bytes);
+	struct weir__home *home = weir__home_self();
+	atomic_store_explicit(&compact_level, level, memory_order_relaxed);
+	/* release: who sees the event sees its level */
+	uint64_t event = atomic_fetch_add_explicit(&compact_event, 1, memory_order_release) + 1;
+	if (home != NULL) {
+		home->compact_seen = event;
+		stage(home, level, want);
+	}
+	pthread_mutex_lock(&weir__heaps_lock);
+	uint32_t count = atomic_load_explicit(&weir__home_count, memory_order_relaxed);
+	for (uint32_t i = 0; i < count; i++)
+		if (!atomic_load_explicit(&weir__homes[i]->owned, memory_order_relaxed))
+			stage(weir__homes[i], level, want);
+	pthread_mutex_unlock(&weir__heaps_lock);
+	return atomic_load(&weir__os_counts.purged_bytes) - before;
+}

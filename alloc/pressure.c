@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * pressure.c: how short memory is.
+ *
+ * Three sources, cheapest first: the heaps' own account against WEIR_MEM_LIMIT, the cgroup's usage
+ * against its limit (v2 or v1, page cache that can be dropped not counted), and the kernel's
+ * pressure stall figures. The worst of them, in thousandths, becomes a level: up at once, down one
+ * at a time, 5 points below where it began and 2 s apart. One worker looks, once a second, in its
+ * turn; an idle process does not look at all.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "alloc/heap.h"
+
+#define LOOK_NS	 (1000 * WEIR__MS)
+#define DWELL_NS (2000 * WEIR__MS)
+
+enum { HYSTERESIS = 50, FILE_BYTES = 8192 };
+
+/* Thousandths at which a level begins. */
+static const unsigned begins[] = { 0, 700, 800, 900, 970 };
+
+_Atomic uint32_t weir__level;
+_Atomic uint64_t weir__level_raises;
+
+static _Atomic int64_t look_ns;
+static int64_t lowered_ns;
+static _Atomic bool forced;
+
+enum weir_mem_level weir_mem_level_get(void)
+{
+	return (enum weir_mem_level)atomic_load_explicit(&weir__level, memory_order_relaxed);
+}
+
+uint32_t weir__level_next(uint32_t level, unsigned permille, int64_t since_change_ns)
+{
+	uint32_t up = level;
+	while (up < WEIR_MEM_CRITICAL && permille >= begins[up + 1])
+		up++;
+	if (up > level)
+		return up;
+	bool below = level > 0 && permille + HYSTERESIS < begins[level];
+	return below && since_change_ns >= DWELL_NS ? level - 1 : level;
+}
+
+/* ---- Own account ---------------------------------------------------------------------------- */
+
+uint64_t weir__committed(void)
+{
+	uint64_t units = 0;
+	uint32_t count = atomic_load_explicit(&weir__home_count, memory_order_acquire);
+	for (uint32_t i = 0; i < count; i++)
+		units += WEIR__GET(weir__homes[i]->span_units) +
+			 WEIR__GET(weir__homes[i]->dirty_units);
+	return (units << WEIR__UNIT_SHIFT) + weir__large_bytes();
+}
+
+bool weir__within_limit(struct weir__home *home, uint64_t bytes)
+{
+	uint64_t limit = weir__config.mem_limit;
+	if (limit == 0 || weir__committed() + bytes <= limit)
+		return true;
+	if (home != NULL)
+		weir__runs_purge(home, INT64_MIN, UINT64_MAX);
+	return weir__committed() + bytes <= limit;
+}
+
+/* ---- The cgroup's and the kernel's ---------------------------------------------------------- */
+
+/* The file's beginning as text; empty when it cannot be read. */
+static bool read_text(const char *path, char *ret)
+{
+	ret[0] = '\0';
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	ssize_t n = read(fd, ret, FILE_BYTES - 1);
+	close(fd);
+	ret[n > 0 ? n : 0] = '\0';
+	return n > 0;
+}
+
+static uint64_t read_number(const char *directory, const char *file)
+{
+	char path[600], text[FILE_BYTES];
+	snprintf(path, sizeof(path), "%s/%s", directory, file);
+	if (!read_text(path, text) || text[0] < '0' || text[0] > '9')
+		return 0; /* "max": no limit */
+	return strtoull(text, NULL, 10);
+}
+
+/* Where the process's memory controller is; 2 and 1: its version, 0: none. */
+static int find_cgroup(char *ret, size_t room)
+{
+	char text[FILE_BYTES];
+	if (!read_text("/proc/self/cgroup", text))
+		return 0;
+	char *v1 = strstr(text, ":memory:"), *v2 = strstr(text, "0::");
+	if (v1 != NULL) {
+		char *path = v1 + strlen(":memory:");
+		path[strcspn(path, "\n")] = '\0';
+		snprintf(ret, room, "/sys/fs/cgroup/memory%s", path);
+		if (access(ret, R_OK) != 0) /* inside a container the root is its own */
+			snprintf(ret, room, "/sys/fs/cgroup/memory");
+		return access(ret, R_OK) == 0 ? 1 : 0;
+	}
+	if (v2 == NULL)
+		return 0;
+	v2[strcspn(v2, "\n")] = '\0';
+	snprintf(ret, room, "/sys/fs/cgroup%s", v2 + strlen("0::"));
+	if (access(ret, R_OK) != 0)
+		snprintf(ret, room, "/sys/fs/cgroup");
+	return 2;
+}
+
+/* Page cache that goes when it must. */
+static uint64_t droppable(const char *directory)
+{
+	char path[600], text[FILE_BYTES];
+	snprintf(path, sizeof(path), "%s/memory.stat", directory);
+	if (!read_text(path, text))
+		return 0;
+	char *line = strstr(text, "total_inactive_file ");
+	if (line == NULL)
+		line = strstr(text, "inactive_file ");
+	return line == NULL ? 0 : strtoull(strchr(line, ' '), NULL, 10);
+}
+
+static unsigned share(uint64_t used, uint64_t limit)
+{
+	if (limit == 0 || limit > UINT64_MAX / 1000)
+		return 0;
+	uint64_t permille = used * 1000 / limit;
+	return permille > 1000 ? 1000 : (unsigned)permille;
+}
+
+static unsigned cgroup_permille(void)
+{
+	char directory[500];
+	int version = find_cgroup(directory, sizeof(directory));
+	if (version == 0)
+		return 0;
+	bool two = version == 2;
+	uint64_t limit = read_number(directory, two ? "memory.max" : "memory.limit_in_bytes");
+	if (limit == 0 || limit > (uint64_t)1 << 60)
+		return 0;
+	uint64_t used = read_number(directory, two ? "memory.current" : "memory.usage_in_bytes");
+	uint64_t cache = droppable(directory);
+	return share(used > cache ? used - cache : 0, limit);
+}
+
+static double stalled(const char *text, const char *kind)
+{
+	const char *line = strstr(text, kind);
+	const char *value = line == NULL ? NULL : strstr(line, "avg10=");
+	return value == NULL ? 0 : strtod(value + strlen("avg10="), NULL);
+}
+
+/* A tenth of the time stalled for some, or 3 % for all, is as bad as it gets. */
+static unsigned psi_permille(void)
+{
+	char text[FILE_BYTES];
+	if (!read_text("/proc/pressure/memory", text))
+		return 0;
+	double some = stalled(text, "some") * 100, full = stalled(text, "full") * 333;
+	double worst = some > full ? some : full;
+	return worst > 1000 ? 1000 : (unsigned)worst;
+}
+
+/* ---- Looking -------------------------------------------------------------------------------- */
+
+static unsigned permille_now(void)
+{
+	unsigned worst = share(weir__committed(), weir__config.mem_limit);
+	unsigned other = cgroup_permille();
+	if (other > worst)
+		worst = other;
+	other = psi_permille();
+	return other > worst ? other : worst;
+}
+
+static void set_level(uint32_t level)
+{
+	uint32_t before = atomic_exchange_explicit(&weir__level, level, memory_order_relaxed);
+	if (level > before)
+		atomic_fetch_add_explicit(&weir__level_raises, 1, memory_order_relaxed);
+}
+
+void weir__level_force(uint32_t level)
+{
+	atomic_store_explicit(&forced, true, memory_order_relaxed);
+	set_level(level);
+}
+
+void weir__pressure_turn(int64_t now_ns)
+{
+	int64_t due = atomic_load_explicit(&look_ns, memory_order_relaxed);
+	if (now_ns < due || atomic_load_explicit(&forced, memory_order_relaxed))
+		return;
+	/* acquire and release: the next to look sees lowered_ns */
+	if (!atomic_compare_exchange_strong_explicit(&look_ns, &due, INT64_MAX,
+						     memory_order_acquire, memory_order_relaxed))
+		return;
+	uint32_t level = atomic_load_explicit(&weir__level, memory_order_relaxed);
+	uint32_t next = weir__level_next(level, permille_now(), now_ns - lowered_ns);
+	if (next != level)
+		lowered_ns = now_ns;
+	set_level(next);
+	atomic_store_explicit(&look_ns, now_ns + LOOK_NS, memory_order_release);
+}
