@@ -2,8 +2,8 @@
 /*
  * fastest: asks several hosts at once and keeps the first answer; the others are cancelled.
  *
- *   (sleep 0.2; echo tortoise) | nc -l 127.0.0.1 -p 7001 &
- *   echo hare | nc -l 127.0.0.1 -p 7002 &
+ *   (sleep 0.2; echo tortoise) | nc -l 127.0.0.1 7001 &
+ *   echo hare | nc -l 127.0.0.1 7002 &
  *   ./fastest 127.0.0.1:7001 127.0.0.1:7002
  *
  * prints "127.0.0.1:7002: hare". Any server that speaks first will do: ssh, smtp, ftp.
