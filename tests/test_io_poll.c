@@ -1001,8 +1001,7 @@ START_TEST(a_cancelled_receive_is_over_and_what_comes_later_waits_for_the_next)
 }
 END_TEST
 
-/* ---- Events that outlive their handle ---------------------------------------------------------
- */
+/* ---- Events that outlive their handle -------------------------------------------------------- */
 
 static void poison(struct weir__handle *handle)
 {
@@ -1254,8 +1253,7 @@ START_TEST(a_time_that_has_passed_is_no_wait)
 }
 END_TEST
 
-/* ---- What the kernel refuses ------------------------------------------------------------------
- */
+/* ---- What the kernel refuses ----------------------------------------------------------------- */
 
 START_TEST(a_full_epoll_set_is_an_error_of_the_operation)
 {
