@@ -260,7 +260,7 @@ void weir__worker_init(struct weir__worker *worker, struct weir__runtime *runtim
 	worker->index = (uint16_t)index;
 	worker->budget_full = (int32_t)runtime->config.budget;
 	worker->use_ucontext = runtime->use_ucontext;
-	worker->slice_resumes = RESUMES_PER_CLOCK_MAX;
+	worker->slice_resumes = 1;
 	worker->runq_tail = &worker->runq_head;
 	worker->control.fn = handle_orders;
 	worker->now_ns = weir__clock_ns();

@@ -3,10 +3,12 @@
  * Tasks, from outside: what a program may count on when it spawns, yields and sleeps, on one worker
  * and on several, and when there is no memory.
  */
+#include <netinet/in.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "tests/runtime_test.h"
@@ -325,35 +327,90 @@ static int yield_until_told(void *arg)
 	return 0;
 }
 
-static int tell(void *arg)
+/* With a peer of plain system calls, which never block here. */
+static int talk(void)
 {
-	(void)arg;
-	atomic_store(&stop_yielding, true);
+	struct sockaddr_in address = { .sin_family = AF_INET };
+	socklen_t len = sizeof address;
+	weir_auto_conn conn = NULL;
+	char text[32], said[5];
+
+	address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	int listener = socket(AF_INET, SOCK_STREAM, 0);
+	ck_assert_int_eq(bind(listener, (struct sockaddr *)&address, len), 0);
+	ck_assert_int_eq(listen(listener, 1), 0);
+	ck_assert_int_eq(getsockname(listener, (struct sockaddr *)&address, &len), 0);
+	(void)snprintf(text, sizeof text, "127.0.0.1:%d", ntohs(address.sin_port));
+	TRY(weir_connect(&conn, text));
+	int peer = accept(listener, NULL, NULL);
+	ck_assert_int_eq(write(peer, "hello", 5), 5);
+	TRY((int)weir_read_full(conn, said, sizeof said));
+	ck_assert_int_eq(memcmp(said, "hello", 5), 0);
+	(void)close(peer);
+	(void)close(listener);
 	return 0;
 }
 
-/* The yielding task never leaves the run queue empty: a message and a timer must still be seen. */
+/* There, and back as a message. */
+static int visit(void)
+{
+	WEIR_SCOPE(other, WEIR_FOREVER);
+
+	TRY(weir_spawn(&other, count_up, NULL, .worker = WEIR_ON_WORKER(1)));
+	return weir_scope_wait(&other);
+}
+
+/* The yielding task never leaves the run queue empty. */
 static int yield_against(void *arg)
 {
+	int what = *(int *)arg;
 	WEIR_SCOPE(scope, WEIR_FOREVER);
 
 	TRY(weir_spawn(&scope, yield_until_told, NULL));
-	if (arg) {
-		TRY(weir_sleep(WEIR_MS));
-		tell(NULL);
-	} else {
-		WEIR_SCOPE(other, WEIR_FOREVER);
-		/* there and back: the end comes home as a message */
-		TRY(weir_spawn(&other, count_up, NULL, .worker = WEIR_ON_WORKER(1)));
-		TRY(weir_scope_wait(&other));
-		tell(NULL);
-	}
+	TRY(what == 0 ? visit() : what == 1 ? weir_sleep(WEIR_MS) : talk());
+	atomic_store(&stop_yielding, true);
 	return weir_scope_wait(&scope);
 }
 
 START_TEST(a_yielding_task_keeps_nothing_else_waiting)
 {
-	run_on(2, yield_against, _i ? &ran : NULL);
+	run_on(2, yield_against, &_i);
+}
+END_TEST
+
+static int64_t laps_from_ns;
+static int laps_late;
+
+static int compute_laps(void *arg)
+{
+	(void)arg;
+	while (!stop_yielding) {
+		laps_late += laps_from_ns && weir_now() > laps_from_ns;
+		compute(300 * WEIR_US);
+		TRY(weir_yield());
+	}
+	return 0;
+}
+
+/* Counts what still runs between the end of the sleep and the sleeper. */
+static int sleep_among_computers(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	for (int i = 0; i < 4; i++)
+		TRY(weir_spawn(&scope, compute_laps, NULL));
+	TRY(weir_sleep(30 * WEIR_MS));
+	laps_from_ns = weir_now() + 10 * WEIR_MS;
+	TRY(weir_sleep(10 * WEIR_MS));
+	stop_yielding = true;
+	ck_assert_int_le(laps_late, 16); /* everyone's turn, and a few for the clock */
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(tasks_that_compute_keep_the_clock_going)
+{
+	run_on(1, sleep_among_computers, NULL);
 }
 END_TEST
 
@@ -625,6 +682,7 @@ Suite *runtime_task_suite(void)
 	tcase_add_test(one, a_failed_spawn_has_taken_nothing);
 	tcase_add_test(one, outside_tasks_there_is_nothing_to_ask);
 	tcase_add_test(one, yielding_is_fair);
+	tcase_add_test(one, tasks_that_compute_keep_the_clock_going);
 	tcase_add_test(one, a_task_that_never_waits_yields_when_its_budget_is_spent);
 	tcase_add_test(one, sleepers_wake_in_order_and_never_early);
 	tcase_add_test(one, options_of_other_versions_are_understood);
@@ -636,7 +694,7 @@ Suite *runtime_task_suite(void)
 	tcase_add_test(more, a_tree_over_two_workers_joins);
 	tcase_add_loop_test(more, a_task_that_gets_no_stack_ends_with_enomem, 0, 2);
 	tcase_add_test(more, names_are_kept_and_ids_differ);
-	tcase_add_loop_test(more, a_yielding_task_keeps_nothing_else_waiting, 0, 2);
+	tcase_add_loop_test(more, a_yielding_task_keeps_nothing_else_waiting, 0, 3);
 	tcase_add_loop_test(more, tasks_run_on_the_worker_asked_for, 1, 9);
 	tcase_add_test(more, a_scope_of_another_worker_takes_no_tasks);
 	tcase_add_test(more, one_runtime_after_another_leaves_nothing_open);
