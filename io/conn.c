@@ -146,11 +146,20 @@ static void recv_ended(weir_conn *conn, struct weir__op *op)
 	if (conn->closer)
 		wake_closer(conn);
 	else if (conn->end)
-		wake_reader(conn, 0);
-	else if (conn->reader && !conn->queue)
+		wake_reader(conn, conn->end == WEIR__CONN_EOF ? 0 : conn->end);
+	else if (conn->reader)
 		start_recv(conn); /* it ended with nothing for the reader who waits */
 }
 
+static inline void lend(weir_buf *to, struct weir__block *block)
+{
+	to->data = block->base;
+	to->len = block->len;
+	to->cap = block->cap;
+	to->block = block;
+}
+
+/* To the reader who waits, else to the queue. */
 static void recv_done(struct weir__op *op)
 {
 	weir_conn *conn = op->owner;
@@ -159,12 +168,16 @@ static void recv_done(struct weir__op *op)
 	conn->is_receiving = op->more;
 	if (__builtin_expect(block != NULL, 1)) {
 		block->len = (size_t)op->res;
-		enqueue(conn, block);
+		if (__builtin_expect(conn->reader != NULL, 1)) {
+			lend(conn->into, block);
+			wake_reader(conn, op->res);
+		} else {
+			enqueue(conn, block);
+		}
 		if (__builtin_expect(block->len == block->cap || conn->is_odd ||
 					     conn->queued >= conn->lend_max,
 				     0))
 			look_closer(conn, op, block);
-		wake_reader(conn, 0);
 	}
 	if (__builtin_expect(!op->more, 0))
 		recv_ended(conn, op);
@@ -191,20 +204,15 @@ static void recv_abort(struct weir__task *task, int why)
 	weir__ready(task->worker, task, why);
 }
 
-/* Parks until a block is queued or the stream has ended. 0 or why not. */
-static inline int await_arrival(struct weir__worker *self, weir_conn *conn)
+/* Parks until recv_done() has filled *into, with the byte count; 0 at the end of the stream, or -errno. */
+static inline ssize_t await_arrival(struct weir__worker *self, weir_conn *conn, weir_buf *into)
 {
-	if (!conn->is_receiving)
-		start_recv(conn);
-	if (conn->queue || conn->end) { /* a driver that tried at once and found something */
-		weir__budget_spend(self);
-		return 0;
-	}
 	conn->reader = self->current;
+	conn->into = into;
 	conn->inside++;
-	int err = weir__park(self, recv_abort, conn);
+	int n = weir__park(self, recv_abort, conn);
 	leave(conn);
-	return err;
+	return n;
 }
 
 /* Common to all calls that park: 0, -EXDEV, -ECANCELED, -ETIME. */
@@ -215,33 +223,35 @@ static inline int may_park(const weir_conn *conn, struct weir__worker *self)
 	return weir__interrupted(self, self->current);
 }
 
-/* The next block of the stream in *ret, with its reference. 1, 0 at the end of the stream, or -errno. */
-static inline int take_block(struct weir__worker *self, weir_conn *conn, struct weir__block **ret)
+/* When there is something to take, or the stream has ended, or nothing is armed yet. */
+static __attribute__((noinline)) ssize_t take_lease(struct weir__worker *self, weir_conn *conn,
+						    weir_buf *into)
 {
-	*ret = NULL;
-	if (__builtin_expect(conn->is_closing, 0))
-		return -ECANCELED;
-	if (__builtin_expect(conn->reader != NULL, 0))
-		return -EBUSY;
+	if (!conn->queue && !conn->end && !conn->is_receiving)
+		start_recv(conn);
 	if (conn->queue) {
+		lend(into, dequeue(conn));
 		weir__budget_spend(self);
-	} else if (!conn->end) {
-		int err = await_arrival(self, conn);
-		if (err < 0)
-			return err;
-		if (conn->is_closing)
-			return -ECANCELED;
+		return (ssize_t)into->len;
 	}
-	if (!conn->queue)
+	if (conn->end)
 		return conn->end == WEIR__CONN_EOF ? 0 : conn->end;
-	*ret = dequeue(conn);
-	return 1;
+	return await_arrival(self, conn, into);
+}
+
+/* The next lease of the stream into *into, which is empty. Its length, 0 at the end, or -errno. */
+static inline ssize_t next_lease(struct weir__worker *self, weir_conn *conn, weir_buf *into)
+{
+	if (__builtin_expect(conn->is_closing || conn->reader, 0))
+		return conn->is_closing ? -ECANCELED : -EBUSY;
+	if (__builtin_expect(conn->is_receiving && !conn->queue, 1))
+		return await_arrival(self, conn, into);
+	return take_lease(self, conn, into);
 }
 
 ssize_t weir_recv(weir_conn *conn, weir_buf *ret)
 {
 	struct weir__worker *self = weir__worker_self();
-	struct weir__block *block;
 
 	if (ret->block)
 		weir_buf_release(ret);
@@ -253,24 +263,13 @@ ssize_t weir_recv(weir_conn *conn, weir_buf *ret)
 		conn->front.block = NULL;
 		return (ssize_t)ret->len;
 	}
-	err = take_block(self, conn, &block);
-	if (err <= 0)
-		return err;
-	*ret = (weir_buf){ block->base, block->len, block->cap, block };
-	return (ssize_t)block->len;
+	return next_lease(self, conn, ret);
 }
 
-/* Makes conn->front hold unread bytes. Returns as take_block(). */
-static int fill_front(struct weir__worker *self, weir_conn *conn)
+/* Makes conn->front hold unread bytes. Positive, 0 at the end of the stream, or -errno. */
+static ssize_t fill_front(struct weir__worker *self, weir_conn *conn)
 {
-	struct weir__block *block;
-
-	if (conn->front.block)
-		return 1;
-	int err = take_block(self, conn, &block);
-	if (err > 0)
-		conn->front = (weir_buf){ block->base, block->len, block->cap, block };
-	return err;
+	return conn->front.block ? 1 : next_lease(self, conn, &conn->front);
 }
 
 static void consume_front(weir_conn *conn, size_t n)
@@ -289,9 +288,9 @@ int weir_read_full(weir_conn *conn, void *ret, size_t len)
 	int err = may_park(conn, self);
 
 	while (len > 0 && err == 0) {
-		err = fill_front(self, conn);
-		if (err <= 0)
-			return err == 0 ? -ENODATA : err;
+		ssize_t got = fill_front(self, conn);
+		if (got <= 0)
+			return got == 0 ? -ENODATA : (int)got;
 		size_t n = conn->front.len < len ? conn->front.len : len;
 		memcpy(to, conn->front.data, n);
 		consume_front(conn, n);
@@ -310,9 +309,9 @@ ssize_t weir_read_until(weir_conn *conn, char delimiter, void *ret, size_t cap)
 	int err = may_park(conn, self);
 
 	while (err == 0 && count < cap) {
-		err = fill_front(self, conn);
-		if (err <= 0)
-			return err == 0 && count > 0 ? -ENODATA : err;
+		ssize_t got = fill_front(self, conn);
+		if (got <= 0)
+			return got == 0 && count > 0 ? -ENODATA : got;
 		size_t n = conn->front.len < cap - count ? conn->front.len : cap - count;
 		const char *end = memchr(conn->front.data, delimiter, n);
 		if (end)

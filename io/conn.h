@@ -13,7 +13,8 @@ struct weir_conn {
 	struct weir__handle handle;
 	struct weir__io *io;
 	struct weir__worker *worker;     /* io's */
-	struct weir__task *reader;       /* parked in weir_recv() and its kin */
+	struct weir__task *reader;       /* parked in weir_recv() and its kin; the queue is empty then */
+	weir_buf *into;                  /* the reader's: where its lease goes */
 	struct weir__task *writer;       /* parked until the lease in flight is sent */
 	struct weir__block *sent;        /* that lease's; NULL while a task sends from its own memory */
 	int send_error;                  /* how it ended, until somebody is told */
