@@ -52,6 +52,9 @@ int64_t weir_now(void)
 static void wake_if_parked(struct weir__worker *target)
 {
 	struct weir__worker *self = weir__worker_self();
+	/* what our driver sends goes out at the end of our turn, and a task may compute until then
+	 */
+	bool can_wait = self && !self->current;
 	int parked = WEIR__PARKED;
 
 	/* pairs with the fence in park(): our push is seen there, or its PARKED is seen here */
@@ -59,7 +62,7 @@ static void wake_if_parked(struct weir__worker *target)
 	if (atomic_load_explicit(&target->park_state, memory_order_relaxed) == WEIR__PARKED &&
 	    atomic_compare_exchange_strong_explicit(&target->park_state, &parked, WEIR__AWAKE,
 						    memory_order_relaxed, memory_order_relaxed))
-		target->driver->ops->wake(target->driver, self ? self->driver : NULL);
+		target->driver->ops->wake(target->driver, can_wait ? self->driver : NULL);
 }
 
 void weir__worker_post(struct weir__worker *target, struct weir__msg *msg)

@@ -108,6 +108,34 @@ START_TEST(millions_of_messages_both_ways_all_arrive)
 }
 END_TEST
 
+static _Atomic bool has_started;
+
+static int tell_started(void *arg)
+{
+	(void)arg;
+	has_started = true;
+	return 0;
+}
+
+/* The sender does not yield until the other worker has done its part. */
+static int compute_until_started(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	TRY(weir_sleep(20 * WEIR_MS)); /* worker 1 is parked by now */
+	TRY(weir_spawn(&scope, tell_started, NULL, .worker = WEIR_ON_WORKER(1)));
+	while (!has_started)
+		compute(100 * WEIR_US);
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(a_worker_is_woken_while_the_sender_computes)
+{
+	run_on(2, compute_until_started, NULL);
+}
+END_TEST
+
 /* A thread of the application's own posts into the runtime. */
 static void *foreign_sender(void *arg)
 {
@@ -227,6 +255,7 @@ Suite *runtime_park_suite(void)
 	tcase_set_timeout(wakes, 60);
 	tcase_add_test(wakes, ping_pong_between_workers_never_stalls);
 	tcase_add_test(wakes, millions_of_messages_both_ways_all_arrive);
+	tcase_add_test(wakes, a_worker_is_woken_while_the_sender_computes);
 	tcase_add_test(wakes, threads_that_are_no_workers_wake_a_worker);
 	suite_add_tcase(suite, wakes);
 	tcase_set_timeout(idle, 60);
