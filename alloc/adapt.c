@@ -22,6 +22,7 @@
  * The law itself (weir__law_next) is a function of its arguments.
  */
 #include <errno.h>
+#include <stdatomic.h>
 
 #include "alloc/heap.h"
 
@@ -75,7 +76,15 @@ int weir__alloc_configure(const struct weir__alloc_config *config)
 	if (config->grow_percent <= 100 || config->shrink_percent < 1 ||
 	    config->shrink_percent >= 100 || !band_holds(config))
 		return -EINVAL;
+	if (config->debug > 3)
+		return -EINVAL;
+	if (config->debug != weir__config.debug && atomic_load(&weir__home_count) > 0)
+		return -EBUSY;
 	weir__config = *config;
+	if (config->debug > 0)
+		atomic_fetch_or(&weir__mode, WEIR__MODE_CHECK);
+	else
+		atomic_fetch_and(&weir__mode, ~(uint32_t)WEIR__MODE_CHECK);
 	return 0;
 }
 

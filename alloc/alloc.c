@@ -32,6 +32,8 @@ size_t weir_usable_size(const void *block)
 		return block == NULL ? 0 : weir__large_size(block);
 	uint32_t index = weir__span_pool(owner, block);
 	size_t bytes = index == 0 ? 0 : weir__pools[index].object_bytes;
+	if (index != 0 && weir__config.debug >= 2)
+		bytes = weir__check_size(owner, block); /* the rest is the pattern */
 	weir__watch_room((void *)block, bytes);
 	return bytes;
 }
@@ -54,7 +56,7 @@ void *weir_realloc(void *block, size_t size)
 		weir__report("not a block", block);
 		return NULL;
 	}
-	if (fits(size, usable))
+	if (fits(size, usable) && weir__config.debug == 0)
 		return block;
 	if (usable > WEIR_CLASS_BYTES_MAX) {
 		void *moved = weir__fault() ? NULL : weir__large_realloc(block, size);
@@ -88,13 +90,21 @@ void *weir_alloc_aligned(size_t align, size_t size)
 		return weir_alloc(size);
 	if (size > WEIR_CLASS_BYTES_MAX)
 		return weir__fault() ? NULL : weir__large_alloc(size, align < 4096 ? 4096 : align);
-	if (align <= WEIR__UNIT_BYTES)
+	if (align <= WEIR__UNIT_BYTES && weir__config.debug == 0)
 		return weir_alloc(aligned_size(align, size));
+	if (align <= WEIR__UNIT_BYTES)
+		return weir__alloc_exact(aligned_size(align, weir__check_room(size)), size,
+					 __builtin_return_address(0));
 	return weir__alloc_run_aligned(align, size);
 }
 
 void weir_free_sized(void *block, size_t size)
 {
-	(void)size;
+	struct weir__home *owner = weir__config.debug == 0 ? NULL : weir__home_of(block);
+	if (owner != NULL && weir__span_pool(owner, block) != 0 &&
+	    weir__check_size(owner, block) != size) {
+		weir__report("freed with another size than it was allocated with", block);
+		return;
+	}
 	weir_free(block);
 }

@@ -417,6 +417,12 @@ WEIR_API size_t weir_pool_stats_get(struct weir_pool_stats *ret, size_t n);
  */
 WEIR_API uint64_t weir_mem_fail_after(uint64_t nth);
 
+/*
+ * Writes to `fd` (-1: nowhere) which blocks are out, by the place that allocated them: one line
+ * each, 40 at most. Returns how many blocks; 0 below debug level 1. Other threads should be quiet.
+ */
+WEIR_API uint64_t weir_mem_leaks(int fd);
+
 #ifdef __cplusplus
 }
 #endif

@@ -50,6 +50,7 @@ struct weir__alloc_config {
 	uint32_t grow_hit_percent;	/* 90 */
 	uint32_t grow_pressure_percent; /* 80: of the capacity, in use within one epoch */
 	uint32_t shrink_hit_percent;	/* 30 */
+	uint32_t debug;			/* 0 to 3, see alloc/check.c; before the first heap */
 	uint32_t reserve;		/* 4: objects no cache shrinks below, within 16 KiB */
 	uint64_t worker_bytes;		/* 8 MiB: all caches of a heap together, when full */
 	uint64_t mem_limit;		/* 0: none; bytes of all heaps, stacks not counted */
@@ -64,7 +65,8 @@ void weir__alloc_config_get(struct weir__alloc_config *ret);
 
 /*
  * Sets it, for every heap. Before the first heap is made, or with the caches as they are then.
- * Returns 0, or -EINVAL when a value is out of range or the band is too narrow for the steps.
+ * Returns 0, -EINVAL when a value is out of range or the band is too narrow for the steps, or
+ * -EBUSY when the debug level is to change and there are heaps.
  */
 WEIR_MUST int weir__alloc_configure(const struct weir__alloc_config *config);
 

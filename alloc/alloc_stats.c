@@ -97,11 +97,11 @@ void weir_mem_stats_get(struct weir_mem_stats *ret)
 	ret->level = (uint64_t)weir_mem_level_get();
 	ret->level_raises = atomic_load_explicit(&weir__level_raises, memory_order_relaxed);
 	for (unsigned i = 0; i <= WEIR_MEM_CRITICAL; i++)
-		ret->compactions += WEIR__GET(weir__compact_counts.stages[i]);
-	ret->moved = WEIR__GET(weir__compact_counts.moved);
-	ret->reclaims = WEIR__GET(weir__compact_counts.reclaims);
-	ret->reclaimed_bytes = WEIR__GET(weir__compact_counts.reclaimed_bytes);
-	ret->reclaim_overruns = WEIR__GET(weir__compact_counts.reclaim_overruns);
+		ret->compactions += weir__compact_counts.stages[i];
+	ret->moved = weir__compact_counts.moved;
+	ret->reclaims = weir__compact_counts.reclaims;
+	ret->reclaimed_bytes = weir__compact_counts.reclaimed_bytes;
+	ret->reclaim_overruns = weir__compact_counts.reclaim_overruns;
 	ret->os_maps = atomic_load_explicit(&weir__os_counts.maps, memory_order_relaxed);
 	ret->os_purged_bytes =
 		atomic_load_explicit(&weir__os_counts.purged_bytes, memory_order_relaxed);

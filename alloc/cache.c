@@ -325,6 +325,11 @@ static void put_cached(struct weir__home *home, uint32_t index, void *block)
 void weir__home_put(struct weir__home *home, uint32_t index, void *block)
 {
 	weir__home_sync_mode(home);
+	if ((home->mode & WEIR__MODE_CHECK) != 0) {
+		if (!weir__check_free(home, index, &block))
+			return;
+		index = weir__span_pool(home, block); /* of the one that comes out of quarantine */
+	}
 	struct weir__cache *cache = &home->heap.cache[index];
 	weir__watch_free(block, weir__pools[index].object_bytes);
 	if ((home->mode & WEIR__MODE_FAULTS) == 0 && cache->cap > 0)
@@ -362,29 +367,39 @@ static void *get(uint32_t index)
 	return block;
 }
 
+void *weir__alloc_exact(size_t room, size_t size, void *site)
+{
+	void *block = get(weir_size_class(room) + 1);
+	bool window_full = block == NULL && room > WEIR__UNIT_BYTES &&
+			   weir__config.mem_limit == 0 && weir__mode == 0;
+	if (window_full && !weir__fault()) /* the machine may not be */
+		return weir__large_alloc(size, WEIR__UNIT_BYTES);
+	weir__watch_alloc(block, size, weir_class_size(weir_size_class(room)));
+	if (weir__config.debug > 0)
+		weir__check_alloc(block, size, site);
+	return block;
+}
+
 void *weir__alloc_slow(size_t size)
 {
 	if (size > WEIR_CLASS_BYTES_MAX)
 		return weir__fault() ? NULL : weir__large_alloc(size, 4096);
-	void *block = get(weir_size_class(size) + 1);
-	bool window_full = block == NULL && size > WEIR__UNIT_BYTES &&
-			   weir__config.mem_limit == 0 && weir__mode == 0;
-	if (window_full && !weir__fault()) /* the machine may not be */
-		return weir__large_alloc(size, 4096);
-	weir__watch_alloc(block, size, weir_class_size(weir_size_class(size)));
-	return block;
+	return weir__alloc_exact(weir__check_room(size), size, __builtin_return_address(0));
 }
 
 void *weir__pool_get_slow(uint32_t index)
 {
 	void *object = get(index);
 	weir__watch_alloc(object, weir__pools[index].object_bytes, weir__pools[index].object_bytes);
+	if (weir__config.debug > 0)
+		weir__check_alloc(object, weir__pools[index].object_bytes,
+				  __builtin_return_address(0));
 	return object;
 }
 
 void *weir__alloc_run_aligned(size_t align, size_t size)
 {
-	size_t bytes = size > WEIR__UNIT_BYTES ? size : WEIR__UNIT_BYTES + 1;
+	size_t bytes = size > WEIR__UNIT_BYTES ? weir__check_room(size) : WEIR__UNIT_BYTES + 1;
 	uint32_t index = weir_size_class(bytes) + 1;
 	struct weir__home *home = weir__home_self();
 	bool locked = home == NULL;
@@ -396,6 +411,8 @@ void *weir__alloc_run_aligned(size_t align, size_t size)
 	if (locked)
 		pthread_mutex_unlock(&weir__heaps_lock);
 	weir__watch_alloc(block, size, weir__pools[index].object_bytes);
+	if (weir__config.debug > 0)
+		weir__check_alloc(block, size, __builtin_return_address(0));
 	return block;
 }
 

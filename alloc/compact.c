@@ -43,6 +43,21 @@ static _Atomic uint32_t compact_level;
 
 struct weir__compact_counts weir__compact_counts;
 
+static void count(_Atomic uint64_t *counter, uint64_t n)
+{
+	atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
+}
+
+void weir__reclaim_lock(void)
+{
+	pthread_mutex_lock(&reclaim_lock);
+}
+
+void weir__reclaim_unlock(void)
+{
+	pthread_mutex_unlock(&reclaim_lock);
+}
+
 /* ---- Reclaimers ----------------------------------------------------------------------------- */
 
 int weir_reclaimer_add_with(weir_reclaimer **ret, const struct weir_reclaimer_opts *opts)
@@ -94,10 +109,10 @@ static uint64_t used_bytes(const struct weir__home *home)
 static void count_result(struct weir_reclaimer *r, uint64_t freed, int64_t took_ns)
 {
 	struct weir__compact_counts *counts = &weir__compact_counts;
-	WEIR__ADD(counts->reclaims, 1);
-	WEIR__ADD(counts->reclaimed_bytes, freed);
+	count(&counts->reclaims, 1);
+	count(&counts->reclaimed_bytes, freed);
 	if (took_ns > BUDGET_US * WEIR__MS / 1000)
-		WEIR__ADD(counts->reclaim_overruns, 1);
+		count(&counts->reclaim_overruns, 1);
 	if (freed > 0)
 		r->fruitless = 0;
 	else if (++r->fruitless >= FRUITLESS_MAX)
@@ -168,8 +183,9 @@ static bool move_out(struct weir__home *home, uint32_t index, struct weir__span 
 	const struct weir__pool *pool = &weir__pools[index];
 	for (uint32_t object = 0; object < span->objects; object++) {
 		void *from = weir__span_used(home, span, object);
-		if (from == NULL || weir__remote_is_returning(from))
-			continue;
+		if (from == NULL || weir__remote_is_returning(from) ||
+		    (weir__config.debug > 0 && weir__check_size(home, from) == 0))
+			continue; /* on its way, or in quarantine */
 		void *to = weir__span_take_elsewhere(home, index, span);
 		if (to == NULL)
 			return false;
@@ -177,9 +193,11 @@ static bool move_out(struct weir__home *home, uint32_t index, struct weir__span 
 		memcpy(to, from, pool->object_bytes);
 		bool moved = pool->move(from, to, pool->move_arg);
 		bool last = moved && span->free + 1 == span->objects;
+		if (weir__config.debug > 0)
+			weir__check_move(home, from, to, moved);
 		weir__watch_free(moved ? from : to, pool->object_bytes);
 		weir__span_give(home, moved ? from : to);
-		WEIR__ADD(weir__compact_counts.moved, moved);
+		count(&weir__compact_counts.moved, moved);
 		if (last) /* the span is no more */
 			break;
 	}
@@ -210,15 +228,17 @@ static void shrink_cache(struct weir__home *home, uint32_t index, uint32_t level
 
 static void stage(struct weir__home *home, uint32_t level, size_t want)
 {
-	WEIR__ADD(weir__compact_counts.stages[level], 1);
+	count(&weir__compact_counts.stages[level], 1);
 	while (weir__remote_waiting(home))
 		weir__remote_drain(home);
-	if (level >= WEIR_MEM_HIGH && home == weir__home_self())
+	/* other people's code runs on its own worker only, and never under the heaps lock */
+	bool ask_others = level >= WEIR_MEM_HIGH && home == weir__home_self();
+	if (ask_others)
 		run_reclaimers(home, level, want);
 	for (uint32_t i = 1; i < home->bins_end; i++)
 		if (home->bins[i].open)
 			shrink_cache(home, i, level);
-	for (uint32_t i = 1; level >= WEIR_MEM_HIGH && i < home->bins_end; i++)
+	for (uint32_t i = 1; ask_others && i < home->bins_end; i++)
 		compact_pool(home, i);
 	weir__stacks_purge(home);
 	weir__runs_purge(home, INT64_MIN, UINT64_MAX);

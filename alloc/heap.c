@@ -62,6 +62,14 @@ static bool describe_window(struct weir__home *home, size_t window_bytes)
 	if (meta == NULL)
 		return false;
 	weir__os_small_pages(meta, units * (bitmap + sizeof(struct weir__span) + sizeof(uint32_t)));
+	if (weir__config.debug > 0) {
+		home->notes = weir__os_map(weir__notes_bytes(units), 4096);
+		if (home->notes == NULL) {
+			weir__os_unmap(meta, units * (bitmap + sizeof(struct weir__span) +
+						      sizeof(uint32_t)));
+			return false;
+		}
+	}
 	home->bitmaps = (uint64_t *)meta;
 	home->spans = (struct weir__span *)(meta + units * bitmap);
 	home->map = (uint32_t *)(meta + units * (bitmap + sizeof(struct weir__span)));
@@ -135,6 +143,7 @@ struct weir__home *weir__home_guest(void)
  */
 static void before_fork(void)
 {
+	weir__reclaim_lock();
 	pthread_mutex_lock(&weir__heaps_lock);
 	weir__large_lock();
 }
@@ -143,6 +152,7 @@ static void after_fork(void)
 {
 	weir__large_unlock();
 	pthread_mutex_unlock(&weir__heaps_lock);
+	weir__reclaim_unlock();
 }
 
 __attribute__((constructor)) static void guard_fork(void)

@@ -170,6 +170,14 @@ struct weir__outbox {
 
 enum { WEIR__OUTBOXES = 8 };
 
+/* What is known of an object at a debug level; zero while it is not out. */
+struct weir__note {
+	uint32_t size; /* asked for, plus one */
+	uint32_t site;
+};
+
+enum { WEIR__QUARANTINE = 256, WEIR__CANARY_BYTES = 16 };
+
 struct weir__home {
 	struct weir__heap heap; /* what alloc.h shows */
 	uint32_t id;
@@ -177,6 +185,9 @@ struct weir__home {
 	uint32_t *map;
 	struct weir__span *spans;
 	uint64_t *bitmaps;
+	struct weir__note *notes; /* NULL at debug level 0 */
+	void *quarantine[WEIR__QUARANTINE];
+	uint32_t quarantine_next;
 	uint32_t unit_count;
 	uint32_t frontier;    /* units from here on were never used */
 	uint64_t run_bins[2]; /* bit: the list is not empty */
@@ -233,6 +244,7 @@ void weir__home_turn(struct weir__home *home, int64_t now_ns);
 enum {
 	WEIR__MODE_FAULTS = 1,	/* weir_mem_fail_after(): caches are bypassed too */
 	WEIR__MODE_RECLAIM = 4, /* of one heap: see compact.c */
+	WEIR__MODE_CHECK = 8,	/* a debug level: see check.c */
 	WEIR__MODE_WATCH = 2,	/* a sanitizer or valgrind wants to see every block */
 };
 
@@ -287,6 +299,12 @@ void *weir__span_take_elsewhere(struct weir__home *home, uint32_t index,
 
 void *weir__home_get(struct weir__home *home, uint32_t index);
 void weir__home_put(struct weir__home *home, uint32_t index, void *block);
+
+/*
+ * A block of the class of `room` bytes, of which `size` were asked for by the code at `site`. For
+ * the slow path only: it does not look into the cache's marks first.
+ */
+void *weir__alloc_exact(size_t room, size_t size, void *site);
 
 /* A block at a multiple of `align` bytes, 128 KiB or more; size at most WEIR_CLASS_BYTES_MAX. */
 void *weir__alloc_run_aligned(size_t align, size_t size);
@@ -396,12 +414,14 @@ bool weir__within_limit(struct weir__home *home, uint64_t bytes);
 void weir__compact_turn(struct weir__home *home);
 
 struct weir__compact_counts {
-	uint64_t stages[WEIR_MEM_CRITICAL + 1]; /* times each was run, by any heap */
-	uint64_t moved;
-	uint64_t reclaims;
-	uint64_t reclaimed_bytes;
-	uint64_t reclaim_overruns;
+	_Atomic uint64_t stages[WEIR_MEM_CRITICAL + 1]; /* times each was run, by any heap */
+	_Atomic uint64_t moved;
+	_Atomic uint64_t reclaims;
+	_Atomic uint64_t reclaimed_bytes;
+	_Atomic uint64_t reclaim_overruns;
 };
+void weir__reclaim_lock(void); /* around fork() */
+void weir__reclaim_unlock(void);
 extern struct weir__compact_counts weir__compact_counts;
 
 /* ---- os_memory.c: the only mmap, madvise and mprotect of the layer -------------------------- */
@@ -482,6 +502,28 @@ void weir__watch_link(void *block);
 /* The allocator takes a block for itself. */
 void weir__watch_internal(void *block, size_t room);
 void weir__watch_free(void *block, size_t room);
+
+/* ---- check.c -------------------------------------------------------------------------------- */
+
+/* Bytes of notes for a window of so many units. */
+size_t weir__notes_bytes(size_t units);
+
+/* The size to ask a class for, so that there is room behind the block for the pattern. */
+size_t weir__check_room(size_t size);
+
+void weir__check_alloc(void *block, size_t size, void *site);
+
+/* The size asked for; 0: not known, or not out. */
+size_t weir__check_size(const struct weir__home *home, const void *block);
+
+/*
+ * True when *block may be used again: it may be another one by then, that has waited longer. The
+ * heap is the block's and the caller's.
+ */
+bool weir__check_free(struct weir__home *home, uint32_t index, void **block);
+
+/* The note goes with an object that was moved. */
+void weir__check_move(struct weir__home *home, void *from, void *to, bool moved);
 
 /* One line on stderr about a pointer that is not what the caller says. */
 void weir__report(const char *what, const void *pointer);

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -469,6 +470,39 @@ START_TEST(threads_that_come_and_go_share_a_heap)
 }
 END_TEST
 
+static void *churn_forever(void *stop)
+{
+	attach();
+	while (!*(_Atomic bool *)stop)
+		weir_free(weir_alloc(20u << 20)); /* takes the locks that a fork must not catch */
+	weir__heap_detach();
+	return NULL;
+}
+
+START_TEST(a_child_forked_at_any_moment_allocates)
+{
+	static _Atomic bool stop;
+	pthread_t thread;
+	attach();
+	pthread_create(&thread, NULL, churn_forever, &stop);
+	for (int i = 0; i < 100; i++) {
+		pid_t child = fork();
+		ck_assert_int_ge(child, 0);
+		if (child == 0) {
+			alarm(3); /* a lock held by nobody would hang it */
+			weir_free(weir_alloc(100));
+			weir_free(weir_alloc(20u << 20));
+			_exit(0);
+		}
+		int status;
+		ck_assert_int_eq(waitpid(child, &status, 0), child);
+		ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 0, "status %d", status);
+	}
+	stop = true;
+	pthread_join(thread, NULL);
+}
+END_TEST
+
 /* ---- Hard times ----------------------------------------------------------------------------- */
 
 START_TEST(a_small_address_space_gets_a_small_window)
@@ -620,6 +654,8 @@ Suite *alloc_heap_suite(void)
 	tcase_add_test(threads, blocks_outlive_the_worker_that_allocated_them);
 	tcase_add_test(threads, threads_that_free_each_others_blocks_lose_none);
 	tcase_add_test(threads, threads_that_come_and_go_share_a_heap);
+	if (plain)
+		tcase_add_test(threads, a_child_forked_at_any_moment_allocates);
 	suite_add_tcase(s, threads);
 	TCase *hard = tcase_create("hard_times");
 	tcase_set_timeout(hard, 30);

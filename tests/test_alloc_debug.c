@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: MIT */
+/* Debug levels: each sort of misuse, and the level that catches it. */
+#include <check.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "alloc/heap.h"
+
+static void attach_at(uint32_t level)
+{
+	struct weir__alloc_config config;
+	weir__alloc_config_get(&config);
+	config.debug = level;
+	ck_assert_int_eq(weir__alloc_configure(&config), 0);
+	ck_assert_int_eq(weir__heap_attach(), 0);
+}
+
+START_TEST(correct_programs_are_not_accused)
+{
+	enum { LIVE = 500 };
+	static unsigned char *block[LIVE];
+	static size_t size[LIVE];
+	unsigned seed = 7;
+	attach_at((uint32_t)_i);
+	for (int i = 0; i < 50000; i++) {
+		unsigned k = (unsigned)rand_r(&seed) % LIVE;
+		if (block[k] != NULL) {
+			if (block[k][0] != (unsigned char)k ||
+			    block[k][size[k] - 1] != (unsigned char)k)
+				ck_abort_msg("overwritten");
+			if (i % 3 == 0)
+				weir_free_sized(block[k], size[k]);
+			else
+				weir_free(block[k]);
+			block[k] = NULL;
+			continue;
+		}
+		size[k] = 1 + (size_t)rand_r(&seed) % (1u << rand_r(&seed) % 18);
+		block[k] = i % 5 == 0 ? weir_alloc_aligned(64, size[k]) : weir_alloc(size[k]);
+		memset(block[k], (int)k, size[k]);
+		if (i % 7 == 0) {
+			block[k] = weir_realloc(block[k], size[k] += 100);
+			memset(block[k], (int)k, size[k]);
+		}
+	}
+	for (int k = 0; k < LIVE; k++)
+		weir_free(block[k]);
+	ck_assert_uint_eq(weir__reports, 0);
+	ck_assert_uint_eq(weir_mem_leaks(-1), 0);
+}
+END_TEST
+
+START_TEST(a_block_freed_twice_is_caught_whatever_lies_between)
+{
+	attach_at(1);
+	void *a = weir_alloc(100), *b = weir_alloc(100);
+	weir_free(a);
+	weir_free(b);
+	for (int i = 0; i < 10000; i++)
+		weir_free(weir_alloc(200));
+	weir_free(a);
+	ck_assert_uint_eq(weir__reports, 1);
+	ck_assert_ptr_ne(weir_alloc(100), weir_alloc(100));
+}
+END_TEST
+
+START_TEST(a_size_that_cannot_be_is_caught)
+{
+	attach_at(1);
+	void *p = weir_alloc(100);
+	weir_free_sized(p, 101);
+	ck_assert_uint_eq(weir__reports, 1);
+	weir_free_sized(p, 100);
+	ck_assert_uint_eq(weir__reports, 1);
+}
+END_TEST
+
+START_TEST(a_byte_written_past_the_end_is_caught)
+{
+	attach_at(2);
+	for (size_t size = 1; size < 200000; size = size * 3 + 5) {
+		uint64_t before = weir__reports;
+		volatile char *p = weir_alloc(size);
+		ck_assert_uint_eq(weir_usable_size((void *)p), size);
+		p[size] ^= 1;
+		weir_free((void *)p);
+		ck_assert_uint_eq(weir__reports, before + 1);
+	}
+}
+END_TEST
+
+START_TEST(a_write_after_free_is_caught)
+{
+	attach_at(2);
+	char *volatile p = weir_alloc(100);
+	weir_free(p);
+	*(volatile char *)(p + 50) = 1;
+	for (int i = 0; i < 1000; i++)
+		weir_free(weir_alloc(100));
+	ck_assert_uint_eq(weir__reports, 1);
+}
+END_TEST
+
+START_TEST(fresh_and_freed_memory_is_recognised)
+{
+	attach_at(2);
+	unsigned char *volatile p = weir_alloc(100);
+	ck_assert_uint_eq(p[0], 0xd0);
+	ck_assert_uint_eq(p[99], 0xd0);
+	unsigned char *zero = weir_zalloc(100);
+	ck_assert_uint_eq(zero[99], 0);
+}
+END_TEST
+
+static __attribute__((noinline)) void *leak_here(size_t size)
+{
+	return weir_alloc(size);
+}
+
+static char report[4000];
+
+static void read_report(uint64_t want_blocks)
+{
+	int fds[2];
+	ck_assert_int_eq(pipe(fds), 0);
+	ck_assert_uint_eq(weir_mem_leaks(fds[1]), want_blocks);
+	close(fds[1]);
+	ssize_t n = read(fds[0], report, sizeof(report) - 1);
+	ck_assert_int_ge(n, 0);
+	report[n] = '\0';
+	close(fds[0]);
+}
+
+START_TEST(what_was_never_freed_is_reported_by_site)
+{
+	attach_at(3);
+	read_report(0);
+	ck_assert_str_eq(report, "");
+	void *kept[5];
+	for (int i = 0; i < 5; i++)
+		kept[i] = leak_here(1000);
+	void *other = weir_alloc(70);
+	weir_free(weir_alloc(50));
+	read_report(6);
+	ck_assert_ptr_nonnull(strstr(report, "5 blocks, 5000 bytes, allocated at 0x"));
+	ck_assert_ptr_nonnull(strstr(report, "1 blocks, 70 bytes, allocated at 0x"));
+	for (int i = 0; i < 5; i++)
+		weir_free(kept[i]);
+	weir_free(other);
+	read_report(0);
+}
+END_TEST
+
+static void *free_it(void *block)
+{
+	weir_free(block);
+	return NULL;
+}
+
+START_TEST(checks_hold_for_blocks_freed_by_other_threads)
+{
+	pthread_t thread;
+	attach_at(2);
+	char *volatile good = weir_alloc(100), *volatile bad = weir_alloc(100);
+	bad[100] ^= 1;
+	pthread_create(&thread, NULL, free_it, good);
+	pthread_join(thread, NULL);
+	pthread_create(&thread, NULL, free_it, bad);
+	pthread_join(thread, NULL);
+	weir__heap_turn(1);
+	ck_assert_uint_eq(weir__reports, 1);
+	weir_free(good);
+	ck_assert_uint_eq(weir__reports, 2);
+}
+END_TEST
+
+START_TEST(the_level_is_fixed_once_there_are_heaps)
+{
+	struct weir__alloc_config config;
+	attach_at(1);
+	weir__alloc_config_get(&config);
+	config.debug = 2;
+	ck_assert_int_eq(weir__alloc_configure(&config), -EBUSY);
+	config.debug = 4;
+	ck_assert_int_eq(weir__alloc_configure(&config), -EINVAL);
+}
+END_TEST
+
+Suite *alloc_debug_suite(void)
+{
+	Suite *s = suite_create("alloc_debug");
+	TCase *levels = tcase_create("levels");
+	tcase_set_timeout(levels, 20);
+	tcase_add_loop_test(levels, correct_programs_are_not_accused, 1, 4);
+	tcase_add_test(levels, a_block_freed_twice_is_caught_whatever_lies_between);
+	tcase_add_test(levels, a_size_that_cannot_be_is_caught);
+	if (!WEIR__ASAN) { /* which catches them first, and ends the program */
+		tcase_add_test(levels, a_byte_written_past_the_end_is_caught);
+		tcase_add_test(levels, a_write_after_free_is_caught);
+		tcase_add_test(levels, checks_hold_for_blocks_freed_by_other_threads);
+	}
+	tcase_add_test(levels, fresh_and_freed_memory_is_recognised);
+	tcase_add_test(levels, what_was_never_freed_is_reported_by_site);
+	tcase_add_test(levels, the_level_is_fixed_once_there_are_heaps);
+	suite_add_tcase(s, levels);
+	return s;
+}
