@@ -227,8 +227,8 @@ static void end_task(struct weir__worker *self, struct weir__task *task, int res
 	} else if (task->owner->task->worker == self) {
 		weir__scope_child_ended(self, task);
 	} else {
-		uint32_t old = atomic_fetch_or_explicit(&task->remote, WEIR__REMOTE_ENDED,
-							memory_order_acq_rel);
+		uint8_t old = atomic_fetch_or_explicit(&task->remote, WEIR__REMOTE_ENDED,
+						       memory_order_acq_rel);
 		if (!(old & WEIR__REMOTE_QUEUED))
 			send_home(task);
 	}
@@ -240,7 +240,7 @@ static void handle_remote(struct weir__worker *self, struct weir__msg *msg)
 {
 	struct weir__task *task = (void *)((char *)msg - offsetof(struct weir__task, in));
 	/* acquire: pairs with the release in post_remote */
-	uint32_t bits =
+	uint8_t bits =
 		atomic_fetch_and_explicit(&task->remote, WEIR__REMOTE_ENDED, memory_order_acq_rel);
 
 	if (bits & WEIR__REMOTE_ENDED) {
@@ -257,10 +257,10 @@ static void handle_remote(struct weir__worker *self, struct weir__msg *msg)
 		weir__task_cancel(self, task);
 }
 
-static void post_remote(struct weir__task *task, uint32_t bit)
+static void post_remote(struct weir__task *task, uint8_t bit)
 {
-	uint32_t old = atomic_fetch_or_explicit(&task->remote, bit | WEIR__REMOTE_QUEUED,
-						memory_order_acq_rel);
+	uint8_t old = atomic_fetch_or_explicit(&task->remote, bit | WEIR__REMOTE_QUEUED,
+					       memory_order_acq_rel);
 
 	if (old & (WEIR__REMOTE_QUEUED | WEIR__REMOTE_ENDED))
 		return;
@@ -297,6 +297,14 @@ uint8_t weir__stack_shift(const struct weir__runtime *runtime, enum weir_stack_c
 	return shift;
 }
 
+static void number(struct weir__task *task, struct weir__worker *self)
+{
+	uint64_t id = ++self->ids;
+
+	task->id_low = (uint32_t)id;
+	task->id_high = (uint16_t)(id >> 32);
+}
+
 static void init_task(struct weir__task *task, struct weir__worker *self, struct weir__scope *scope,
 		      const struct weir__spawn *spawn)
 {
@@ -316,7 +324,7 @@ static void init_task(struct weir__task *task, struct weir__worker *self, struct
 	task->name = spawn->name;
 	task->site = spawn->site;
 	atomic_init(&task->remote, 0);
-	task->id = ++self->ids;
+	number(task, self);
 	task->worker = spawn->worker ? spawn->worker : self;
 }
 
@@ -399,7 +407,7 @@ void weir__task_root(struct weir__runtime *runtime, weir_fn fn, void *arg)
 	root->name = "main";
 	root->site = "weir_run";
 	root->deadline_ns = INT64_MAX;
-	root->id = ++self->ids;
+	number(root, self);
 	root->worker = self;
 	root->stack_shift = weir__stack_shift(runtime, WEIR_STACK_DEFAULT);
 	if (root->stack_shift < 3)
@@ -531,7 +539,7 @@ uint64_t weir__task_id(const struct weir__task *task)
 {
 	const struct weir__worker *home = task->owner ? task->owner->task->worker : task->worker;
 
-	return ((uint64_t)(home->index + 1) << 32) | task->id;
+	return (uint64_t)(home->index + 1) << 48 | (uint64_t)task->id_high << 32 | task->id_low;
 }
 
 uint64_t weir_task_id(void)

@@ -99,8 +99,9 @@ struct weir__task {
 	int64_t wake_ns;		/* of the current park: the earlier of deadline and sleep */
 	struct weir__task *cancel_next; /* work list of a cancellation in progress */
 	struct weir__msg in; /* START, CANCEL, WAKE from other workers; the record going home */
-	_Atomic uint32_t remote;
-	uint32_t id;		     /* counts up per spawning worker */
+	_Atomic uint8_t remote;
+	uint16_t id_high; /* 48 bits count up per spawning worker: months at full speed */
+	uint32_t id_low;
 	struct weir__worker *worker; /* where it runs; home is owner->task->worker */
 };
 _Static_assert(sizeof(struct weir__task) == 192, "three cache lines");
@@ -150,7 +151,7 @@ struct weir__worker {
 	struct weir__driver *driver;
 	struct weir__stack thread_stack; /* the loop's, for the sanitizers */
 	uint32_t slice_resumes;		 /* what slice_left starts from: see run_slice() */
-	uint32_t ids;
+	uint64_t ids;
 	uint64_t live;		    /* tasks that run here and have not ended */
 	struct weir__drain *drains; /* servers to tell when the runtime drains; owner only */
 	struct weir__wheel wheel;

@@ -200,15 +200,29 @@ START_TEST(a_failed_spawn_has_taken_nothing)
 }
 END_TEST
 
+static _Atomic bool memory_is_gone;
+
+static int occupy_worker(void *arg)
+{
+	(void)arg;
+	while (!memory_is_gone)
+		compute(100 * WEIR_US);
+	return 0;
+}
+
+/* Tasks of another stack class than the one before them: there is no stack to inherit. */
 static int start_without_memory(void *arg)
 {
 	unsigned worker = *(unsigned *)arg;
 	struct weir_worker_stats stats;
 	WEIR_SCOPE(scope, WEIR_FOREVER);
 
+	if (worker)
+		TRY(weir_spawn(&scope, occupy_worker, NULL, .worker = worker));
 	for (int i = 0; i < 5; i++)
-		TRY(weir_spawn(&scope, count_up, NULL, .worker = worker));
+		TRY(weir_spawn(&scope, count_up, NULL, .worker = worker, .stack = WEIR_STACK_32K));
 	weir_mem_fail_after(1);
+	memory_is_gone = true;
 	int err = weir_scope_wait(&scope);
 	weir_mem_fail_after(0);
 	ck_assert_int_eq(err, -ENOMEM);
