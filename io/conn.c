@@ -476,7 +476,7 @@ static void keep_op(weir_conn *conn, struct weir__op *op, enum weir__op_code cod
 	op->owner = conn;
 }
 
-int weir__conn_new(struct weir__io *io, int fd, bool is_direct, int family, weir_conn **ret)
+int weir__conn_new(struct weir__io *io, int fd, bool is_direct, weir_conn **ret)
 {
 	weir_conn *conn = weir_pool_get(conn_pool);
 
@@ -490,11 +490,7 @@ int weir__conn_new(struct weir__io *io, int fd, bool is_direct, int family, weir
 	conn->queue_tail = &conn->queue;
 	keep_op(conn, &conn->recv, WEIR__OP_RECV, recv_done);
 	keep_op(conn, &conn->send, WEIR__OP_SEND, send_done);
-	/*
-	 * Linux 6.18 tells a multishot receive of a Unix socket nothing of an end of stream that was there
-	 * before it drained the data; a receive that polls each time sees it.
-	 */
-	conn->recv.multi = family != AF_UNIX;
+	conn->recv.multi = true;
 	conn->lend_max = (uint16_t)io->worker->runtime->config.lend_max;
 	*ret = conn;
 	return 0;
@@ -541,7 +537,7 @@ int weir_connect(weir_conn **ret, const char *text)
 	int fd = connect_fd(io, &address);
 	if (fd < 0)
 		return fd;
-	err = weir__conn_new(io, fd, false, address.any.sa_family, ret);
+	err = weir__conn_new(io, fd, false, ret);
 	if (err < 0)
 		(void)close(fd);
 	return err;

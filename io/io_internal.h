@@ -193,11 +193,8 @@ void weir__handle_close(struct weir__io *io, struct weir__handle *handle);
 /* Open descriptors this process may have (RLIMIT_NOFILE), at most 262,144. */
 unsigned weir__descriptors_max(void);
 
-/*
- * Makes a connection of a descriptor (is_direct: slot) of the family AF_..., which it takes; on -ENOMEM it has
- * not.
- */
-WEIR_MUST int weir__conn_new(struct weir__io *io, int fd, bool is_direct, int family, weir_conn **ret);
+/* Makes a connection of a descriptor (is_direct: slot), which it takes; on -ENOMEM it has not. */
+WEIR_MUST int weir__conn_new(struct weir__io *io, int fd, bool is_direct, weir_conn **ret);
 /* Frees one that was never used: its descriptor is the caller's again. */
 void weir__conn_free(weir_conn *conn);
 

@@ -187,7 +187,7 @@ int weir_accept(weir_listener *listener, weir_conn **ret)
 		return fd;
 	struct weir__handle handle = { .fd = fd, .is_direct = op.accepted_direct };
 	struct weir__io *io = weir__io_of(self);
-	err = weir__conn_new(io, fd, op.accepted_direct, listener->address.any.sa_family, ret);
+	err = weir__conn_new(io, fd, op.accepted_direct, ret);
 	if (err < 0)
 		io->ops->close(io, &handle);
 	return err;
@@ -242,8 +242,13 @@ static void acceptor_abort(struct weir__task *task, int why)
 
 static int acceptor_park(struct weir__acceptor *acceptor, int64_t until_ns)
 {
+	/* cancelled while it was ready: nobody interrupts it again */
+	int err = weir__interrupted(acceptor->io->worker, acceptor->task);
+
+	if (err < 0)
+		return err;
 	acceptor->is_parked = true;
-	int err = weir__park_until(acceptor->io->worker, acceptor_abort, acceptor, until_ns);
+	err = weir__park_until(acceptor->io->worker, acceptor_abort, acceptor, until_ns);
 	acceptor->is_parked = false;
 	return err;
 }
@@ -316,8 +321,8 @@ static int client_main(void *arg)
 
 	weir_conn_close(conn);
 	if (result < 0 && result != -ECANCELED)
-		acceptor->io->serve.failed++;
-	acceptor->io->serve.open--;
+		weir__count(&acceptor->io->serve.failed, 1);
+	weir__count(&acceptor->io->serve.open, -1);
 	acceptor->open--;
 	wake_acceptor(acceptor);
 	return 0;
@@ -328,8 +333,7 @@ static int start_client(struct weir__acceptor *acceptor, int fd)
 	const struct weir_serve_opts *opts = &acceptor->serve->opts;
 	struct weir__worker *self = acceptor->io->worker;
 	weir_conn *conn;
-	int family = acceptor->serve->listener->address.any.sa_family;
-	int err = weir__conn_new(acceptor->io, fd, acceptor->op.accepted_direct, family, &conn);
+	int err = weir__conn_new(acceptor->io, fd, acceptor->op.accepted_direct, &conn);
 
 	if (err < 0)
 		return err;
@@ -349,8 +353,8 @@ static int start_client(struct weir__acceptor *acceptor, int fd)
 		return err;
 	}
 	acceptor->open++;
-	acceptor->io->serve.open++;
-	acceptor->io->serve.accepted++;
+	weir__count(&acceptor->io->serve.open, 1);
+	weir__count(&acceptor->io->serve.accepted, 1);
 	return 0;
 }
 
@@ -401,11 +405,11 @@ static int accept_some(struct weir__acceptor *acceptor)
 		if (!is_passing(acceptor->error))
 			return acceptor->error;
 		acceptor->error = 0;
-		acceptor->io->serve.accept_pauses++;
+		weir__count(&acceptor->io->serve.accept_pauses, 1);
 		until = weir__clock_ns() + RETRY_NS;
 	} else if (room(acceptor) == 0) {
 		stop_accept(acceptor);
-		acceptor->io->serve.accept_pauses += !acceptor->is_full;
+		weir__count(&acceptor->io->serve.accept_pauses, !acceptor->is_full);
 		acceptor->is_full = true;
 	} else if (!acceptor->is_accepting) {
 		start_accept(acceptor);

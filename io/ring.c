@@ -91,7 +91,7 @@ static int enter(struct ring *ring, unsigned wait_count, struct io_uring_geteven
 	sq->sqe_head = sq->sqe_tail;
 	/* release: the kernel reads the entries after it reads the tail */
 	__atomic_store_n(sq->ktail, sq->sqe_tail, __ATOMIC_RELEASE);
-	ring->io.driver.enters++;
+	weir__count(&ring->io.driver.enters, 1);
 	int n = io_uring_enter2((unsigned)ring->uring.enter_ring_fd, ring->queued, wait_count, flags,
 				(sigset_t *)(void *)arg, arg ? sizeof *arg : _NSIG / 8);
 	if (n > 0)
@@ -207,8 +207,10 @@ static void fill_accept(struct ring *ring, struct weir__op *op, struct io_uring_
 }
 
 /*
- * The first attempt is skipped (POLL_FIRST) unless the socket is known to hold more: it would fail, and
- * with an empty buffer ring it would fail with ENOBUFS although nothing has arrived.
+ * A single receive skips the first attempt (POLL_FIRST) unless the socket is known to hold more: it would
+ * fail, and with an empty buffer ring it would fail with ENOBUFS although nothing has arrived. A multishot one
+ * must not: what came before it was armed, data and then the end, would be one event to it, and Linux 6.18 then
+ * tells it of the data alone.
  */
 static void fill_recv(struct ring *ring, struct weir__op *op, struct io_uring_sqe *sqe)
 {
@@ -216,12 +218,13 @@ static void fill_recv(struct ring *ring, struct weir__op *op, struct io_uring_sq
 		io_uring_prep_poll_add(sqe, op->handle->fd, POLLIN);
 		return;
 	}
-	if (op->multi && ring->has_recv_multi)
+	if (op->multi && ring->has_recv_multi) {
 		io_uring_prep_recv_multishot(sqe, op->handle->fd, NULL, 0, 0);
-	else
+	} else {
 		io_uring_prep_recv(sqe, op->handle->fd, NULL, 0, 0);
-	if (!op->socket_has_more)
-		sqe->ioprio |= IORING_RECVSEND_POLL_FIRST;
+		if (!op->socket_has_more)
+			sqe->ioprio |= IORING_RECVSEND_POLL_FIRST;
+	}
 	sqe->flags |= IOSQE_BUFFER_SELECT;
 	sqe->buf_group = ring->groups[op->group].id;
 }
@@ -237,7 +240,7 @@ static inline void mark(struct ring *ring, struct weir__op *op, struct io_uring_
 	if (op->handle->is_direct)
 		sqe->flags |= IOSQE_FIXED_FILE;
 	sqe->user_data = tag(ring, op);
-	ring->io.driver.submissions++;
+	weir__count(&ring->io.driver.submissions, 1);
 }
 
 static void fill(struct ring *ring, struct weir__op *op, struct io_uring_sqe *sqe)
@@ -453,7 +456,7 @@ static void on_wake(struct ring *ring, const struct io_uring_cqe *cqe)
 /* A completion for an operation that is no more: what it carries must not leak. */
 static void on_stale(struct ring *ring, const struct io_uring_cqe *cqe, unsigned code)
 {
-	ring->io.driver.stale_completions++;
+	weir__count(&ring->io.driver.stale_completions, 1);
 	if (code == WEIR__OP_ACCEPT && cqe->res >= 0) {
 		struct weir__handle orphan = { .fd = cqe->res, .is_direct = ring->io.accepts_direct };
 		ring_close_handle(&ring->io, &orphan);
@@ -484,7 +487,7 @@ static void recv_by_hand(struct ring *ring, struct weir__op *op)
 	}
 	ssize_t n = recv(op->handle->fd, buf.data, bytes, MSG_DONTWAIT);
 	int res = n < 0 ? -errno : (int)n;
-	ring->io.driver.enters++;
+	weir__count(&ring->io.driver.enters, 1);
 	if (n <= 0)
 		weir_buf_release(&buf);
 	if (res == -EAGAIN && op->state == WEIR__OP_QUEUED) {
@@ -516,7 +519,7 @@ static void on_recv(struct ring *ring, struct weir__op *op, const struct io_urin
 	}
 	op->socket_has_more = cqe->flags & IORING_CQE_F_SOCK_NONEMPTY;
 	if (cqe->res == -ENOBUFS) {
-		ring->io.driver.recv_empty++;
+		weir__count(&ring->io.driver.recv_empty, 1);
 		int err = op->state == WEIR__OP_QUEUED ? weir__buffer_ring_starve(group, op)
 						       : -ECANCELED;
 		if (err < 0)
@@ -597,7 +600,7 @@ static void ring_submit_and_wait(struct weir__driver *driver, int64_t wait_until
 	/* the kernel sets these bits for work that waits for us to enter */
 	unsigned flags = __atomic_load_n(ring->uring.sq.kflags, __ATOMIC_RELAXED);
 	if (flags & IORING_SQ_CQ_OVERFLOW)
-		driver->cq_overflows++;
+		weir__count(&driver->cq_overflows, 1);
 	if (wait_until_ns && !io_uring_cq_ready(&ring->uring))
 		sleep_until(ring, wait_until_ns);
 	else if (ring->queued || flags & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN))
@@ -615,7 +618,7 @@ static unsigned ring_reap(struct weir__driver *driver)
 	for (unsigned i = 0; i < count; i++)
 		on_completion(ring, &cq->cqes[(head + i) & cq->ring_mask]);
 	io_uring_cq_advance(&ring->uring, count);
-	driver->completions += count;
+	weir__count(&driver->completions, count);
 	return count;
 }
 

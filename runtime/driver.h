@@ -31,6 +31,12 @@ struct weir__driver_ops {
 	void (*close)(struct weir__driver *driver);
 };
 
+/* For counters with one writer that others read at any time: a plain add, and no torn word. */
+static inline void weir__count(uint64_t *counter, int64_t n)
+{
+	__atomic_store_n(counter, *counter + (uint64_t)n, __ATOMIC_RELAXED);
+}
+
 /* Embedded first in each implementation. The counters: owner writes, others read relaxed. */
 struct weir__driver {
 	const struct weir__driver_ops *ops;

@@ -373,6 +373,37 @@ START_TEST(a_failing_client_touches_no_other_and_cancelling_ends_them_all)
 }
 END_TEST
 
+static int tell_and_leave(weir_conn *conn)
+{
+	int gone = 1;
+	return weir_chan_send(weir_conn_user(conn), &gone);
+}
+
+/* The message makes us ready before the end of the client makes the acceptor so: we come in
+ * between. */
+static int cancel_in_between(void *arg)
+{
+	weir_auto_chan told = weir_chan_new(sizeof(int), 1);
+	struct server server = { .handler = tell_and_leave, .user = told };
+	weir_conn *conn = NULL;
+	int gone;
+	(void)arg;
+	WEIR_SCOPE(all, WEIR_FOREVER);
+	start_server(&all, &server, "127.0.0.1:0");
+	ck_assert_int_eq(weir_connect(&conn, weir_listener_address(server.listener)), 0);
+	ck_assert_int_eq(weir_chan_recv(told, &gone), 0);
+	weir_scope_close(&all);
+	weir_conn_close(conn);
+	weir_listener_close(server.listener);
+	return 0;
+}
+
+START_TEST(a_server_cancelled_as_its_last_client_leaves_ends)
+{
+	run(cancel_in_between);
+}
+END_TEST
+
 static int unix_backlog(void *arg)
 {
 	struct server server = { .handler = echo };
@@ -957,6 +988,7 @@ Suite *io_echo_suite(void)
 	tcase_add_loop_test(serving, no_more_clients_than_conns_max_at_once_and_none_is_lost, 0,
 			    COUNT(addresses));
 	tcase_add_test(serving, a_failing_client_touches_no_other_and_cancelling_ends_them_all);
+	tcase_add_test(serving, a_server_cancelled_as_its_last_client_leaves_ends);
 	tcase_add_test(serving, connects_to_a_full_unix_backlog_wait_for_room);
 	TCase *ending = add_case(suite, "ending");
 	tcase_add_loop_test(ending, half_a_connection_goes_on, 0, COUNT(addresses));
