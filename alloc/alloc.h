@@ -84,10 +84,11 @@ enum {
  * both. With low = UINT32_MAX and high = 0 every call takes the slow path (debugging, fault
  * injection).
  *
- * The newest object is in `top`, so that alloc has it after one load; the others are in slots[1]
- * (the oldest) to slots[count - 1], above a NULL that stays in slots[0].
+ * A free leaves its object in `top` and an alloc takes it from there: a pair in a row exchanges one
+ * word, whose address does not wait for the count. The older objects are in slots[1 ..], above a
+ * NULL that stays in slots[0]; when top is NULL, slots[count] is the newest.
  *
- *   0 <= low <= count <= high <= cap        top == NULL exactly when count == 0
+ *   0 <= low <= count <= high <= cap        count = objects in slots + (top != NULL)
  */
 struct weir__cache {
 	void *top;
@@ -129,9 +130,11 @@ inline void *weir__cache_pop(struct weir__cache *cache)
 		__atomic_store_n(&cache->count, count - 1, __ATOMIC_RELAXED);
 		__atomic_store_n(&cache->allocs, cache->allocs + 1, __ATOMIC_RELAXED);
 		void *block = cache->top;
+		cache->top = NULL;
+		if (block == NULL)
+			block = cache->slots[count];
 		if (block == NULL)
 			__builtin_unreachable();
-		cache->top = cache->slots[count - 1];
 		return block;
 	}
 	return NULL;
@@ -153,7 +156,8 @@ inline bool weir__heap_push(struct weir__heap *heap, uint32_t index, void *block
 				within * cache->reciprocal < cache->reciprocal &&
 				cache->top != block &&
 				(index == 0 || index == (entry & WEIR__POOL_MASK)))) {
-			cache->slots[count] = cache->top;
+			if (cache->top != NULL)
+				cache->slots[count] = cache->top;
 			cache->top = block;
 			__atomic_store_n(&cache->count, count + 1, __ATOMIC_RELAXED);
 			return true;

@@ -56,16 +56,12 @@ static void slots_free(struct weir__home *home, void **slots)
 	weir__span_give(home, slots);
 }
 
-/* Puts the top where it belongs, so that slots[1 .. count] is all there is. */
+/* Puts the top where the others are: slots[1 .. count] is then all there is. */
 static void top_spill(struct weir__cache *cache)
 {
-	cache->slots[cache->count] = cache->top;
-}
-
-static void top_fill(struct weir__cache *cache, uint32_t count)
-{
-	WEIR__SET(cache->count, count);
-	cache->top = cache->slots[count];
+	if (cache->top != NULL)
+		cache->slots[cache->count] = cache->top;
+	cache->top = NULL;
 }
 
 static void marks_reset(const struct weir__home *home, struct weir__cache *cache)
@@ -133,7 +129,7 @@ void weir__cache_flush(struct weir__home *home, uint32_t index, uint32_t n)
 		if (!weir__span_give(home, cache->slots[i]))
 			weir__report("freed twice", cache->slots[i]);
 	memmove(cache->slots + 1, cache->slots + 1 + n, (cache->count - n) * sizeof(void *));
-	top_fill(cache, cache->count - n);
+	WEIR__SET(cache->count, cache->count - n);
 	marks_reset(home, cache);
 }
 
@@ -145,6 +141,7 @@ static void slots_grow(struct weir__home *home, uint32_t index, uint32_t cap)
 	if (slots == NULL)
 		return;
 	if (cache->slots != NULL) {
+		top_spill(cache);
 		memcpy(slots, cache->slots, (cache->count + 1) * sizeof(void *));
 		slots_free(home, cache->slots);
 	}
@@ -238,7 +235,7 @@ static bool refill(struct weir__home *home, uint32_t index)
 	uint32_t n = weir__span_take(home, index, cache->slots + 1, refill_batch(cache, bin));
 	reverse(cache->slots + 1, n);
 	bin->fetched += n;
-	top_fill(cache, n);
+	WEIR__SET(cache->count, n);
 	marks_reset(home, cache);
 	return n > 0;
 }
@@ -282,8 +279,9 @@ static void *get_cached(struct weir__home *home, uint32_t index)
 		uint32_t step = mark_step(cache);
 		cache->low = count > step ? count - step : 0;
 	}
-	void *block = cache->top;
-	top_fill(cache, count);
+	top_spill(cache);
+	void *block = cache->slots[count + 1];
+	WEIR__SET(cache->count, count);
 	WEIR__ADD(cache->allocs, 1);
 	return block;
 }
@@ -304,8 +302,9 @@ void *weir__home_get(struct weir__home *home, uint32_t index)
 static void put_cached(struct weir__home *home, uint32_t index, void *block)
 {
 	struct weir__cache *cache = &home->heap.cache[index];
+	top_spill(cache);
 	uint32_t count = cache->count;
-	if (cache->top == block) {
+	if (cache->slots[count] == block) {
 		weir__report("freed twice", block);
 		return;
 	}
@@ -317,8 +316,7 @@ static void put_cached(struct weir__home *home, uint32_t index, void *block)
 		uint32_t high = count + mark_step(cache);
 		cache->high = high < cache->cap ? high : cache->cap;
 	}
-	cache->slots[count] = cache->top;
-	cache->top = block;
+	cache->slots[count + 1] = block;
 	WEIR__SET(cache->count, count + 1);
 }
 
