@@ -162,4 +162,4 @@ $B/tests/switch_alone: tests/switch_alone.c runtime/switch_$(ARCH).S Makefile | 
 .SECONDARY:
 .PHONY: all lib preload-smoke examples bench-build rivals deps demo test test-examples check-asan check-tsan check-valgrind bench \
 	layers symbols headers doc-examples lint cross cross-objects install uninstall clean help
--include $(wildcard $B/*/*.d)
+-include $(wildcard $B/*/*.d $B/*/*/*.d)
