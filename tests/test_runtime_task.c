@@ -622,6 +622,27 @@ START_TEST(options_of_other_versions_are_understood)
 }
 END_TEST
 
+START_TEST(a_runtime_checks_its_options)
+{
+	struct {
+		struct weir_run_opts opts;
+		char more[16];
+	} longer = { .opts = { .fn = count_up, .workers = 1 } };
+	struct weir_run_opts opts = { .fn = count_up, .workers = 99999 };
+
+	longer.opts.size = sizeof longer;
+	ck_assert_int_eq(weir_run_with(&longer.opts), 0);
+	longer.more[15] = 1;
+	ck_assert_int_eq(weir_run_with(&longer.opts), -E2BIG);
+	opts.size = offsetof(struct weir_run_opts, workers); /* an older program */
+	ck_assert_int_eq(weir_run_with(&opts), 0);
+	ck_assert_int_eq(weir_run(NULL, NULL), -EINVAL);
+	ck_assert_int_eq(weir_run(count_up, NULL, .workers = 99999), -EINVAL);
+	ck_assert_int_eq(weir_run(count_up, NULL, .driver = "none"), -EINVAL);
+	ck_assert_uint_eq(ran, 2);
+}
+END_TEST
+
 /* ---- Runtimes ------------------------------------------------------------------------------- */
 
 static int run_nested(void *arg)
@@ -714,6 +735,7 @@ Suite *runtime_task_suite(void)
 	tcase_add_loop_test(more, a_yielding_task_keeps_nothing_else_waiting, 0, 3);
 	tcase_add_loop_test(more, tasks_run_on_the_worker_asked_for, 1, 9);
 	tcase_add_test(more, a_scope_of_another_worker_takes_no_tasks);
+	tcase_add_test(more, a_runtime_checks_its_options);
 	tcase_add_test(more, one_runtime_after_another_leaves_nothing_open);
 	tcase_add_test(more, two_runtimes_run_side_by_side);
 	suite_add_tcase(suite, more);
