@@ -28,6 +28,13 @@
 /* How often a stress loop goes round: less where every access is checked. */
 #define ROUNDS(n) (TESTS_SLOW ? ((n) + 19) / 20 : (n))
 
+/* For loops: Check writes down every assertion that is passed, which takes microseconds. */
+#define expect(condition)                                                                          \
+	do {                                                                                       \
+		if (!(condition))                                                                  \
+			ck_abort_msg("%s", #condition);                                            \
+	} while (0)
+
 /* Runs fn(arg) on so many workers; it must end well. */
 #define run_on(count, fn, arg)                                                                     \
 	ck_assert_int_eq(weir_run((fn), (arg), .workers = (count), .signals_ignored = true), 0)

@@ -42,7 +42,7 @@ static int ask(void *arg)
 		if (random_next(&seed) % 8 == 0)
 			compute((int64_t)(random_next(&seed) % 3000));
 		TRY(weir_chan_recv(back, &got));
-		ck_assert_int_eq(got, i);
+		expect(got == i);
 	}
 	weir_chan_close(there);
 	return 0;
@@ -162,7 +162,7 @@ static int receive_foreign(void *arg)
 	if (pthread_create(&thread, NULL, foreign_sender, chan))
 		return -EAGAIN;
 	while ((err = weir_chan_recv(chan, &item)) == 0)
-		ck_assert_int_eq(item, expected++);
+		expect(item == expected++);
 	ck_assert_int_eq(err, -EPIPE);
 	ck_assert_int_eq(expected, ROUNDS(20000));
 	return pthread_join(thread, NULL);
