@@ -218,6 +218,16 @@ WEIR_API void weir_free_sized(void *block, size_t size);
 /* The bytes that may be used in `block`; 0 for NULL. */
 WEIR_API size_t weir_usable_size(const void *block);
 
+/* ---- Threads that are no workers ------------------------------------------------------------ */
+
+/*
+ * Gives the calling thread a heap of its own, for threads that the runtime did not start and that
+ * allocate a lot: without one they share a heap behind a lock. It is handed on when the thread
+ * exits, or by weir_thread_detach(). Returns 0 or -ENOMEM. Blocks are unaffected by either.
+ */
+WEIR_API WEIR_MUST int weir_thread_attach(void);
+WEIR_API void weir_thread_detach(void);
+
 /* ---- Typed pools ---------------------------------------------------------------------------- */
 
 /* Opaque but for the index, which weir_pool_get() and weir_pool_put() inline. */

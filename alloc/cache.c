@@ -18,7 +18,8 @@
 enum {
 	BATCH_MAX = 64,
 	BATCH_BYTES_MAX = 64 << 10,
-	EVENTS_PER_LOOK = 4, /* refills and flushes that end a pool's epoch early */
+	MISSES_PER_TURN = 64, /* of a thread that is no worker */
+	EVENTS_PER_LOOK = 4,  /* refills and flushes that end a pool's epoch early */
 };
 
 /* How far a mark moves at once: water marks are that exact. */
@@ -289,6 +290,8 @@ static void *get_cached(struct weir__home *home, uint32_t index)
 void *weir__home_get(struct weir__home *home, uint32_t index)
 {
 	weir__home_sync_mode(home);
+	if (home->turns_itself && ++home->misses_seen % MISSES_PER_TURN == 0)
+		weir__heap_turn(weir__os_now());
 	struct weir__cache *cache = &home->heap.cache[index];
 	if (cache->cap == 0)
 		cache_open(home, index);

@@ -210,6 +210,7 @@ void weir__heap_detach(void)
 	while (weir__remote_waiting(home))
 		weir__remote_drain(home);
 	home->wake = NULL;
+	home->turns_itself = false;
 	weir__stacks_drop(home);
 	for (uint32_t i = 1; i < home->bins_end; i++)
 		weir__cache_close(home, i);
@@ -222,6 +223,50 @@ void weir__heap_detach(void)
 bool weir__home_may_grow(const struct weir__home *home)
 {
 	return home->level == WEIR_MEM_NONE;
+}
+
+/* ---- Threads that are no workers ------------------------------------------------------------ */
+
+static pthread_key_t exit_key;
+static pthread_once_t exit_key_once = PTHREAD_ONCE_INIT;
+static int exit_key_err;
+
+static void thread_exits(void *arg)
+{
+	(void)arg;
+	weir__heap_detach();
+}
+
+static void make_exit_key(void)
+{
+	exit_key_err = pthread_key_create(&exit_key, thread_exits);
+}
+
+int weir_thread_attach(void)
+{
+	if (weir__home_self() != NULL)
+		return 0;
+	pthread_once(&exit_key_once, make_exit_key);
+	if (exit_key_err != 0)
+		return -ENOMEM;
+	int err = weir__heap_attach();
+	if (err < 0)
+		return err;
+	if (pthread_setspecific(exit_key, weir__heap_self) != 0) {
+		weir__heap_detach();
+		return -ENOMEM;
+	}
+	weir__home_self()->turns_itself = true;
+	return 0;
+}
+
+void weir_thread_detach(void)
+{
+	struct weir__home *home = weir__home_self();
+	if (home == NULL || !home->turns_itself)
+		return; /* a worker's is the runtime's business */
+	(void)pthread_setspecific(exit_key, NULL);
+	weir__heap_detach();
 }
 
 /* ---- The turn ------------------------------------------------------------------------------- */

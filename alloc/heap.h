@@ -198,6 +198,8 @@ struct weir__home {
 	int64_t now_ns;	       /* of the last turn */
 	int64_t epoch_ns;      /* when the next epoch begins */
 	uint32_t level;	       /* of memory pressure, as of the last epoch */
+	bool turns_itself;     /* no worker's loop does it: every so many misses do */
+	uint32_t misses_seen;  /* for that */
 	bool reclaiming;       /* a reclaimer runs: allocations fail */
 	int64_t stage_ns;      /* when the stage of the level is due again */
 	uint64_t compact_seen; /* calls of weir_mem_compact() it has answered */

@@ -470,6 +470,59 @@ START_TEST(threads_that_come_and_go_share_a_heap)
 }
 END_TEST
 
+static void *leave_without_a_word(void *blocks)
+{
+	ck_assert_int_eq(weir_thread_attach(), 0);
+	ck_assert_int_eq(weir_thread_attach(), 0);
+	for (int i = 0; i < 10; i++) /* too few to be sent at once */
+		weir_free(((void **)blocks)[i]);
+	for (int i = 0; i < 10; i++)
+		((void **)blocks)[i] = weir_alloc(100);
+	return NULL;
+}
+
+START_TEST(an_attached_thread_that_exits_leaves_nothing_behind)
+{
+	void *blocks[10];
+	attach();
+	for (int i = 0; i < 100; i++) {
+		pthread_t thread;
+		for (int k = 0; k < 10; k++)
+			blocks[k] = weir_alloc(200);
+		pthread_create(&thread, NULL, leave_without_a_word, blocks);
+		pthread_join(thread, NULL);
+		(void)weir__heap_idle(weir__os_now());
+		ck_assert_uint_eq(blocks_in_use(), 10);
+		for (int k = 0; k < 10; k++)
+			weir_free(blocks[k]);
+		weir__heap_turn(weir__os_now());
+		ck_assert_uint_eq(blocks_in_use(), 0);
+	}
+	ck_assert_uint_eq(weir__home_count, 2);
+	weir_thread_detach(); /* not a worker's business */
+	ck_assert_ptr_nonnull(weir__home_self());
+}
+END_TEST
+
+static void *churn_attached(void *arg)
+{
+	(void)arg;
+	ck_assert_int_eq(weir_thread_attach(), 0);
+	churn(3, 300000);
+	weir_thread_detach();
+	ck_assert_ptr_null(weir__home_self());
+	return NULL;
+}
+
+START_TEST(an_attached_thread_needs_no_loop)
+{
+	pthread_t thread;
+	pthread_create(&thread, NULL, churn_attached, NULL);
+	pthread_join(thread, NULL);
+	ck_assert_uint_eq(blocks_in_use(), 0);
+}
+END_TEST
+
 static void *churn_forever(void *stop)
 {
 	attach();
@@ -654,6 +707,8 @@ Suite *alloc_heap_suite(void)
 	tcase_add_test(threads, blocks_outlive_the_worker_that_allocated_them);
 	tcase_add_test(threads, threads_that_free_each_others_blocks_lose_none);
 	tcase_add_test(threads, threads_that_come_and_go_share_a_heap);
+	tcase_add_test(threads, an_attached_thread_that_exits_leaves_nothing_behind);
+	tcase_add_test(threads, an_attached_thread_needs_no_loop);
 	if (plain)
 		tcase_add_test(threads, a_child_forked_at_any_moment_allocates);
 	suite_add_tcase(s, threads);
