@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "io/buffer_ring.h"
+#include "io/multishot.h"
 #include "io/uring_compat.h"
 #include "runtime/fatal.h"
 
@@ -725,7 +726,8 @@ static int find_features(struct ring *ring, const struct weir__config *config)
 	ring->has_accept_multi = has_op(probe, IORING_OP_SOCKET) && !(mask & WEIR__URING_ACCEPT_MULTI);
 	ring->has_buffers = has_op(probe, IORING_OP_SOCKET) && !(mask & WEIR__URING_BUFRING);
 	ring->has_recv_multi = ring->has_buffers && has_op(probe, IORING_OP_SEND_ZC) &&
-			       !(mask & WEIR__URING_RECV_MULTI);
+			       !(mask & WEIR__URING_RECV_MULTI) &&
+			       weir__multishot_hears_the_end(&ring->uring);
 	/* a slot without FIXED_FD_INSTALL would be a connection whose peer cannot be asked for */
 	ring->io.accepts_direct = ring->has_buffers && !(mask & WEIR__URING_FIXED) &&
 				  has_op(probe, WEIR__URING_OP_FIXED_FD_INSTALL);
