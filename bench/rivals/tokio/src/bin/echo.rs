@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 //! A TCP echo server as Tokio's documentation writes it: accept, spawn, read, write_all.
 //!
 //! usage: tokio_echo PORT [multi_thread|current_thread]

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 //! Tokio's side of bench_runtime.c: the same loops, one for one, printed as the same CSV.
 //!
 //! usage: tokio_micro [current_thread|multi_thread|multi_thread_2] [ROUNDS]
