@@ -371,8 +371,7 @@ static void *get(uint32_t index)
 void *weir__alloc_exact(size_t room, size_t size, void *site)
 {
 	void *block = get(weir_size_class(room) + 1);
-	bool window_full = block == NULL && room > WEIR__UNIT_BYTES &&
-			   weir__config.mem_limit == 0 && weir__mode == 0;
+	bool window_full = block == NULL && room > WEIR__UNIT_BYTES && weir__mode == 0;
 	if (window_full && !weir__fault()) /* the machine may not be */
 		return weir__large_alloc(size, WEIR__UNIT_BYTES);
 	weir__watch_alloc(block, size, weir_class_size(weir_size_class(room)));

@@ -22,7 +22,11 @@
 #define LOOK_NS	 (1000 * WEIR__MS)
 #define DWELL_NS (2000 * WEIR__MS)
 
-enum { HYSTERESIS = 50, FILE_BYTES = 8192 };
+enum {
+	HYSTERESIS = 50,
+	FILE_BYTES = 8192,
+	SAFETY_SHARE = 16, /* of the cgroup's limit stays free: page tables, sockets, the rest */
+};
 
 /* Thousandths at which a level begins. */
 static const unsigned begins[] = { 0, 700, 800, 900, 970 };
@@ -31,6 +35,7 @@ _Atomic uint32_t weir__level;
 _Atomic uint64_t weir__level_raises;
 
 static _Atomic int64_t look_ns;
+static _Atomic uint64_t cgroup_allows; /* bytes of all heaps, as of the last look; 0: no limit */
 static int64_t lowered_ns;
 static _Atomic bool forced;
 
@@ -62,9 +67,17 @@ uint64_t weir__committed(void)
 	return (units << WEIR__UNIT_SHIFT) + weir__large_bytes();
 }
 
+/* The process's own limit or what the cgroup leaves the heaps, whichever is less; 0: neither. */
+static uint64_t limit_now(void)
+{
+	uint64_t own = weir__config.mem_limit;
+	uint64_t left = atomic_load_explicit(&cgroup_allows, memory_order_relaxed);
+	return own == 0 || (left != 0 && left < own) ? left : own;
+}
+
 bool weir__within_limit(struct weir__home *home, uint64_t bytes)
 {
-	uint64_t limit = weir__config.mem_limit;
+	uint64_t limit = limit_now();
 	if (limit == 0 || weir__committed() + bytes <= limit)
 		return true;
 	if (home != NULL)
@@ -153,7 +166,14 @@ static unsigned cgroup_permille(void)
 		return 0;
 	uint64_t used = read_number(directory, two ? "memory.current" : "memory.usage_in_bytes");
 	uint64_t cache = droppable(directory);
-	return share(used > cache ? used - cache : 0, limit);
+	used = used > cache ? used - cache : 0;
+	uint64_t heaps = weir__committed();
+	uint64_t others = used > heaps ? used - heaps : 0;
+	uint64_t usable = limit - limit / SAFETY_SHARE;
+	/* an allocation is refused before the kernel kills for it */
+	atomic_store_explicit(&cgroup_allows, usable > others ? usable - others : 1,
+			      memory_order_relaxed);
+	return share(used, limit);
 }
 
 static double stalled(const char *text, const char *kind)

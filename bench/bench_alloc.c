@@ -10,10 +10,13 @@
  * by thread CPU time. Allocators take turns within a round, so that a slow minute of the machine is
  * everybody's. Rivals are put under the same malloc loops with LD_PRELOAD; the ones not installed
  * are left out. One operation is an alloc, a touch of the first and last byte (or a memset where
- * the name says so), and a free; `live` is how many blocks are out at a time.
+ * the name says so), and a free; `live` is how many blocks are out at a time. In "freed elsewhere"
+ * one thread allocates and another, on the other CPU, frees: there the time is that of the wall.
  */
 #define _GNU_SOURCE
+#include <pthread.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,10 +30,10 @@
 
 enum { ROUNDS_MAX = 31, LIVE_MAX = 1024 };
 
-static double thread_ns(void)
+static double clock_ns(clockid_t clock)
 {
 	struct timespec t;
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+	clock_gettime(clock, &t);
 	return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
 }
 
@@ -110,22 +113,99 @@ static inline void *libc_alloc(size_t size)
 LOOPS(weir, weir_alloc, weir_free)
 LOOPS(libc, libc_alloc, free)
 
+/* ---- Freed elsewhere ------------------------------------------------------------------------ */
+
+enum { BATCH = 256, BATCHES = 8 };
+
+/* A ring of batches: the producer fills, the consumer frees and empties. */
+static struct {
+	void *block[BATCHES][BATCH];
+	_Atomic size_t filled __attribute__((aligned(64)));
+	_Atomic size_t emptied __attribute__((aligned(64)));
+	size_t batches;
+	bool weir;
+} handoff;
+
+static void run_on(long cpu)
+{
+	cpu_set_t set;
+	CPU_ZERO(&set);
+	CPU_SET((size_t)cpu, &set);
+	(void)pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
+}
+
+static void *consume(void *arg)
+{
+	(void)arg;
+	run_on(0);
+	if (handoff.weir && weir_thread_attach() < 0)
+		exit(1);
+	for (size_t i = 0; i < handoff.batches; i++) {
+		while (atomic_load_explicit(&handoff.filled, memory_order_acquire) == i)
+			sched_yield();
+		for (size_t k = 0; k < BATCH; k++) {
+			if (handoff.weir)
+				weir_free(handoff.block[i % BATCHES][k]);
+			else
+				free(handoff.block[i % BATCHES][k]);
+		}
+		atomic_store_explicit(&handoff.emptied, i + 1, memory_order_release);
+	}
+	return NULL;
+}
+
+static void produce(size_t ops, bool weir)
+{
+	pthread_t consumer;
+	handoff.filled = handoff.emptied = 0;
+	handoff.batches = ops / BATCH;
+	handoff.weir = weir;
+	if (pthread_create(&consumer, NULL, consume, NULL) != 0)
+		exit(1);
+	for (size_t i = 0; i < handoff.batches; i++) {
+		while (i - atomic_load_explicit(&handoff.emptied, memory_order_acquire) == BATCHES)
+			sched_yield();
+		for (size_t k = 0; k < BATCH; k++) {
+			char *p = weir ? weir_alloc(64) : libc_alloc(64);
+			touch(p, 64);
+			handoff.block[i % BATCHES][k] = p;
+		}
+		atomic_store_explicit(&handoff.filled, i + 1, memory_order_release);
+	}
+	pthread_join(consumer, NULL);
+}
+
+static void elsewhere_weir(size_t ops, size_t live)
+{
+	(void)live;
+	produce(ops, true);
+}
+static void elsewhere_libc(size_t ops, size_t live)
+{
+	(void)live;
+	produce(ops, false);
+}
+
+/* ---- The loops ------------------------------------------------------------------------------ */
+
 typedef void (*loop_fn)(size_t ops, size_t live);
 
 static const struct loop {
 	const char *name;
 	loop_fn weir, libc;
 	size_t ops, live;
+	bool wall; /* its time is that of the wall */
 } loops[] = {
-	{ "64 B", fixed_weir, fixed_libc, 10000000, 1 },
-	{ "64 B, 1024 live", fixed_weir, fixed_libc, 10000000, 1024 },
-	{ "8-256 B mixed", mixed_weir, mixed_libc, 10000000, 1 },
-	{ "8-256 B mixed, 32 live", mixed_weir, mixed_libc, 10000000, 32 },
-	{ "1-5 KB", medium_weir, medium_libc, 10000000, 1 },
-	{ "1-5 KB, 32 live", medium_weir, medium_libc, 10000000, 32 },
-	{ "1-5 KB, 1024 live", medium_weir, medium_libc, 3000000, 1024 },
-	{ "1-5 KB memset", medium_clear_weir, medium_clear_libc, 3000000, 1 },
-	{ "64 KB-10 MB graded", graded_weir, graded_libc, 300000, 1 },
+	{ "64 B", fixed_weir, fixed_libc, 10000000, 1, false },
+	{ "64 B, 1024 live", fixed_weir, fixed_libc, 10000000, 1024, false },
+	{ "8-256 B mixed", mixed_weir, mixed_libc, 10000000, 1, false },
+	{ "8-256 B mixed, 32 live", mixed_weir, mixed_libc, 10000000, 32, false },
+	{ "1-5 KB", medium_weir, medium_libc, 10000000, 1, false },
+	{ "1-5 KB, 32 live", medium_weir, medium_libc, 10000000, 32, false },
+	{ "1-5 KB, 1024 live", medium_weir, medium_libc, 3000000, 1024, false },
+	{ "1-5 KB memset", medium_clear_weir, medium_clear_libc, 3000000, 1, false },
+	{ "64 KB-10 MB graded", graded_weir, graded_libc, 300000, 1, false },
+	{ "64 B freed elsewhere", elsewhere_weir, elsewhere_libc, 10000000, 2048, true },
 };
 enum { LOOPS_COUNT = sizeof(loops) / sizeof(*loops) };
 
@@ -145,22 +225,15 @@ static const struct rival {
 };
 enum { RIVALS_COUNT = sizeof(rivals) / sizeof(*rivals) };
 
-static void pin(void)
-{
-	cpu_set_t set;
-	CPU_ZERO(&set);
-	CPU_SET((size_t)sysconf(_SC_NPROCESSORS_ONLN) - 1, &set);
-	(void)sched_setaffinity(0, sizeof(set), &set);
-}
-
 static void measure(bool weir)
 {
 	for (size_t i = 0; i < LOOPS_COUNT; i++) {
 		loop_fn loop = weir ? loops[i].weir : loops[i].libc;
 		loop(loops[i].ops / 10, loops[i].live);
-		double before = thread_ns();
+		clockid_t clock = loops[i].wall ? CLOCK_MONOTONIC : CLOCK_THREAD_CPUTIME_ID;
+		double before = clock_ns(clock);
 		loop(loops[i].ops, loops[i].live);
-		printf("%f\n", (thread_ns() - before) / (double)loops[i].ops);
+		printf("%f\n", (clock_ns(clock) - before) / (double)loops[i].ops);
 	}
 }
 
@@ -173,7 +246,7 @@ static int measure_in_task(void *arg)
 
 static int be_measured(const char *name)
 {
-	pin();
+	run_on(sysconf(_SC_NPROCESSORS_ONLN) - 1);
 	if (strcmp(name, "weir") == 0)
 		return weir_run(measure_in_task, NULL, .workers = 1) < 0;
 	measure(false);

@@ -2,9 +2,13 @@
 /* Memory getting short: levels, stages, reclaimers of all sorts, movable objects, the limit. */
 #include <check.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "alloc/heap.h"
 
@@ -72,7 +76,7 @@ END_TEST
 /* ---- Stages --------------------------------------------------------------------------------- */
 
 enum { BLOCKS = 20000 };
-static void *block[BLOCKS];
+static void *block[BLOCKS], *more[BLOCKS * 5];
 
 static void fill_and_free(void)
 {
@@ -379,6 +383,67 @@ START_TEST(nearing_the_limit_raises_the_level)
 }
 END_TEST
 
+/* ---- A cgroup ------------------------------------------------------------------------------- */
+
+static const struct {
+	const char *directory, *limit;
+} cgroups[] = { { "/sys/fs/cgroup/memory/weir_test", "memory.limit_in_bytes" },
+		{ "/sys/fs/cgroup/weir_test", "memory.max" } };
+
+static bool write_to(const char *directory, const char *file, const char *text)
+{
+	char path[200];
+	snprintf(path, sizeof(path), "%s/%s", directory, file);
+	int fd = open(path, O_WRONLY);
+	bool written = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+	if (fd >= 0)
+		close(fd);
+	return written;
+}
+
+static void leave_cgroups(void) /* in the runner: the test's process is gone */
+{
+	rmdir(cgroups[0].directory);
+	rmdir(cgroups[1].directory);
+}
+
+static bool enter_cgroup(const char *limit_text)
+{
+	for (int i = 0; i < 2; i++) {
+		mkdir(cgroups[i].directory, 0755);
+		if (write_to(cgroups[i].directory, cgroups[i].limit, limit_text) &&
+		    write_to(cgroups[i].directory, "cgroup.procs", "0"))
+			return true;
+	}
+	return false;
+}
+
+START_TEST(in_a_cgroup_of_64_mb_nothing_is_killed)
+{
+	if (!enter_cgroup("67108864")) {
+		puts("skipped: no cgroup to be had");
+		return;
+	}
+	ck_assert_int_eq(weir__heap_attach(), 0);
+	now = weir__os_now();
+	for (int round = 0; round < 5; round++) {
+		size_t size = (size_t)1000 << (2 * round);
+		pass(2000); /* looks at the cgroup */
+		int n = 0;
+		while (n < BLOCKS * 5 && (more[n] = weir_alloc(size)) != NULL)
+			memset(more[n++], 1, size);
+		ck_assert_int_lt(n, BLOCKS * 5); /* refused, not killed */
+		ck_assert_uint_gt((size_t)n * size, 32u << 20);
+		pass(2000);
+		ck_assert_int_ge(weir_mem_level_get(), WEIR_MEM_HIGH);
+		while (n > 0)
+			weir_free(more[--n]);
+		pass(20000);
+	}
+	ck_assert_ptr_nonnull(weir_alloc(1 << 20));
+}
+END_TEST
+
 Suite *alloc_pressure_suite(void)
 {
 	Suite *s = suite_create("alloc_pressure");
@@ -410,5 +475,11 @@ Suite *alloc_pressure_suite(void)
 	tcase_add_test(within, the_limit_is_kept_and_service_goes_on);
 	tcase_add_test(within, nearing_the_limit_raises_the_level);
 	suite_add_tcase(s, within);
+	TCase *cgroup = tcase_create("cgroup");
+	tcase_set_timeout(cgroup, 20);
+	tcase_add_unchecked_fixture(cgroup, NULL, leave_cgroups);
+	if (!WEIR__ASAN && !WEIR__TSAN) /* whose own memory would not fit */
+		tcase_add_test(cgroup, in_a_cgroup_of_64_mb_nothing_is_killed);
+	suite_add_tcase(s, cgroup);
 	return s;
 }
