@@ -174,6 +174,49 @@ START_TEST(threads_that_are_no_workers_wake_a_worker)
 }
 END_TEST
 
+/*
+ * The sender never parks, so that its messages come when the receiver has just looked for some and
+ * is about to park.
+ */
+static int ask_spinning(void *arg)
+{
+	uint64_t seed = *(uint64_t *)arg;
+
+	for (int i = 0; i < trips; i++) {
+		int got = -1;
+		TRY(weir_chan_try_send(there, &i));
+		while (weir_chan_try_recv(back, &got) == -EAGAIN)
+			;
+		expect(got == i);
+		for (volatile uint64_t wait = random_next(&seed) % 4096; wait > 0; wait--)
+			;
+	}
+	weir_chan_close(there);
+	return 0;
+}
+
+static int ping_spinning(void *arg)
+{
+	weir_auto_chan own_there = weir_chan_new(sizeof(int), 1);
+	weir_auto_chan own_back = weir_chan_new(sizeof(int), 1);
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	there = own_there;
+	back = own_back;
+	TRY(weir_spawn(&scope, answer, NULL, .worker = WEIR_ON_WORKER(1)));
+	TRY(weir_spawn(&scope, ask_spinning, arg));
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(a_message_that_comes_while_parking_is_seen)
+{
+	uint64_t seed = test_seed();
+
+	trips = ROUNDS(100000);
+	run_on(2, ping_spinning, &seed);
+}
+END_TEST
+
 /* ---- Idleness ------------------------------------------------------------------------------- */
 
 static void block_thread(int64_t ns)
@@ -254,6 +297,7 @@ Suite *runtime_park_suite(void)
 	/* the time limit is the watchdog: a lost wake-up is a hang */
 	tcase_set_timeout(wakes, 60);
 	tcase_add_test(wakes, ping_pong_between_workers_never_stalls);
+	tcase_add_test(wakes, a_message_that_comes_while_parking_is_seen);
 	tcase_add_test(wakes, millions_of_messages_both_ways_all_arrive);
 	tcase_add_test(wakes, a_worker_is_woken_while_the_sender_computes);
 	tcase_add_test(wakes, threads_that_are_no_workers_wake_a_worker);
