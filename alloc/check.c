@@ -118,6 +118,13 @@ void weir__check_move(struct weir__home *home, void *from, void *to, bool moved)
 	(moved ? a : b)->size = 0;
 }
 
+void weir__check_received(const struct weir__home *home, void *block)
+{
+	size_t size = weir__check_size(home, block);
+	if (weir__config.debug >= 2 && size < sizeof(struct weir__returned))
+		memset((char *)block + size, canary(), sizeof(struct weir__returned) - size);
+}
+
 /* Puts it into the quarantine and returns the one that has been there longest, or NULL. */
 static void *wait_in_turn(struct weir__home *home, void *block)
 {

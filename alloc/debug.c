@@ -135,6 +135,9 @@ void weir__watch_room(void *block, size_t room)
 void weir__watch_link(void *block)
 {
 	(void)block;
+#if WEIR__ASAN
+	ASAN_UNPOISON_MEMORY_REGION(block, sizeof(struct weir__returned));
+#endif
 #ifdef HAVE_VALGRIND
 	(void)VALGRIND_MAKE_MEM_DEFINED(block, sizeof(struct weir__returned));
 #endif

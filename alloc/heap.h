@@ -498,7 +498,7 @@ bool weir__watched(void);
 void weir__watch_alloc(void *block, size_t bytes, size_t room);
 void weir__watch_room(void *block, size_t room);
 
-/* The words of a block that carry its way home may be read, whatever they are. */
+/* The words of a block that carry its way home may be read and written, whatever they are. */
 void weir__watch_link(void *block);
 
 /* The allocator takes a block for itself. */
@@ -517,6 +517,9 @@ void weir__check_alloc(void *block, size_t size, void *site);
 
 /* The size asked for; 0: not known, or not out. */
 size_t weir__check_size(const struct weir__home *home, const void *block);
+
+/* Puts back the pattern that the way home of a very small block has overwritten. */
+void weir__check_received(const struct weir__home *home, void *block);
 
 /*
  * True when *block may be used again: it may be another one by then, that has waited longer. The

@@ -121,6 +121,8 @@ static void receive(struct weir__home *home, struct weir__returned *block)
 {
 	uint32_t index = weir__span_pool(home, block);
 	block->mark = 0;
+	if (weir__config.debug > 0)
+		weir__check_received(home, block);
 	WEIR__ADD(home->bins[index].remote_frees, 1);
 	weir__home_put(home, index, block);
 }
