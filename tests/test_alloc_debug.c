@@ -117,7 +117,9 @@ END_TEST
 
 static __attribute__((noinline)) void *leak_here(size_t size)
 {
-	return weir_alloc(size);
+	void *block = weir_alloc(size);
+	__asm__ volatile("" : "+r"(block)); /* no tail call: the site is in here */
+	return block;
 }
 
 static char report[4000];
