@@ -61,7 +61,10 @@ test-examples: examples bench-build  ## the examples, driven by curl, wrk, redis
 check-asan:  ## the tests under AddressSanitizer and UBSan
 	$(Q)CK_TIMEOUT_MULTIPLIER=5 $(MAKE) --no-print-directory SAN=address,undefined test
 check-tsan:  ## the tests under ThreadSanitizer (which needs the old address layout: setarch -R)
-	$(Q)CK_TIMEOUT_MULTIPLIER=10 $(MAKE) --no-print-directory SAN=thread RUN='setarch -R' test
+	$(Q)CK_TIMEOUT_MULTIPLIER=10 CK_EXCLUDE_TAGS=slow TSAN_OPTIONS=atexit_sleep_ms=0 \
+		$(MAKE) --no-print-directory SAN=thread RUN='setarch -R' test
+model:  ## the lock-free pieces, model-checked with spin
+	$(Q)tests/model/run.sh
 # Memcheck does not see what the kernel writes through a ring; leaks are AddressSanitizer's part.
 check-valgrind: $B/have-test $B/tests/run  ## the tests tagged fast under memcheck, on epoll
 	$(Q)printf '%s\n' $(SUITES) | CK_TIMEOUT_MULTIPLIER=20 CK_INCLUDE_TAGS=fast WEIR_DRIVER=epoll \
@@ -69,6 +72,8 @@ check-valgrind: $B/have-test $B/tests/run  ## the tests tagged fast under memche
 rivals: bench-build  ## bench-build and the rivals in Rust (cargo; fetches crates once)
 	$(Q)for m in bench/rivals/*/Cargo.toml; do d=$${m%/*}; cargo build -q --release --locked \
 		--manifest-path $$m --target-dir $B/bench/$${d##*/} || exit 1; done
+	$(Q)cargo build -q --release --locked --features mimalloc --manifest-path bench/rivals/tokio/Cargo.toml \
+		--target-dir $B/bench/tokio-mimalloc
 bench: bench-build  ## the microbenchmarks
 	$(Q)for b in $(filter $B/bench/bench_%,$(BENCHES)); do $$b || exit 1; done
 
@@ -161,5 +166,5 @@ $B/tests/switch_alone: tests/switch_alone.c runtime/switch_$(ARCH).S Makefile | 
 
 .SECONDARY:
 .PHONY: all lib preload-smoke examples bench-build rivals deps demo test test-examples check-asan check-tsan check-valgrind bench \
-	layers symbols headers doc-examples lint cross cross-objects install uninstall clean help
+	layers symbols headers doc-examples lint model cross cross-objects install uninstall clean help
 -include $(wildcard $B/*/*.d $B/*/*/*.d)
