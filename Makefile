@@ -30,7 +30,7 @@ TESTS   := $(patsubst %.c,$B/%.o,$(wildcard tests/main.c tests/test_*.c))
 CFLAGS  ?= -O2 -g
 WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla \
            $(if $(CI),-Werror)
-BASE    := -std=gnu11 $(CFLAGS) -fno-omit-frame-pointer -pthread -MMD -MP \
+BASE    := -std=gnu11 $(CFLAGS) -fno-omit-frame-pointer -momit-leaf-frame-pointer -pthread -MMD -MP \
            $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all) \
            $(if $(findstring thread,$(SAN)),$(if $(findstring clang,$(CC)),,-Wno-tsan))
 LIBFLAGS := $(BASE) $(WARN) -fPIC -fvisibility=hidden -ftls-model=initial-exec -D_GNU_SOURCE= -I. -I$B/include

@@ -318,7 +318,14 @@ WEIR_API WEIR_NONNULL void weir_buf_release(weir_buf *buf);
 /* A second lease on the same block: both views see the same bytes until each is released. */
 WEIR_API WEIR_NONNULL void weir_buf_share_view(const weir_buf *buf, weir_buf *ret);
 
-#define weir_auto_buf WEIR_CLEANUP(weir_buf_release) weir_buf
+/* The end of a weir_auto_buf: most have handed their lease on by then. */
+static inline void weir__buf_cleanup(weir_buf *buf)
+{
+	if (buf->block)
+		weir_buf_release(buf);
+}
+
+#define weir_auto_buf WEIR_CLEANUP(weir__buf_cleanup) weir_buf
 
 /* ---- Pressure ------------------------------------------------------------------------------- */
 

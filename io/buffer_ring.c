@@ -96,10 +96,11 @@ int weir__buffer_ring_fill(struct weir__buffer_ring *group)
 		if (err < 0)
 			return err;
 	}
-	while (group->in_ring + group->lent < group->target) {
+	while (group->circulating < group->target) {
 		struct weir__block *block = new_block(group);
 		if (!block)
 			break;
+		group->circulating++;
 		lend(group, block);
 	}
 	return group->in_ring > 0 ? 0 : -ENOMEM;
@@ -117,8 +118,10 @@ static struct weir__op *pop_starved(struct weir__buffer_ring *group)
 }
 
 /* More in circulation than wanted: the payload goes back to the heap. */
-static void retire(struct weir__buffer_ring *group, struct weir__block *block)
+static __attribute__((noinline)) void retire(struct weir__buffer_ring *group,
+					     struct weir__block *block)
 {
+	group->circulating--;
 	weir_free(block->base);
 	block->base = NULL;
 	block->next = group->free;
@@ -129,8 +132,7 @@ static void release(struct weir__block *block)
 {
 	struct weir__buffer_ring *group = block->owner;
 
-	group->lent--;
-	if (__builtin_expect(group->in_ring + group->lent >= group->target, 0)) {
+	if (__builtin_expect(group->circulating > group->target, 0)) {
 		retire(group, block);
 		return;
 	}
@@ -152,7 +154,7 @@ int weir__buffer_ring_starve(struct weir__buffer_ring *group, struct weir__op *o
 		group->restart(group, op);
 		return 0;
 	}
-	if (group->lent == 0)
+	if (group->circulating == group->in_ring)
 		return err;
 	op->queue_next = NULL;
 	op->is_waiting = true;

@@ -10,9 +10,9 @@
 #include "io/io_internal.h"
 
 /*
- * Buffers of one size. A buffer is a struct weir__block with a payload from the worker's heap; it is in
- * exactly one of: the kernel's ring (in_ring of them), a lease (lent), or free (its id on the free list,
- * no payload). in_ring + lent <= max. Owner worker only.
+ * Buffers of one size. A buffer is a struct weir__block with a payload from the worker's heap; it
+ * is in exactly one of: the kernel's ring (in_ring of them), a lease, or free (its id on the free
+ * list, no payload). circulating = in_ring + leases <= max. Owner worker only.
  */
 struct weir__buffer_ring {
 	struct io_uring *uring;
@@ -25,7 +25,7 @@ struct weir__buffer_ring {
 	size_t bytes;
 	unsigned entries;                /* power of two, slots of the ring */
 	unsigned in_ring;
-	unsigned lent;
+	unsigned circulating;
 	unsigned target;                 /* buffers we want in circulation; doubled when the ring ran dry */
 	unsigned ids_used;               /* ids handed out so far */
 	const struct weir__driver *driver;
@@ -48,7 +48,6 @@ static inline struct weir__block *weir__buffer_ring_take(struct weir__buffer_rin
 	struct weir__block *block = &group->blocks[id];
 
 	group->in_ring--;
-	group->lent++;
 	block->refs = 1;
 	return block;
 }

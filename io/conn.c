@@ -41,7 +41,8 @@ int weir__conn_pool_init(void)
 
 static bool is_busy(const weir_conn *conn)
 {
-	return conn->inside > 0 || conn->is_receiving || conn->is_sending;
+	return conn->inside > 0 || conn->is_receiving || conn->send_state == WEIR__SEND_LEASE ||
+	       conn->send_state == WEIR__SEND_CALLER;
 }
 
 static void wake_closer(weir_conn *conn)
@@ -54,16 +55,23 @@ static void wake_closer(weir_conn *conn)
 	weir__ready(conn->worker, closer, 0);
 }
 
+static __attribute__((noinline)) void leave_closer(weir_conn *conn)
+{
+	if (conn->inside > 0)
+		return;
+	weir__ready(conn->worker, conn->closer, 0);
+	conn->closer = NULL;
+}
+
 /*
  * A task that comes back from a park inside a call on `conn`. weir_conn_close() by another task waits for
  * it; the connection stays valid until this task parks again or ends.
  */
 static inline void leave(weir_conn *conn)
 {
-	if (--conn->inside == 0 && conn->closer) {
-		weir__ready(conn->worker, conn->closer, 0);
-		conn->closer = NULL;
-	}
+	conn->inside--;
+	if (__builtin_expect(conn->closer != NULL, 0))
+		leave_closer(conn);
 }
 
 static inline int run_op(weir_conn *conn, struct weir__op *op)
@@ -84,6 +92,7 @@ static void enqueue(weir_conn *conn, struct weir__block *block)
 	*conn->queue_tail = block;
 	conn->queue_tail = &block->next;
 	conn->queued++;
+	conn->is_drained = false;
 }
 
 static struct weir__block *dequeue(weir_conn *conn)
@@ -125,8 +134,6 @@ static inline void wake_reader(weir_conn *conn, int result)
 {
 	struct weir__task *reader = conn->reader;
 
-	if (!reader)
-		return;
 	conn->reader = NULL;
 	weir__ready(conn->worker, reader, result);
 }
@@ -145,7 +152,7 @@ static void recv_ended(weir_conn *conn, struct weir__op *op)
 		take_end(conn, op->res);
 	if (conn->closer)
 		wake_closer(conn);
-	else if (conn->end)
+	else if (conn->reader && conn->end)
 		wake_reader(conn, conn->end == WEIR__CONN_EOF ? 0 : conn->end);
 	else if (conn->reader)
 		start_recv(conn); /* it ended with nothing for the reader who waits */
@@ -159,28 +166,43 @@ static inline void lend(weir_buf *to, struct weir__block *block)
 	to->block = block;
 }
 
-/* To the reader who waits, else to the queue. */
-static void recv_done(struct weir__op *op)
+static __attribute__((noinline)) void recv_done_oddly(struct weir__op *op)
 {
 	weir_conn *conn = op->owner;
 	struct weir__block *block = op->block;
 
 	conn->is_receiving = op->more;
-	if (__builtin_expect(block != NULL, 1)) {
+	conn->is_drained = conn->is_drained && op->more;
+	if (block) {
 		block->len = (size_t)op->res;
-		if (__builtin_expect(conn->reader != NULL, 1)) {
+		if (conn->reader) {
 			lend(conn->into, block);
 			wake_reader(conn, op->res);
 		} else {
 			enqueue(conn, block);
 		}
-		if (__builtin_expect(block->len == block->cap || conn->is_odd ||
-					     conn->queued >= conn->lend_max,
-				     0))
+		if (block->len == block->cap || conn->is_odd || conn->queued >= conn->lend_max)
 			look_closer(conn, op, block);
 	}
-	if (__builtin_expect(!op->more, 0))
+	if (!op->more)
 		recv_ended(conn, op);
+}
+
+/* To the reader who waits, else to the queue. The common case is a leaf function. */
+static void recv_done(struct weir__op *op)
+{
+	weir_conn *conn = op->owner;
+	struct weir__block *block = op->block;
+
+	if (__builtin_expect(!block || !op->more || !conn->reader || conn->is_odd ||
+				     (size_t)op->res == block->cap,
+			     0)) {
+		recv_done_oddly(op);
+		return;
+	}
+	block->len = (size_t)op->res;
+	lend(conn->into, block);
+	wake_reader(conn, op->res);
 }
 
 /* Arms the receive operation. It may complete at once (poll.c). */
@@ -223,10 +245,11 @@ static inline int may_park(const weir_conn *conn, struct weir__worker *self)
 	return weir__interrupted(self, self->current);
 }
 
-/* When there is something to take, or the stream has ended, or nothing is armed yet. */
-static __attribute__((noinline)) ssize_t take_lease(struct weir__worker *self, weir_conn *conn,
-						    weir_buf *into)
+/* The next lease of the stream into *into, which is empty. Its length, 0 at the end, or -errno. */
+static ssize_t next_lease(struct weir__worker *self, weir_conn *conn, weir_buf *into)
 {
+	if (conn->is_closing || conn->reader)
+		return conn->is_closing ? -ECANCELED : -EBUSY;
 	if (!conn->queue && !conn->end && !conn->is_receiving)
 		start_recv(conn);
 	if (conn->queue) {
@@ -236,29 +259,19 @@ static __attribute__((noinline)) ssize_t take_lease(struct weir__worker *self, w
 	}
 	if (conn->end)
 		return conn->end == WEIR__CONN_EOF ? 0 : conn->end;
+	conn->is_drained = true;
 	return await_arrival(self, conn, into);
 }
 
-/* The next lease of the stream into *into, which is empty. Its length, 0 at the end, or -errno. */
-static inline ssize_t next_lease(struct weir__worker *self, weir_conn *conn, weir_buf *into)
-{
-	if (__builtin_expect(conn->is_closing || conn->reader, 0))
-		return conn->is_closing ? -ECANCELED : -EBUSY;
-	if (__builtin_expect(conn->is_receiving && !conn->queue, 1))
-		return await_arrival(self, conn, into);
-	return take_lease(self, conn, into);
-}
-
-ssize_t weir_recv(weir_conn *conn, weir_buf *ret)
+static __attribute__((noinline)) ssize_t recv_oddly(weir_conn *conn, weir_buf *ret)
 {
 	struct weir__worker *self = weir__worker_self();
 
-	if (ret->block)
-		weir_buf_release(ret);
+	weir_buf_release(ret);
 	int err = may_park(conn, self);
 	if (err < 0)
 		return err;
-	if (__builtin_expect(conn->front.block != NULL, 0)) {
+	if (conn->front.block) {
 		*ret = conn->front;
 		conn->front.block = NULL;
 		return (ssize_t)ret->len;
@@ -266,10 +279,25 @@ ssize_t weir_recv(weir_conn *conn, weir_buf *ret)
 	return next_lease(self, conn, ret);
 }
 
+ssize_t weir_recv(weir_conn *conn, weir_buf *ret)
+{
+	struct weir__worker *self = weir__worker_self();
+
+	if (__builtin_expect(conn->worker != self || !conn->is_drained || conn->reader ||
+				     ret->block || !weir__is_calm(self, self->current),
+			     0))
+		return recv_oddly(conn, ret);
+	return await_arrival(self, conn, ret);
+}
+
 /* Makes conn->front hold unread bytes. Positive, 0 at the end of the stream, or -errno. */
 static ssize_t fill_front(struct weir__worker *self, weir_conn *conn)
 {
-	return conn->front.block ? 1 : next_lease(self, conn, &conn->front);
+	if (conn->front.block)
+		return 1;
+	ssize_t n = next_lease(self, conn, &conn->front);
+	conn->is_drained = false;
+	return n;
 }
 
 static void consume_front(weir_conn *conn, size_t n)
@@ -340,25 +368,36 @@ static void wake_writer(weir_conn *conn, int result)
 	weir__ready(conn->worker, writer, result);
 }
 
-static void send_done(struct weir__op *op)
+/* Broken, short, or awaited. */
+static __attribute__((noinline)) void send_done_oddly(struct weir__op *op)
 {
 	weir_conn *conn = op->owner;
 	bool is_short = op->res > 0 && (size_t)op->res < op->len;
 
-	if (__builtin_expect(is_short && !conn->is_closing, 0)) {
+	if (is_short && !conn->is_closing) {
 		op->data = (char *)op->data + op->res;
 		op->len -= (size_t)op->res;
 		if (!conn->io->ops->start(conn->io, op))
 			return;
 	}
-	if (__builtin_expect(op->res < 0, 0))
-		conn->send_error = op->res;
-	conn->is_sending = false;
+	conn->send_state = op->res < 0 ? WEIR__SEND_BROKEN : WEIR__SEND_IDLE;
+	conn->send_error = op->res;
 	weir__block_drop(conn->sent);
-	if (__builtin_expect(conn->writer != NULL, 0))
-		wake_writer(conn, 0);
-	if (__builtin_expect(conn->closer != NULL, 0))
+	wake_writer(conn, 0);
+	if (conn->closer)
 		wake_closer(conn);
+}
+
+static void send_done(struct weir__op *op)
+{
+	weir_conn *conn = op->owner;
+
+	if (__builtin_expect((size_t)op->res != op->len || conn->writer || conn->closer, 0)) {
+		send_done_oddly(op);
+		return;
+	}
+	conn->send_state = WEIR__SEND_IDLE;
+	weir__block_drop(conn->sent);
 }
 
 static void writer_abort(struct weir__task *task, int why)
@@ -374,27 +413,27 @@ static int await_sent(struct weir__worker *self, weir_conn *conn, int64_t until_
 {
 	int err = 0;
 
-	if (conn->writer || (conn->is_sending && !conn->sent))
+	if (conn->writer || conn->send_state == WEIR__SEND_CALLER)
 		return -EBUSY;
-	if (conn->is_sending) {
+	if (conn->send_state == WEIR__SEND_LEASE) {
 		conn->writer = self->current;
 		conn->inside++;
 		err = weir__park_until(self, writer_abort, conn, until_ns);
 		leave(conn);
 	}
-	if (err == 0) {
+	if (err == 0 && conn->send_state == WEIR__SEND_BROKEN) {
 		err = conn->send_error;
-		conn->send_error = 0;
+		conn->send_state = WEIR__SEND_IDLE;
 	}
 	return err;
 }
 
 /* Before anything is sent: 0 when this task may. */
-static inline int may_send(struct weir__worker *self, weir_conn *conn)
+static int may_send(struct weir__worker *self, weir_conn *conn)
 {
 	int err = may_park(conn, self);
 
-	if (__builtin_expect(err == 0 && (conn->is_sending || conn->send_error), 0)) {
+	if (err == 0 && conn->send_state != WEIR__SEND_IDLE) {
 		err = await_sent(self, conn, INT64_MAX);
 		if (err == 0 && conn->is_closing)
 			err = -ECANCELED;
@@ -402,27 +441,48 @@ static inline int may_send(struct weir__worker *self, weir_conn *conn)
 	return err;
 }
 
-ssize_t weir_send(weir_conn *conn, weir_buf *buf)
+/* The lease goes to the driver, all of its 1 to SEND_BYTES_MAX bytes. Returns how many. */
+static inline ssize_t send_lease(weir_conn *conn, weir_buf *buf)
 {
-	struct weir__worker *self = weir__worker_self();
 	struct weir__op *op = &conn->send;
 	size_t len = buf->len;
-	int err = may_send(self, conn);
 
-	if (__builtin_expect(err < 0 || len == 0 || len > SEND_BYTES_MAX, 0)) {
-		ssize_t n = err < 0 ? err : weir_write(conn, buf->data, len);
-		weir_buf_release(buf);
-		return n;
-	}
 	op->data = buf->data;
 	op->len = len;
 	conn->sent = buf->block;
-	conn->is_sending = true;
+	conn->send_state = WEIR__SEND_LEASE;
 	*buf = (weir_buf)WEIR_BUF_INIT;
 	if (conn->io->ops->start(conn->io, op))
 		send_done(op);
-	weir__budget_spend(self);
 	return (ssize_t)len;
+}
+
+static __attribute__((noinline)) ssize_t send_oddly(weir_conn *conn, weir_buf *buf)
+{
+	struct weir__worker *self = weir__worker_self();
+	int err = may_send(self, conn);
+
+	if (err < 0 || buf->len == 0 || buf->len > SEND_BYTES_MAX) {
+		ssize_t n = err < 0 ? err : weir_write(conn, buf->data, buf->len);
+		weir_buf_release(buf);
+		return n;
+	}
+	ssize_t n = send_lease(conn, buf);
+	weir__budget_spend(self);
+	return n;
+}
+
+ssize_t weir_send(weir_conn *conn, weir_buf *buf)
+{
+	struct weir__worker *self = weir__worker_self();
+
+	if (__builtin_expect(conn->worker != self || conn->send_state != WEIR__SEND_IDLE ||
+				     buf->len - 1 >= SEND_BYTES_MAX || self->budget <= 0 ||
+				     !weir__is_calm(self, self->current),
+			     0))
+		return send_oddly(conn, buf);
+	self->budget--;
+	return send_lease(conn, buf);
 }
 
 /* One operation on the caller's memory, to its end. Returns the bytes sent, or -errno when none were. */
@@ -433,10 +493,9 @@ static ssize_t send_some(weir_conn *conn, const char *data, size_t len)
 	weir__op_init(&op, WEIR__OP_SEND, &conn->handle);
 	op.data = (void *)data;
 	op.len = len < SEND_BYTES_MAX ? len : SEND_BYTES_MAX;
-	conn->is_sending = true;
-	conn->sent = NULL;
+	conn->send_state = WEIR__SEND_CALLER;
 	ssize_t n = run_op(conn, &op);
-	conn->is_sending = false;
+	conn->send_state = WEIR__SEND_IDLE;
 	return n;
 }
 
@@ -566,13 +625,15 @@ void weir_conn_close(weir_conn *conn)
 		return;
 	WEIR_ASSERT(conn->worker == weir__worker_self());
 	conn->is_closing = true;
-	wake_reader(conn, -ECANCELED);
+	conn->is_drained = false;
+	if (conn->reader)
+		wake_reader(conn, -ECANCELED);
 	wake_writer(conn, -ECANCELED);
-	if (conn->is_sending && conn->sent)
+	if (conn->send_state == WEIR__SEND_LEASE)
 		linger(conn);
 	if (conn->is_receiving)
 		conn->io->ops->cancel(conn->io, &conn->recv);
-	if (conn->is_sending && conn->sent)
+	if (conn->send_state == WEIR__SEND_LEASE)
 		conn->io->ops->cancel(conn->io, &conn->send);
 	weir__handle_cancel(conn->io, &conn->handle);
 	if (is_busy(conn)) {

@@ -9,6 +9,13 @@
 
 enum { WEIR__CONN_EOF = 1 }; /* weir_conn.end: the peer has closed; < 0: how the stream broke */
 
+enum weir__send_state {
+	WEIR__SEND_IDLE,
+	WEIR__SEND_LEASE,  /* the lease of `sent` is with the driver */
+	WEIR__SEND_CALLER, /* a task sends from its own memory */
+	WEIR__SEND_BROKEN, /* the last lease was not sent; nobody has been told */
+};
+
 struct weir_conn {
 	struct weir__handle handle;
 	struct weir__io *io;
@@ -16,8 +23,8 @@ struct weir_conn {
 	struct weir__task *reader;       /* parked in weir_recv() and its kin; the queue is empty then */
 	weir_buf *into;                  /* the reader's: where its lease goes */
 	struct weir__task *writer;       /* parked until the lease in flight is sent */
-	struct weir__block *sent;        /* that lease's; NULL while a task sends from its own memory */
-	int send_error;                  /* how it ended, until somebody is told */
+	struct weir__block *sent;	 /* that lease's */
+	int send_error;			 /* how it ended; while send_state is BROKEN */
 	struct weir__block *queue;       /* arrived and not taken, oldest first */
 	struct weir__block **queue_tail;
 	uint16_t queued;
@@ -25,8 +32,14 @@ struct weir_conn {
 	uint8_t misfits;                 /* arrivals in a row that did not suit the buffer size */
 	uint8_t wants_group;
 	bool is_odd;                     /* buffer sizes are being looked at */
+	/*
+	 * Nothing has arrived that was not taken, the stream goes on and nobody closes it: whoever
+	 * wants to receive parks. True implies is_receiving; false only makes weir_recv() look
+	 * closer.
+	 */
+	bool is_drained;
 	bool is_receiving;               /* recv is with the driver */
-	bool is_sending;
+	uint8_t send_state;		 /* enum weir__send_state */
 	bool is_closing;
 	uint16_t inside;                 /* tasks parked in a call on it */
 	struct weir__task *closer;       /* parked until `inside` is 0 */

@@ -31,6 +31,7 @@ enum { GROUPS = 2, REAP_MAX = 256, SLOTS_FIRST = 64 };
  * ring woke us; our message to the worker in `slot` did not arrive; and that of a free slot.
  */
 enum { CODE_IGNORE = 0xfb, CODE_WAKE, CODE_MESSAGE, CODE_MESSAGE_LOST, CODE_NONE };
+_Static_assert(CODE_NONE == 0xff, "all bits: any code | CODE_NONE is CODE_NONE");
 
 /*
  * `key` is the high half of the user_data that belongs to the operation in the slot: 24 bits of generation, 8
@@ -45,7 +46,7 @@ struct slot {
 struct ring {
 	struct weir__io io;       /* first */
 	struct io_uring uring;
-	unsigned queued;          /* entries filled since the last submit */
+	unsigned full_at;	  /* the tail at which the submission queue is full */
 	unsigned enter_flags;     /* for every enter */
 	bool has_accept_multi;
 	bool has_recv_multi;
@@ -83,6 +84,12 @@ static uint64_t tag(const struct ring *ring, const struct weir__op *op)
 
 /* ---- Entering the kernel ------------------------------------------------------------------------ */
 
+/* Entries filled and not taken by the kernel. */
+static inline unsigned queued(const struct ring *ring)
+{
+	return ring->uring.sq.sqe_tail + ring->uring.sq.ring_entries - ring->full_at;
+}
+
 /* Publishes the queued entries and enters. The index array is the identity, laid out once at set-up. */
 static int enter(struct ring *ring, unsigned wait_count, struct io_uring_getevents_arg *arg)
 {
@@ -93,10 +100,12 @@ static int enter(struct ring *ring, unsigned wait_count, struct io_uring_geteven
 	/* release: the kernel reads the entries after it reads the tail */
 	__atomic_store_n(sq->ktail, sq->sqe_tail, __ATOMIC_RELEASE);
 	weir__count(&ring->io.driver.enters, 1);
-	int n = io_uring_enter2((unsigned)ring->uring.enter_ring_fd, ring->queued, wait_count, flags,
-				(sigset_t *)(void *)arg, arg ? sizeof *arg : _NSIG / 8);
-	if (n > 0)
-		ring->queued -= (unsigned)n;
+	int n = io_uring_enter2((unsigned)ring->uring.enter_ring_fd, queued(ring), wait_count,
+				flags, (sigset_t *)(void *)arg, arg ? sizeof *arg : _NSIG / 8);
+	if (n > 0) {
+		ring->full_at += (unsigned)n;
+		weir__count(&ring->io.driver.submissions, (unsigned)n);
+	}
 	return n;
 }
 
@@ -105,19 +114,16 @@ static inline struct io_uring_sqe *next_sqe(struct ring *ring)
 {
 	struct io_uring_sq *sq = &ring->uring.sq;
 
-	ring->queued++;
 	return &sq->sqes[sq->sqe_tail++ & sq->ring_mask];
 }
 
 /* An entry to fill; NULL when the kernel takes none off our hands now. */
 static inline struct io_uring_sqe *get_sqe(struct ring *ring)
 {
-	struct io_uring_sq *sq = &ring->uring.sq;
-
 	/* without SQPOLL the kernel takes entries only inside enter(): what is not queued is free */
-	if (__builtin_expect(ring->queued == sq->ring_entries, 0)) {
+	if (__builtin_expect(ring->uring.sq.sqe_tail == ring->full_at, 0)) {
 		(void)enter(ring, 0, NULL); /* a refusal shows in the next line */
-		if (ring->queued == sq->ring_entries)
+		if (ring->uring.sq.sqe_tail == ring->full_at)
 			return NULL;
 	}
 	return next_sqe(ring);
@@ -160,7 +166,7 @@ static inline void retire(struct ring *ring, struct weir__op *op)
 {
 	struct slot *slot = &ring->slots[op->slot];
 
-	slot->key = ((slot->key & ~0xffu) + 0x100) | CODE_NONE;
+	slot->key = (slot->key | CODE_NONE) + 0x100;
 }
 
 static void free_slot(struct ring *ring, struct weir__op *op)
@@ -230,9 +236,19 @@ static void fill_recv(struct ring *ring, struct weir__op *op, struct io_uring_sq
 	sqe->buf_group = ring->groups[op->group].id;
 }
 
-static inline void fill_send(struct weir__op *op, struct io_uring_sqe *sqe)
+/* The whole entry in wide stores; liburing's helper and mark() make one for each field. */
+static inline void fill_send(const struct weir__op *op, uint64_t user_data,
+			     struct io_uring_sqe *sqe)
 {
-	io_uring_prep_send(sqe, op->handle->fd, op->data, op->len, MSG_NOSIGNAL | MSG_WAITALL);
+	*sqe = (struct io_uring_sqe){
+		.opcode = IORING_OP_SEND,
+		.flags = op->handle->is_direct ? IOSQE_FIXED_FILE : 0,
+		.fd = op->handle->fd,
+		.addr = (uintptr_t)op->data,
+		.len = (uint32_t)op->len,
+		.msg_flags = MSG_NOSIGNAL | MSG_WAITALL,
+		.user_data = user_data,
+	};
 }
 
 /* What every entry has. */
@@ -241,7 +257,6 @@ static inline void mark(struct ring *ring, struct weir__op *op, struct io_uring_
 	if (op->handle->is_direct)
 		sqe->flags |= IOSQE_FIXED_FILE;
 	sqe->user_data = tag(ring, op);
-	weir__count(&ring->io.driver.submissions, 1);
 }
 
 static void fill(struct ring *ring, struct weir__op *op, struct io_uring_sqe *sqe)
@@ -253,8 +268,8 @@ static void fill(struct ring *ring, struct weir__op *op, struct io_uring_sqe *sq
 		fill_recv(ring, op, sqe);
 		break;
 	case WEIR__OP_SEND:
-		fill_send(op, sqe);
-		break;
+		fill_send(op, tag(ring, op), sqe);
+		return;
 	case WEIR__OP_ACCEPT:
 		fill_accept(ring, op, sqe);
 		break;
@@ -327,6 +342,8 @@ static __attribute__((noinline)) bool start_slowly(struct ring *ring, struct wei
 {
 	int err = 0;
 
+	op->more = false;
+	op->is_waiting = false;
 	if (op->code == WEIR__OP_RECV)
 		err = has_group(ring, op);
 	if (err == 0 && !op->has_slot)
@@ -344,27 +361,24 @@ static __attribute__((noinline)) bool start_slowly(struct ring *ring, struct wei
 	return false;
 }
 
-/* A connection's send is the common case: 40 instructions without a call. */
+/* A connection's send is the common case: 35 instructions without a call. */
 static bool ring_start(struct weir__io *io, struct weir__op *op)
 {
 	struct ring *ring = ring_of(io);
-	struct io_uring_sq *sq = &ring->uring.sq;
 
-	op->more = false;
-	op->is_waiting = false;
 	if (__builtin_expect(!op->has_slot || op->code != WEIR__OP_SEND || ring->waiting ||
-				     ring->queued == sq->ring_entries,
+				     ring->uring.sq.sqe_tail == ring->full_at,
 			     0))
 		return start_slowly(ring, op);
-	ring->slots[op->slot].key ^= CODE_NONE ^ WEIR__OP_SEND;
+	struct slot *slot = &ring->slots[op->slot];
+	uint32_t key = slot->key ^ CODE_NONE ^ WEIR__OP_SEND;
+	slot->key = key;
 	op->state = WEIR__OP_QUEUED;
-	struct io_uring_sqe *sqe = next_sqe(ring);
-	fill_send(op, sqe);
-	mark(ring, op, sqe);
+	fill_send(op, (uint64_t)key << 32 | op->slot, next_sqe(ring));
 	return false;
 }
 
-static inline void finish(struct ring *ring, struct weir__op *op, int res)
+static void finish(struct ring *ring, struct weir__op *op, int res)
 {
 	op->res = res;
 	op->block = NULL;
@@ -502,40 +516,65 @@ static void recv_by_hand(struct ring *ring, struct weir__op *op)
 	op->done(op);
 }
 
-static void on_recv(struct ring *ring, struct weir__op *op, const struct io_uring_cqe *cqe)
+/* A receive that brought nothing, or is done by hand. */
+static void on_empty_recv(struct ring *ring, struct weir__op *op, const struct io_uring_cqe *cqe)
 {
 	struct weir__buffer_ring *group = &ring->groups[op->group];
+	int err = cqe->res;
 
-	if (__builtin_expect(!ring->has_buffers, 0)) {
+	if (!ring->has_buffers) {
 		op->res = cqe->res;
 		recv_by_hand(ring, op);
 		return;
 	}
 	op->block = NULL;
 	if (cqe->flags & IORING_CQE_F_BUFFER)
-		op->block = weir__buffer_ring_take(group, cqe->flags >> IORING_CQE_BUFFER_SHIFT);
-	if (cqe->res <= 0 && op->block) {
-		weir__block_drop(op->block);
-		op->block = NULL;
-	}
+		weir__block_drop(
+			weir__buffer_ring_take(group, cqe->flags >> IORING_CQE_BUFFER_SHIFT));
 	op->socket_has_more = cqe->flags & IORING_CQE_F_SOCK_NONEMPTY;
-	if (cqe->res == -ENOBUFS) {
+	if (err == -ENOBUFS) {
 		weir__count(&ring->io.driver.recv_empty, 1);
-		int err = op->state == WEIR__OP_QUEUED ? weir__buffer_ring_starve(group, op)
-						       : -ECANCELED;
-		if (err < 0)
-			finish(ring, op, err);
-		return;
+		err = op->state == WEIR__OP_QUEUED ? weir__buffer_ring_starve(group, op)
+						   : -ECANCELED;
+		if (err == 0)
+			return;
 	}
+	finish(ring, op, err);
+}
+
+/* A buffer with data. */
+static inline void on_arrival(struct ring *ring, struct weir__op *op,
+			      const struct io_uring_cqe *cqe)
+{
+	op->block = weir__buffer_ring_take(&ring->groups[op->group],
+					   cqe->flags >> IORING_CQE_BUFFER_SHIFT);
 	op->res = cqe->res;
-	op->more = cqe->flags & IORING_CQE_F_MORE;
-	if (!op->more)
+	op->more = true;
+	if (__builtin_expect(!(cqe->flags & IORING_CQE_F_MORE), 0)) {
+		op->more = false;
+		op->socket_has_more = cqe->flags & IORING_CQE_F_SOCK_NONEMPTY;
 		end(ring, op);
+	}
 	op->done(op);
 }
 
+/* All but a connection's send and what brings it data. */
+static __attribute__((noinline)) void on_odd_completion(struct ring *ring, struct weir__op *op,
+							const struct io_uring_cqe *cqe)
+{
+	if (op->code == WEIR__OP_RECV) {
+		on_empty_recv(ring, op, cqe);
+	} else if (cqe->flags & IORING_CQE_F_MORE) {
+		op->res = cqe->res;
+		op->more = true;
+		op->done(op);
+	} else {
+		finish(ring, op, cqe->res);
+	}
+}
+
 /* Not of an operation in flight: our own signals, or too late. */
-static void on_other(struct ring *ring, const struct io_uring_cqe *cqe)
+static __attribute__((noinline)) void on_other(struct ring *ring, const struct io_uring_cqe *cqe)
 {
 	unsigned code = (unsigned)(cqe->user_data >> 32) & 0xff;
 
@@ -551,20 +590,22 @@ static void on_other(struct ring *ring, const struct io_uring_cqe *cqe)
 static inline void on_completion(struct ring *ring, const struct io_uring_cqe *cqe)
 {
 	uint32_t key = (uint32_t)(cqe->user_data >> 32), index = (uint32_t)cqe->user_data;
+	struct slot *slot = &ring->slots[index];
 
-	if (__builtin_expect(index >= ring->slots_count || ring->slots[index].key != key, 0)) {
+	if (__builtin_expect(index >= ring->slots_count || slot->key != key, 0)) {
 		on_other(ring, cqe);
 		return;
 	}
-	struct weir__op *op = ring->slots[index].op;
-	if ((key & 0xff) == WEIR__OP_RECV) {
-		on_recv(ring, op, cqe);
-	} else if (cqe->flags & IORING_CQE_F_MORE) {
+	struct weir__op *op = slot->op;
+	if ((cqe->flags & IORING_CQE_F_BUFFER) && cqe->res > 0) {
+		on_arrival(ring, op, cqe);
+	} else if ((key & 0xff) == WEIR__OP_SEND && op->is_kept) { /* end() of the slot we have */
 		op->res = cqe->res;
-		op->more = true;
+		op->state = WEIR__OP_FREE;
+		slot->key = (key | CODE_NONE) + 0x100;
 		op->done(op);
 	} else {
-		finish(ring, op, cqe->res);
+		on_odd_completion(ring, op, cqe);
 	}
 }
 
@@ -604,7 +645,7 @@ static void ring_submit_and_wait(struct weir__driver *driver, int64_t wait_until
 		weir__count(&driver->cq_overflows, 1);
 	if (wait_until_ns && !io_uring_cq_ready(&ring->uring))
 		sleep_until(ring, wait_until_ns);
-	else if (ring->queued || flags & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN))
+	else if (queued(ring) || flags & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN))
 		(void)enter(ring, 0, NULL);
 }
 
@@ -613,11 +654,12 @@ static unsigned ring_reap(struct weir__driver *driver)
 	struct ring *ring = ring_of_driver(driver);
 	struct io_uring_cq *cq = &ring->uring.cq;
 	unsigned head = *cq->khead, count = io_uring_cq_ready(&ring->uring); /* acquires the tail */
+	unsigned mask = cq->ring_mask;
 
 	if (count > REAP_MAX)
 		count = REAP_MAX;
-	for (unsigned i = 0; i < count; i++)
-		on_completion(ring, &cq->cqes[(head + i) & cq->ring_mask]);
+	for (unsigned end = head + count; head != end; head++)
+		on_completion(ring, &cq->cqes[head & mask]);
 	io_uring_cq_advance(&ring->uring, count);
 	weir__count(&driver->completions, count);
 	return count;
@@ -647,7 +689,7 @@ static void ring_close(struct weir__driver *driver)
 	struct ring *ring = ring_of_driver(driver);
 
 	/* Closes of handles may still be queued. Everything else has been waited for by its owner. */
-	if (ring->queued)
+	if (queued(ring))
 		(void)enter(ring, 0, NULL);
 	io_uring_queue_exit(&ring->uring);
 	for (int i = 0; i < GROUPS; i++)
@@ -786,6 +828,8 @@ int weir__ring_open(struct weir__worker *worker, struct weir__io **ret)
 	}
 	init_ring(ring, worker);
 	err = find_features(ring, config);
+	/* nothing is queued, whatever the search has sent */
+	ring->full_at = ring->uring.sq.sqe_tail + ring->uring.sq.ring_entries;
 	if (err < 0) {
 		ring_close(&ring->io.driver);
 		return err;

@@ -143,37 +143,40 @@ static int await_children(struct weir__worker *self, struct weir__scope *scope, 
 
 /* ---- Public --------------------------------------------------------------------------------- */
 
-/* The deadline `timeout_ns` from now, if it is before `outer_ns`. */
+/* The deadline `timeout_ns` from now, if it is before `outer_ns`; that of WEIR_FOREVER never is. */
 static inline int64_t shrink(struct weir__worker *self, int64_t outer_ns, int64_t timeout_ns,
 			     int64_t now)
 {
 	if (now > self->now_ns)
 		self->now_ns = now;
-	if (timeout_ns < 0)
-		timeout_ns = 0;
 	return timeout_ns < outer_ns - self->now_ns ? self->now_ns + timeout_ns : outer_ns;
 }
 
 /* Reads the clock first, exactly only where that shows: nothing else has to survive the call. */
 static inline void open_scope(struct weir__scope *scope, int64_t timeout_ns, bool is_shield)
 {
-	int64_t now = timeout_ns < WEIR_SEC	   ? weir__clock_ns()
-		      : timeout_ns == WEIR_FOREVER ? 0
-						   : weir__clock_coarse_ns();
+	int64_t now = 0;
+
+	if (timeout_ns < WEIR_SEC) {
+		now = weir__clock_ns();
+		timeout_ns = timeout_ns < 0 ? 0 : timeout_ns;
+	} else if (timeout_ns != WEIR_FOREVER) {
+		now = weir__clock_coarse_ns();
+	}
 	struct weir__worker *self = weir__worker_self();
 	struct weir__task *task = self ? self->current : NULL;
 
 	scope->task = task;
 	if (!task)
 		return;
-	int64_t deadline = is_shield ? INT64_MAX : task->deadline_ns;
-	if (timeout_ns != WEIR_FOREVER)
-		deadline = shrink(self, deadline, timeout_ns, now);
+	int64_t outer = task->deadline_ns;
+	int64_t deadline = shrink(self, is_shield ? INT64_MAX : outer, timeout_ns, now);
 	if (is_shield)
 		task->cancelled = 0;
 	scope->parent = task->scope;
 	scope->children = NULL;
 	scope->deadline_ns = deadline;
+	scope->outer_deadline_ns = outer;
 	scope->pending = 0;
 	scope->error = 0;
 	scope->cancelled = task->cancelled;
@@ -242,13 +245,8 @@ static inline void pop_scope(struct weir__task *task, struct weir__scope *scope)
 	struct weir__scope *parent = scope->parent;
 
 	task->scope = parent;
-	if (parent) {
-		task->cancelled = parent->cancelled;
-		task->deadline_ns = parent->deadline_ns;
-	} else {
-		task->cancelled = task->base_cancelled;
-		task->deadline_ns = task->owner ? task->owner->deadline_ns : INT64_MAX;
-	}
+	task->cancelled = parent ? parent->cancelled : task->base_cancelled;
+	task->deadline_ns = scope->outer_deadline_ns;
 	scope->task = NULL;
 }
 

@@ -63,7 +63,7 @@ static inline struct weir__task *pick(struct weir__worker *self)
 {
 	struct weir__task *task = self->runq_head;
 
-	if (!task || self->slice_left == 0)
+	if (!task || self->slice_left <= 0)
 		return NULL;
 	self->slice_left--;
 	self->runq_head = task->next;
@@ -111,19 +111,20 @@ static __attribute__((noinline)) void run_next_slow(struct weir__worker *self,
 }
 
 /*
- * Leaves the running task, which is parked or in the run queue, for whatever is next. 17
- * instructions before the switch.
+ * Leaves the running task, which is parked or (may_be_next) in the run queue, for whatever is next.
+ * 18 instructions before the switch.
  */
-static inline void run_next(struct weir__worker *self, struct weir__task *task)
+static inline void run_next(struct weir__worker *self, struct weir__task *task, bool may_be_next)
 {
 	struct weir__task *next = self->runq_head;
 
-	if (__builtin_expect(!next || !next->sp || next == task || self->slice_left == 0, 0)) {
+	if (__builtin_expect(!next || !next->sp || (may_be_next && next == task) ||
+				     --self->slice_left < 0,
+			     0)) {
 		run_next_slow(self, task);
 		return;
 	}
 	struct weir__task *after = next->next;
-	self->slice_left--;
 	self->runq_head = after;
 	if (after) { /* its frame, two lines of it, is needed one switch from here */
 		__builtin_prefetch(after->sp);
@@ -321,6 +322,7 @@ static void init_task(struct weir__task *task, struct weir__worker *self, struct
 	task->arg = spawn->arg;
 	task->owner = scope;
 	task->timer.pprev = NULL;
+	task->timer.expires_ns = INT64_MAX;
 	task->name = spawn->name;
 	task->site = spawn->site;
 	atomic_init(&task->remote, 0);
@@ -407,6 +409,7 @@ void weir__task_root(struct weir__runtime *runtime, weir_fn fn, void *arg)
 	root->name = "main";
 	root->site = "weir_run";
 	root->deadline_ns = INT64_MAX;
+	root->timer.expires_ns = INT64_MAX;
 	number(root, self);
 	root->worker = self;
 	root->stack_shift = weir__stack_shift(runtime, WEIR_STACK_DEFAULT);
@@ -425,9 +428,7 @@ void weir__task_root(struct weir__runtime *runtime, weir_fn fn, void *arg)
 static inline void arm(struct weir__worker *self, struct weir__task *task, int64_t wake_ns)
 {
 	task->wake_ns = wake_ns;
-	if (wake_ns != INT64_MAX &&
-	    __builtin_expect(
-		    !weir__timer_is_armed(&task->timer) || task->timer.expires_ns > wake_ns, 0))
+	if (__builtin_expect(task->timer.expires_ns > wake_ns, 0))
 		weir__timer_arm(&self->wheel, &task->timer, wake_ns);
 }
 
@@ -440,7 +441,7 @@ static inline int park(struct weir__worker *self, weir__abort_fn abort, void *wa
 	task->state = WEIR__TASK_PARKED;
 	if (abort)
 		arm(self, task, wake_ns);
-	run_next(self, task);
+	run_next(self, task, false);
 	return task->result;
 }
 
@@ -471,6 +472,7 @@ void weir__task_timer_fired(struct weir__worker *self, struct weir__timer *timer
 	struct weir__task *task = (void *)((char *)timer - offsetof(struct weir__task, timer));
 
 	self->counts.timers_fired++;
+	timer->expires_ns = INT64_MAX; /* the wheel has let go of it */
 	if (task->state != WEIR__TASK_PARKED || !task->abort)
 		return;
 	if (self->now_ns >= task->wake_ns)
@@ -489,7 +491,7 @@ static void requeue(struct weir__worker *self)
 	struct weir__task *task = self->current;
 
 	weir__ready(self, task, 0);
-	run_next(self, task);
+	run_next(self, task, true);
 }
 
 void weir__budget_spend_slow(struct weir__worker *self)

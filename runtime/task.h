@@ -15,6 +15,7 @@
 
 #include <errno.h>
 #include <stdatomic.h>
+#include <time.h>
 
 #include <weir/runtime.h>
 
@@ -92,7 +93,11 @@ struct weir__task {
 	struct weir__scope *owner;	 /* the scope it was spawned in; NULL: the root task */
 	struct weir__task *sibling_next; /* in owner's list; home only */
 	struct weir__task **sibling_pprev;
-	struct weir__timer timer; /* may be left armed earlier than needed: see weir__park_until */
+	/*
+	 * May be left armed earlier than needed: see arm() in task.c. expires_ns is INT64_MAX while
+	 * it is not armed: one comparison says whether it fires in time.
+	 */
+	struct weir__timer timer;
 
 	const char *name;		/* borrowed; may be NULL */
 	const char *site;		/* static */
@@ -115,9 +120,10 @@ _Static_assert(sizeof(struct weir__task) == 192, "three cache lines");
 struct weir__scope {
 	struct weir__task *task;    /* the opener; NULL when closed or opened outside tasks */
 	struct weir__scope *parent; /* next outer scope of the same task */
-	struct weir__task *children;
 	int64_t deadline_ns;
-	uint32_t pending; /* children that have not ended */
+	struct weir__task *children;
+	int64_t outer_deadline_ns; /* the task's when this is closed */
+	uint32_t pending;	   /* children that have not ended */
 	int error;	  /* first failure of a child */
 	uint8_t cancelled;
 	uint8_t is_shield;
@@ -136,7 +142,7 @@ struct weir__worker {
 	struct weir__task *current;
 	struct weir__task *runq_head;
 	struct weir__task **runq_tail;
-	uint32_t slice_left; /* resumptions until the loop looks at the clock again */
+	int32_t slice_left;  /* resumptions until the loop looks at the clock again */
 	int32_t budget;	     /* operations the current task may complete without parking */
 	int64_t now_ns;	     /* the clock when it was last read: see run_slice() */
 	void *scheduler_sp;
@@ -204,6 +210,12 @@ static inline struct weir__worker *weir__worker_self(void)
 
 /* Reads the clock, for the deadline of a task that may have computed since that was last done. */
 bool weir__deadline_passed(struct weir__worker *self, const struct weir__task *task);
+
+/* True when weir__interrupted() is 0 without a reading of the clock. */
+static inline bool weir__is_calm(const struct weir__worker *self, const struct weir__task *task)
+{
+	return !task->cancelled && task->deadline_ns - self->now_ns >= WEIR_SEC;
+}
 
 /*
  * 0, or what a blocking call has to return at once: -ECANCELED or -ETIME. The worker's clock is as
@@ -311,7 +323,14 @@ void weir__drain_del(struct weir__worker *self, struct weir__drain *drain);
 void weir__runtime_stop(struct weir__runtime *runtime);
 
 int64_t weir__clock_ns(void);
+
 /* A cheap reading, up to a tick of the kernel (4 ms) behind. */
-int64_t weir__clock_coarse_ns(void);
+static inline int64_t weir__clock_coarse_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+	return now.tv_sec * WEIR_SEC + now.tv_nsec;
+}
 
 #endif

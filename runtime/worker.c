@@ -34,14 +34,6 @@ int64_t weir__clock_ns(void)
 	return now.tv_sec * WEIR_SEC + now.tv_nsec;
 }
 
-int64_t weir__clock_coarse_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-	return now.tv_sec * WEIR_SEC + now.tv_nsec;
-}
-
 int64_t weir_now(void)
 {
 	return weir__clock_ns();
@@ -154,7 +146,7 @@ static void run_slice(struct weir__worker *self)
 	int64_t end = read + (int64_t)self->runtime->config.slice_us * WEIR_US;
 
 	while (read < end) {
-		self->slice_left = self->slice_resumes;
+		self->slice_left = (int32_t)self->slice_resumes;
 		weir__run_ready(self);
 		if (!self->runq_head)
 			return;
