@@ -270,6 +270,17 @@ void weir__adapt_pool(struct weir__home *home, uint32_t index, int64_t now_ns)
 		weir__cache_flush(home, index, cache->count);
 }
 
+int64_t weir__adapt_due(const struct weir__home *home)
+{
+	int64_t due = WEIR__NEVER;
+	for (uint32_t i = 1; i < home->bins_end; i++) {
+		int64_t used_ns = home->bins[i].demand.law.used_ns;
+		if (home->heap.cache[i].count > 0 && used_ns + UNUSED_NS + 1 < due)
+			due = used_ns + UNUSED_NS + 1;
+	}
+	return due;
+}
+
 /* ---- Moving budget between pools ------------------------------------------------------------ */
 
 static double use_per_byte(const struct weir__home *home, uint32_t index)

@@ -282,15 +282,19 @@ static void close_dead_pools(struct weir__home *home)
 			weir__cache_close(home, i);
 }
 
+/* How old a free run gets before the OS has it back. */
+static int64_t purge_age(const struct weir__home *home)
+{
+	int64_t age = weir__config.decay_ns;
+	return home->level >= WEIR_MEM_LOW && age > PURGE_STEP_NS ? PURGE_STEP_NS : age;
+}
+
 static void purge(struct weir__home *home)
 {
 	if (home->dirty_units == 0 || home->now_ns < home->purge_ns)
 		return;
 	home->purge_ns = home->now_ns + PURGE_STEP_NS;
-	int64_t age = weir__config.decay_ns;
-	if (home->level >= WEIR_MEM_LOW && age > PURGE_STEP_NS)
-		age = PURGE_STEP_NS;
-	weir__runs_purge(home, age, PURGE_UNITS_MAX);
+	weir__runs_purge(home, purge_age(home), PURGE_UNITS_MAX);
 }
 
 static void epoch(struct weir__home *home)
@@ -303,7 +307,7 @@ static void epoch(struct weir__home *home)
 	weir__adapt_budget(home, home->now_ns);
 	weir__compact_turn(home);
 	purge(home);
-	weir__stacks_turn(home, home->now_ns);
+	home->stacks_ns = weir__stacks_turn(home, home->now_ns);
 }
 
 void weir__home_turn(struct weir__home *home, int64_t now_ns)
@@ -341,17 +345,33 @@ void weir__heap_turn(int64_t now_ns)
 		turn_ownerless(now_ns);
 }
 
-/* True while something cached or free may yet be given back by time alone. */
-static bool has_surplus(const struct weir__home *home)
+static int64_t later(int64_t a, int64_t b)
 {
-	if (home->dirty_units > 0)
-		return true;
-	for (uint32_t i = 1; i < home->bins_end; i++)
-		if (home->heap.cache[i].count > 0)
-			return true;
-	return false;
+	return a > b ? a : b;
 }
 
+static int64_t sooner(int64_t a, int64_t b)
+{
+	return a < b ? a : b;
+}
+
+/*
+ * Right after an epoch: when time alone gives something back next. Each of the wake-ups this asks
+ * for ends with less in caches, dirty runs or warm stacks, so they end too.
+ */
+static int64_t next_decay(const struct weir__home *home)
+{
+	int64_t runs = weir__runs_due(home, purge_age(home));
+	if (runs != WEIR__NEVER)
+		runs = later(runs, home->purge_ns);
+	int64_t next = sooner(weir__adapt_due(home), sooner(runs, home->stacks_ns));
+	return next == WEIR__NEVER ? next : later(next, home->epoch_ns);
+}
+
+/*
+ * Between epochs nothing is known of what was freed since the last: one look a second later, which
+ * a busy worker never comes to, does for all that happens until then.
+ */
 int64_t weir__heap_idle(int64_t now_ns)
 {
 	struct weir__home *home = weir__home_self();
@@ -360,8 +380,6 @@ int64_t weir__heap_idle(int64_t now_ns)
 	do
 		weir__heap_turn(now_ns);
 	while (weir__remote_waiting(home));
-	int64_t next = weir__stacks_turn(home, now_ns);
-	if (has_surplus(home) && now_ns + PURGE_STEP_NS < next)
-		next = now_ns + PURGE_STEP_NS;
-	return next;
+	bool is_fresh = home->epoch_ns - weir__config.epoch_ns == now_ns;
+	return is_fresh ? next_decay(home) : home->epoch_ns + PURGE_STEP_NS;
 }

@@ -207,7 +207,9 @@ struct weir__home {
 	int64_t purge_ns;      /* when the next look at free runs is due */
 	uint32_t bins_end;     /* bins[1 .. bins_end) may be open */
 	struct weir__stacks stacks[WEIR__STACK_CLASSES];
+	int64_t stacks_ns; /* when idle stacks want the next look, as of the last epoch */
 	struct weir__outbox outbox[WEIR__OUTBOXES];
+	bool has_outgoing;		 /* a chain of outbox may not be empty */
 	struct weir__returned *returned; /* taken from the inbox, not yet put away */
 	uint64_t remote_sent;
 	void (*_Atomic wake)(void *arg); /* set by the owner; called by any thread */
@@ -297,6 +299,9 @@ void *weir__span_used(const struct weir__home *home, struct weir__span *span, ui
 void *weir__span_take_elsewhere(struct weir__home *home, uint32_t index,
 				const struct weir__span *not_here);
 
+/* When the oldest free run that owns memory will be `age_ns` old; WEIR__NEVER: there is none. */
+int64_t weir__runs_due(const struct weir__home *home, int64_t age_ns);
+
 /* ---- cache.c -------------------------------------------------------------------------------- */
 
 void *weir__home_get(struct weir__home *home, uint32_t index);
@@ -342,6 +347,9 @@ void weir__adapt_pool(struct weir__home *home, uint32_t index, int64_t now_ns);
 
 /* Takes budget from the least useful pool when a more useful one was refused. */
 void weir__adapt_budget(struct weir__home *home, int64_t now_ns);
+
+/* When a cache will have been unused for so long that an epoch empties it. */
+int64_t weir__adapt_due(const struct weir__home *home);
 
 /* 2^-x for x >= 0. */
 double weir__halved(double x);

@@ -102,6 +102,7 @@ void weir__remote_free(struct weir__home *owner, uint32_t index, void *block)
 	if (chain->count > 0 && chain->owner != owner)
 		post(chain);
 	chain->owner = owner;
+	home->has_outgoing = true;
 	add(chain, link, bytes);
 	WEIR__ADD(home->remote_sent, 1);
 	if (chain->count >= POST_BLOCKS || chain->bytes >= POST_BYTES)
@@ -110,6 +111,9 @@ void weir__remote_free(struct weir__home *owner, uint32_t index, void *block)
 
 void weir__remote_post(struct weir__home *home)
 {
+	if (!home->has_outgoing)
+		return;
+	home->has_outgoing = false;
 	for (unsigned i = 0; i < WEIR__OUTBOXES; i++)
 		if (home->outbox[i].count > 0)
 			post(&home->outbox[i]);

@@ -186,6 +186,18 @@ uint64_t weir__runs_purge(struct weir__home *home, int64_t age_ns, uint64_t unit
 	return purged;
 }
 
+int64_t weir__runs_due(const struct weir__home *home, int64_t age_ns)
+{
+	int64_t due = WEIR__NEVER;
+	if (home->dirty_units == 0)
+		return due;
+	for (unsigned bin = 0; bin < WEIR__RUN_BINS; bin++)
+		for (const struct weir__span *run = home->runs[bin]; run != NULL; run = run->next)
+			if (run->dirty_units > 0 && run->freed_ns + age_ns < due)
+				due = run->freed_ns + age_ns;
+	return due;
+}
+
 /* ---- Spans ---------------------------------------------------------------------------------- */
 
 static uint64_t *span_bits(const struct weir__home *home, struct weir__span *span)

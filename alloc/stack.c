@@ -32,7 +32,7 @@ enum {
 
 #define HALFLIFE_NS (10000 * WEIR__MS)
 #define RETRY_NS    (100 * WEIR__MS)
-#define DECAY_NS    (1000 * WEIR__MS)
+#define DECAY_NS    (5000 * WEIR__MS)
 
 struct weir__slab {
 	struct weir__slab *next;

@@ -676,6 +676,29 @@ START_TEST(what_a_burst_used_is_given_back_when_idle)
 }
 END_TEST
 
+/* What is cached goes in as many wake-ups as there are things to give, not in one a second. */
+START_TEST(an_idle_heap_wakes_up_a_few_times_and_then_never)
+{
+	struct weir_mem_stats stats;
+	attach();
+	int64_t now = weir__os_now();
+	weir__heap_turn(now);
+	for (size_t size = 16; size <= 1u << 20; size *= 2)
+		weir_free(weir_alloc(size));
+	now += 10 * WEIR__MS; /* the epoch has not seen it */
+	unsigned wakes = 0;
+	for (int64_t next = weir__heap_idle(now); next != INT64_MAX; wakes++) {
+		ck_assert_int_gt(next, now); /* else the worker would spin */
+		ck_assert_uint_lt(wakes, 5);
+		now = next;
+		next = weir__heap_idle(now);
+	}
+	weir_mem_stats_get(&stats);
+	ck_assert_uint_gt(wakes, 0);
+	ck_assert_uint_eq(stats.cached_bytes, 0);
+}
+END_TEST
+
 Suite *alloc_heap_suite(void)
 {
 	Suite *s = suite_create("alloc_heap");
@@ -724,6 +747,7 @@ Suite *alloc_heap_suite(void)
 		tcase_add_test(back, an_idle_heap_is_small);
 		tcase_add_test(back, a_megabyte_a_thousand_times_costs_a_megabyte);
 		tcase_add_test(back, what_a_burst_used_is_given_back_when_idle);
+		tcase_add_test(back, an_idle_heap_wakes_up_a_few_times_and_then_never);
 	}
 	suite_add_tcase(s, back);
 	return s;
