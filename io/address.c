@@ -89,7 +89,7 @@ int weir__address_format(const struct sockaddr *address, socklen_t len, char *re
 	return 0;
 }
 
-/* ---- Internet -------------------------------------------------------------------------------- */
+/* ---- Internet ----------------------------------------------------------- */
 
 /* Decimal digits without leading zeros and nothing behind them, up to `max`. */
 static bool parse_number(const char *text, uint32_t max, uint32_t *ret)
@@ -190,7 +190,7 @@ static int format_v6(const struct sockaddr_in6 *v6, char *ret)
 			ntohs(v6->sin6_port));
 }
 
-/* ---- Unix ------------------------------------------------------------------------------------ */
+/* ---- Unix --------------------------------------------------------------- */
 
 static int parse_unix(const char *path, struct weir__address *ret)
 {

@@ -4,9 +4,9 @@
  *
  * Comes from: alloc (payloads). Goes to: ring.c, which finds the block by the id in a completion.
  *
- * A ring that runs dry ends every receive with ENOBUFS; so the number of buffers in circulation doubles
- * whenever that happens, up to the configured limit, and after that receives wait in line for a
- * buffer to come back: re-armed by the return, never by a timer.
+ * A ring that runs dry ends every receive with ENOBUFS; so the number of buffers in circulation
+ * doubles whenever that happens, up to the configured limit, and after that receives wait in line
+ * for a buffer to come back: re-armed by the return, never by a timer.
  */
 #include "io/buffer_ring.h"
 
@@ -15,8 +15,8 @@
 static void release(struct weir__block *block);
 
 void weir__buffer_ring_init(struct weir__buffer_ring *group, struct io_uring *uring,
-			    const struct weir__driver *driver, uint16_t id,
-			    size_t bytes, unsigned target, unsigned max,
+			    const struct weir__driver *driver, uint16_t id, size_t bytes,
+			    unsigned target, unsigned max,
 			    void (*restart)(struct weir__buffer_ring *, struct weir__op *))
 {
 	memset(group, 0, sizeof *group);
@@ -35,7 +35,8 @@ void weir__buffer_ring_init(struct weir__buffer_ring *group, struct io_uring *ur
 static int register_ring(struct weir__buffer_ring *group)
 {
 	size_t ring_bytes = group->entries * sizeof(struct io_uring_buf);
-	struct io_uring_buf_ring *ring = weir_alloc_aligned(4096, ring_bytes < 4096 ? 4096 : ring_bytes);
+	struct io_uring_buf_ring *ring =
+		weir_alloc_aligned(4096, ring_bytes < 4096 ? 4096 : ring_bytes);
 	struct weir__block *blocks = weir_alloc(group->entries * sizeof *blocks);
 	int err = -ENOMEM;
 

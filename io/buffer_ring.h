@@ -16,34 +16,36 @@
  */
 struct weir__buffer_ring {
 	struct io_uring *uring;
-	struct io_uring_buf_ring *ring;  /* NULL: not registered */
-	struct weir__block *blocks;      /* by id */
+	struct io_uring_buf_ring *ring; /* NULL: not registered */
+	struct weir__block *blocks;	/* by id */
 	struct weir__block *free;
-	struct weir__op *starved;        /* receives that found the ring empty, oldest first */
+	struct weir__op *starved; /* receives that found the ring empty, oldest first */
 	struct weir__op **starved_tail;
 	void (*restart)(struct weir__buffer_ring *group, struct weir__op *op);
 	size_t bytes;
-	unsigned entries;                /* power of two, slots of the ring */
+	unsigned entries; /* power of two, slots of the ring */
 	unsigned in_ring;
 	unsigned circulating;
-	unsigned target;                 /* buffers we want in circulation; doubled when the ring ran dry */
-	unsigned ids_used;               /* ids handed out so far */
+	unsigned target;   /* buffers we want in circulation; doubled when the ring ran dry */
+	unsigned ids_used; /* ids handed out so far */
 	const struct weir__driver *driver;
-	uint64_t grown_at;               /* driver->enters when target was doubled last */
-	uint16_t id;                     /* the kernel's name of the group */
+	uint64_t grown_at; /* driver->enters when target was doubled last */
+	uint16_t id;	   /* the kernel's name of the group */
 };
 
 /* Sets sizes; the ring is registered with the first fill. */
 void weir__buffer_ring_init(struct weir__buffer_ring *group, struct io_uring *uring,
-			    const struct weir__driver *driver, uint16_t id,
-			    size_t bytes, unsigned target, unsigned max,
+			    const struct weir__driver *driver, uint16_t id, size_t bytes,
+			    unsigned target, unsigned max,
 			    void (*restart)(struct weir__buffer_ring *, struct weir__op *));
 
-/* Registers if need be and lends buffers up to the target. -ENOMEM, -EINVAL when not one could be lent. */
+/* Registers if need be and lends buffers up to the target. -ENOMEM, -EINVAL when not one could be
+ * lent. */
 WEIR_MUST int weir__buffer_ring_fill(struct weir__buffer_ring *group);
 
 /* The buffer the kernel chose, with one reference. */
-static inline struct weir__block *weir__buffer_ring_take(struct weir__buffer_ring *group, unsigned id)
+static inline struct weir__block *weir__buffer_ring_take(struct weir__buffer_ring *group,
+							 unsigned id)
 {
 	struct weir__block *block = &group->blocks[id];
 
@@ -53,8 +55,8 @@ static inline struct weir__block *weir__buffer_ring_take(struct weir__buffer_rin
 }
 
 /*
- * A receive found the ring empty: more buffers, or a place in the queue until one comes back. -ENOMEM when
- * none can be had and none is out that could come back.
+ * A receive found the ring empty: more buffers, or a place in the queue until one comes back.
+ * -ENOMEM when none can be had and none is out that could come back.
  */
 WEIR_MUST int weir__buffer_ring_starve(struct weir__buffer_ring *group, struct weir__op *op);
 

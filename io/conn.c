@@ -2,17 +2,17 @@
 /*
  * conn.c: connections: connect, receive, send, shut down, close.
  *
- * Comes from: ring.c or poll.c (completions of the operations below). Goes to: user code, as leases; and
- * back to the driver with weir_send().
+ * Comes from: ring.c or poll.c (completions of the operations below). Goes to: user code, as
+ * leases; and back to the driver with weir_send().
  *
- * Receiving is the connection's business, not the caller's: one receive operation stays armed in the kernel
- * and its completions queue up here as blocks, at most lend_max of them. weir_recv() takes the oldest, or
- * parks without any operation of its own; so its cancellation never touches the kernel, and bytes that
- * arrive late wait for the next call.
+ * Receiving is the connection's business, not the caller's: one receive operation stays armed in
+ * the kernel and its completions queue up here as blocks, at most lend_max of them. weir_recv()
+ * takes the oldest, or parks without any operation of its own; so its cancellation never touches
+ * the kernel, and bytes that arrive late wait for the next call.
  *
- * Sending a lease is the connection's business too: weir_send() hands it over and returns; the next one waits
- * for it, so one is in flight and order is kept. weir_write() sends from the caller's memory and so waits
- * for the end; its operation lies on the task's stack.
+ * Sending a lease is the connection's business too: weir_send() hands it over and returns; the next
+ * one waits for it, so one is in flight and order is kept. weir_write() sends from the caller's
+ * memory and so waits for the end; its operation lies on the task's stack.
  */
 #include "io/io_internal.h"
 
@@ -37,7 +37,7 @@ int weir__conn_pool_init(void)
 			     .name = "connection");
 }
 
-/* ---- Who is inside -------------------------------------------------------------------------------- */
+/* ---- Who is inside ------------------------------------------------------ */
 
 static bool is_busy(const weir_conn *conn)
 {
@@ -64,8 +64,8 @@ static __attribute__((noinline)) void leave_closer(weir_conn *conn)
 }
 
 /*
- * A task that comes back from a park inside a call on `conn`. weir_conn_close() by another task waits for
- * it; the connection stays valid until this task parks again or ends.
+ * A task that comes back from a park inside a call on `conn`. weir_conn_close() by another task
+ * waits for it; the connection stays valid until this task parks again or ends.
  */
 static inline void leave(weir_conn *conn)
 {
@@ -82,7 +82,7 @@ static inline int run_op(weir_conn *conn, struct weir__op *op)
 	return res;
 }
 
-/* ---- Receiving ---------------------------------------------------------------------------------- */
+/* ---- Receiving ---------------------------------------------------------- */
 
 static void start_recv(weir_conn *conn);
 
@@ -107,8 +107,8 @@ static struct weir__block *dequeue(weir_conn *conn)
 }
 
 /*
- * Small buffers until they come back full twice in a row, then bulk ones, until those stay nearly empty for a
- * while. Another size takes another operation: this one is cancelled.
+ * Small buffers until they come back full twice in a row, then bulk ones, until those stay nearly
+ * empty for a while. Another size takes another operation: this one is cancelled.
  */
 static void choose_group(weir_conn *conn, const struct weir__block *block)
 {
@@ -226,7 +226,8 @@ static void recv_abort(struct weir__task *task, int why)
 	weir__ready(task->worker, task, why);
 }
 
-/* Parks until recv_done() has filled *into, with the byte count; 0 at the end of the stream, or -errno. */
+/* Parks until recv_done() has filled *into, with the byte count; 0 at the end of the stream, or
+ * -errno. */
 static inline ssize_t await_arrival(struct weir__worker *self, weir_conn *conn, weir_buf *into)
 {
 	conn->reader = self->current;
@@ -354,7 +355,7 @@ ssize_t weir_read_until(weir_conn *conn, char delimiter, void *ret, size_t cap)
 	return err < 0 ? err : -EMSGSIZE;
 }
 
-/* ---- Sending ------------------------------------------------------------------------------------ */
+/* ---- Sending ------------------------------------------------------------ */
 
 enum { SEND_BYTES_MAX = 1 << 30 }; /* one operation's length is 32 bits */
 
@@ -485,7 +486,8 @@ ssize_t weir_send(weir_conn *conn, weir_buf *buf)
 	return send_lease(conn, buf);
 }
 
-/* One operation on the caller's memory, to its end. Returns the bytes sent, or -errno when none were. */
+/* One operation on the caller's memory, to its end. Returns the bytes sent, or -errno when none
+ * were. */
 static ssize_t send_some(weir_conn *conn, const char *data, size_t len)
 {
 	struct weir__op op;
@@ -524,7 +526,7 @@ int weir_shutdown(weir_conn *conn)
 	return err < 0 ? err : run_op(conn, &op);
 }
 
-/* ---- Life --------------------------------------------------------------------------------------- */
+/* ---- Life --------------------------------------------------------------- */
 
 static void keep_op(weir_conn *conn, struct weir__op *op, enum weir__op_code code,
 		    void (*done)(struct weir__op *))
@@ -608,8 +610,8 @@ void weir__conn_free(weir_conn *conn)
 }
 
 /*
- * What was given to weir_send() goes out before the connection is closed, unless that takes too long or the
- * closing task is cancelled.
+ * What was given to weir_send() goes out before the connection is closed, unless that takes too
+ * long or the closing task is cancelled.
  */
 static void linger(weir_conn *conn)
 {
@@ -649,7 +651,7 @@ void weir_conn_close(weir_conn *conn)
 	weir__conn_free(conn);
 }
 
-/* ---- Asking ------------------------------------------------------------------------------------- */
+/* ---- Asking ------------------------------------------------------------- */
 
 int weir_conn_peer(weir_conn *conn, char *ret, size_t cap)
 {

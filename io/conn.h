@@ -19,32 +19,32 @@ enum weir__send_state {
 struct weir_conn {
 	struct weir__handle handle;
 	struct weir__io *io;
-	struct weir__worker *worker;     /* io's */
-	struct weir__task *reader;       /* parked in weir_recv() and its kin; the queue is empty then */
-	weir_buf *into;                  /* the reader's: where its lease goes */
-	struct weir__task *writer;       /* parked until the lease in flight is sent */
-	struct weir__block *sent;	 /* that lease's */
-	int send_error;			 /* how it ended; while send_state is BROKEN */
-	struct weir__block *queue;       /* arrived and not taken, oldest first */
+	struct weir__worker *worker; /* io's */
+	struct weir__task *reader; /* parked in weir_recv() and its kin; the queue is empty then */
+	weir_buf *into;		   /* the reader's: where its lease goes */
+	struct weir__task *writer; /* parked until the lease in flight is sent */
+	struct weir__block *sent;  /* that lease's */
+	int send_error;		   /* how it ended; while send_state is BROKEN */
+	struct weir__block *queue; /* arrived and not taken, oldest first */
 	struct weir__block **queue_tail;
 	uint16_t queued;
 	uint16_t lend_max;
-	uint8_t misfits;                 /* arrivals in a row that did not suit the buffer size */
+	uint8_t misfits; /* arrivals in a row that did not suit the buffer size */
 	uint8_t wants_group;
-	bool is_odd;                     /* buffer sizes are being looked at */
+	bool is_odd; /* buffer sizes are being looked at */
 	/*
 	 * Nothing has arrived that was not taken, the stream goes on and nobody closes it: whoever
 	 * wants to receive parks. True implies is_receiving; false only makes weir_recv() look
 	 * closer.
 	 */
 	bool is_drained;
-	bool is_receiving;               /* recv is with the driver */
-	uint8_t send_state;		 /* enum weir__send_state */
+	bool is_receiving;  /* recv is with the driver */
+	uint8_t send_state; /* enum weir__send_state */
 	bool is_closing;
-	uint16_t inside;                 /* tasks parked in a call on it */
-	struct weir__task *closer;       /* parked until `inside` is 0 */
-	int end;                         /* 0 while the stream is open */
-	weir_buf front;                  /* taken from the queue, read in part */
+	uint16_t inside;	   /* tasks parked in a call on it */
+	struct weir__task *closer; /* parked until `inside` is 0 */
+	int end;		   /* 0 while the stream is open */
+	weir_buf front;		   /* taken from the queue, read in part */
 	struct weir__op recv;
 	struct weir__op send;
 	struct weir__acceptor *acceptor; /* whose client it is; NULL: nobody's */

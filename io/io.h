@@ -2,9 +2,9 @@
 /*
  * weir/io.h: the runtime's front door and everything that talks to the outside.
  *
- * weir_run() starts the workers, each with a ring of its own (io_uring, or epoll where that is refused),
- * and runs a function as the first task. Connections, listeners and buffers belong to the worker they were
- * made on; a call from a task of another worker returns -EXDEV.
+ * weir_run() starts the workers, each with a ring of its own (io_uring, or epoll where that is
+ * refused), and runs a function as the first task. Connections, listeners and buffers belong to the
+ * worker they were made on; a call from a task of another worker returns -EXDEV.
  *
  * Addresses are text: "127.0.0.1:7000", "[::1]:7000", ":7000" (every address), "unix:/run/x.sock",
  * "unix:@name" (abstract). Port 0 lets the kernel choose; weir_listener_address() tells.
@@ -18,57 +18,60 @@
 extern "C" {
 #endif
 
-/* ---- Start -------------------------------------------------------------------------------------- */
+/* ---- Start -------------------------------------------------------------- */
 
 struct weir_run_opts {
-	weir_fn fn;              /* the two positional ones come first and never move */
+	weir_fn fn; /* the two positional ones come first and never move */
 	void *arg;
-	size_t size;             /* filled by the macro */
-	unsigned workers;        /* 0: WEIR_WORKERS, else as many as the affinity mask and cgroup quota allow */
-	const char *driver;      /* "uring", "epoll"; NULL: WEIR_DRIVER, else the best there is */
-	size_t stack_bytes;      /* a task's stack; 0: WEIR_STACK_KB, else 64 KiB */
-	int64_t drain_ns;        /* how long a first SIGINT or SIGTERM lets clients finish; 0: WEIR_DRAIN_MS, 1 s */
-	bool signals_ignored;    /* leave SIGINT and SIGTERM alone */
-	bool pin;                /* bind worker i to the i-th allowed CPU */
+	size_t size;	      /* filled by the macro */
+	unsigned workers;     /* 0: WEIR_WORKERS, else as many as the affinity mask and cgroup quota
+				 allow */
+	const char *driver;   /* "uring", "epoll"; NULL: WEIR_DRIVER, else the best there is */
+	size_t stack_bytes;   /* a task's stack; 0: WEIR_STACK_KB, else 64 KiB */
+	int64_t drain_ns;     /* how long a first SIGINT or SIGTERM lets clients finish; 0:
+				 WEIR_DRAIN_MS, 1 s */
+	bool signals_ignored; /* leave SIGINT and SIGTERM alone */
+	bool pin;	      /* bind worker i to the i-th allowed CPU */
 };
 
 /*
- * Runs fn(arg) as the first task on this thread, which becomes worker 0, until it and every task has ended.
- * Returns what fn returned, or before fn ran: -EINVAL (an option or a WEIR_* variable that does not parse;
- * the reason is on stderr), -ENOMEM, -EMFILE, -EPERM or -ENOSYS (no driver). SIGINT and SIGTERM drain the
- * servers, then cancel: fn sees -ECANCELED.
+ * Runs fn(arg) as the first task on this thread, which becomes worker 0, until it and every task
+ * has ended. Returns what fn returned, or before fn ran: -EINVAL (an option or a WEIR_* variable
+ * that does not parse; the reason is on stderr), -ENOMEM, -EMFILE, -EPERM or -ENOSYS (no driver).
+ * SIGINT and SIGTERM drain the servers, then cancel: fn sees -ECANCELED.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_run_with(const struct weir_run_opts *opts);
-#define weir_run(...) \
+#define weir_run(...)                                                                              \
 	weir_run_with(&(struct weir_run_opts){ __VA_ARGS__, .size = sizeof(struct weir_run_opts) })
 
 /* Does what a first SIGTERM does, from any task. Does not park. */
 WEIR_API void weir_stop(void);
 
-/* Prints what this machine offers a runtime (io_uring, limits, clocks) and what to type where it lacks. */
+/* Prints what this machine offers a runtime (io_uring, limits, clocks) and what to type where it
+ * lacks. */
 WEIR_API WEIR_NONNULL void weir_doctor(FILE *out);
 
-/* ---- Listeners ---------------------------------------------------------------------------------- */
+/* ---- Listeners ---------------------------------------------------------- */
 
 typedef struct weir_listener weir_listener;
 typedef struct weir_conn weir_conn;
 
 struct weir_listen_opts {
-	const char *address;     /* positional: io.h's head comment has the forms */
-	size_t size;             /* filled by the macro */
-	int backlog;             /* 0: 4096; the kernel clamps it to net.core.somaxconn */
-	bool nagle;              /* keep Nagle's algorithm; the default is TCP_NODELAY */
+	const char *address; /* positional: io.h's head comment has the forms */
+	size_t size;	     /* filled by the macro */
+	int backlog;	     /* 0: 4096; the kernel clamps it to net.core.somaxconn */
+	bool nagle;	     /* keep Nagle's algorithm; the default is TCP_NODELAY */
 };
 
 /*
- * Gives a listening socket in *ret. A Unix socket's stale file is replaced, a live one is not. Does not
- * park. Returns 0, -EINVAL (address), -EADDRINUSE, -EACCES, -EADDRNOTAVAIL, -EMFILE, -ENOMEM.
+ * Gives a listening socket in *ret. A Unix socket's stale file is replaced, a live one is not. Does
+ * not park. Returns 0, -EINVAL (address), -EADDRINUSE, -EACCES, -EADDRNOTAVAIL, -EMFILE, -ENOMEM.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_listen_with(weir_listener **ret,
 						     const struct weir_listen_opts *opts);
-#define weir_listen(ret, ...)                                     \
-	weir_listen_with((ret), &(struct weir_listen_opts){       \
-		__VA_ARGS__, .size = sizeof(struct weir_listen_opts) })
+#define weir_listen(ret, ...)                                                                      \
+	weir_listen_with((ret), &(struct weir_listen_opts){                                        \
+					__VA_ARGS__, .size = sizeof(struct weir_listen_opts) })
 
 /* The bound address in the same text form, borrowed from the listener. */
 WEIR_API WEIR_NONNULL const char *weir_listener_address(const weir_listener *listener);
@@ -80,97 +83,105 @@ typedef int (*weir_handler)(weir_conn *conn);
 
 struct weir_serve_opts {
 	weir_listener *listener; /* positional */
-	weir_handler handler;    /* positional */
-	size_t size;             /* filled by the macro */
-	const char *name;        /* of the client tasks */
-	void *user;              /* borrowed; weir_conn_user() returns it */
-	unsigned conns_max;      /* clients at once on each worker; more wait in the backlog. 0: by RLIMIT_NOFILE */
+	weir_handler handler;	 /* positional */
+	size_t size;		 /* filled by the macro */
+	const char *name;	 /* of the client tasks */
+	void *user;		 /* borrowed; weir_conn_user() returns it */
+	unsigned conns_max;	 /* clients at once on each worker; more wait in the backlog. 0: by
+				    RLIMIT_NOFILE */
 	enum weir_stack_class stack; /* of the client tasks */
 };
 
 /*
  * Serves until cancelled: every worker accepts for itself, each client is a task running
- * handler(conn), and the connection is closed on every way out of it. A client's error is counted and
- * touches nobody else. Parks. Returns -ECANCELED or -ETIME after the clients have ended; before that
- * -EINVAL, -ENOMEM or the error of a listening socket.
+ * handler(conn), and the connection is closed on every way out of it. A client's error is counted
+ * and touches nobody else. Parks. Returns -ECANCELED or -ETIME after the clients have ended; before
+ * that -EINVAL, -ENOMEM or the error of a listening socket.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_serve_with(const struct weir_serve_opts *opts);
-#define weir_serve(...) \
-	weir_serve_with(&(struct weir_serve_opts){ __VA_ARGS__, .size = sizeof(struct weir_serve_opts) })
+#define weir_serve(...)                                                                            \
+	weir_serve_with(                                                                           \
+		&(struct weir_serve_opts){ __VA_ARGS__, .size = sizeof(struct weir_serve_opts) })
 
 struct weir_serve_stats {
 	uint64_t accepted;
-	uint64_t open;           /* clients now */
-	uint64_t failed;         /* handlers that returned a negative value */
-	uint64_t accept_pauses;  /* times accepting stopped for want of descriptors, memory or conns_max */
+	uint64_t open;		/* clients now */
+	uint64_t failed;	/* handlers that returned a negative value */
+	uint64_t accept_pauses; /* times accepting stopped for want of descriptors, memory or
+				   conns_max */
 };
 /* Sums over all workers, of every weir_serve() so far. */
 WEIR_API WEIR_NONNULL void weir_serve_stats_get(struct weir_serve_stats *ret);
 
 /*
- * Parks until a client connects and gives its connection in *ret. Returns 0, -ECANCELED, -ETIME, -EMFILE,
- * -ENFILE, -ENOMEM.
+ * Parks until a client connects and gives its connection in *ret. Returns 0, -ECANCELED, -ETIME,
+ * -EMFILE, -ENFILE, -ENOMEM.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_accept(weir_listener *listener, weir_conn **ret);
 
-/* ---- Connections -------------------------------------------------------------------------------- */
+/* ---- Connections -------------------------------------------------------- */
 
 /*
- * Parks until connected to `address` and gives the connection in *ret. Returns 0, -EINVAL (address; names
- * are not looked up here), -ECONNREFUSED, -ENETUNREACH, -ETIMEDOUT, -EMFILE, -ENOMEM, -ECANCELED, -ETIME.
+ * Parks until connected to `address` and gives the connection in *ret. Returns 0, -EINVAL (address;
+ * names are not looked up here), -ECONNREFUSED, -ENETUNREACH, -ETIMEDOUT, -EMFILE, -ENOMEM,
+ * -ECANCELED, -ETIME.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_connect(weir_conn **ret, const char *address);
 
 /*
- * Parks until something has arrived, at least one byte, and lends it in a buffer of the worker's pool;
- * what *ret held before is released. While it waits the connection owns no buffer. Returns the byte count,
- * 0 when the peer has closed (nothing is lent), or -ECONNRESET, -ETIMEDOUT, -ECANCELED, -ETIME, -ENOMEM,
- * -EBUSY when another task is receiving on it.
+ * Parks until something has arrived, at least one byte, and lends it in a buffer of the worker's
+ * pool; what *ret held before is released. While it waits the connection owns no buffer. Returns
+ * the byte count, 0 when the peer has closed (nothing is lent), or -ECONNRESET, -ETIMEDOUT,
+ * -ECANCELED, -ETIME, -ENOMEM, -EBUSY when another task is receiving on it.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL ssize_t weir_recv(weir_conn *conn, weir_buf *ret);
 
 /*
- * Takes the lease and sends its `len` bytes, in the order of the calls. Like write(2) it returns when they are
- * taken for sending, not when they have arrived; the block goes back to its pool when the kernel is done with
- * it. One lease of a connection is in flight at a time: while an earlier one still is, it parks. *buf is empty
- * afterwards, whatever happened. Returns the byte count; or -ECANCELED, -ETIME, -EBUSY when another task is
- * sending on it, or the error an earlier send has ended with: -EPIPE, -ECONNRESET, -ETIMEDOUT.
+ * Takes the lease and sends its `len` bytes, in the order of the calls. Like write(2) it returns
+ * when they are taken for sending, not when they have arrived; the block goes back to its pool when
+ * the kernel is done with it. One lease of a connection is in flight at a time: while an earlier
+ * one still is, it parks. *buf is empty afterwards, whatever happened. Returns the byte count; or
+ * -ECANCELED, -ETIME, -EBUSY when another task is sending on it, or the error an earlier send has
+ * ended with: -EPIPE, -ECONNRESET, -ETIMEDOUT.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL ssize_t weir_send(weir_conn *conn, weir_buf *buf);
 
 /*
- * Sends from memory of the caller's, which is borrowed until it returns: parks until the kernel is done with it.
- * Returns the bytes sent: all of them, or fewer when cancelled, timed out or broken midway; or the errors of
- * weir_send().
+ * Sends from memory of the caller's, which is borrowed until it returns: parks until the kernel is
+ * done with it. Returns the bytes sent: all of them, or fewer when cancelled, timed out or broken
+ * midway; or the errors of weir_send().
  */
 WEIR_API WEIR_MUST WEIR_NONNULL ssize_t weir_write(weir_conn *conn, const void *data, size_t len);
 
 /*
- * Parks until exactly `len` bytes are in `ret`. Returns 0, -ENODATA when the peer closed before, or the
- * errors of weir_recv(). On failure the bytes that had come are in `ret` and lost to the stream.
+ * Parks until exactly `len` bytes are in `ret`. Returns 0, -ENODATA when the peer closed before, or
+ * the errors of weir_recv(). On failure the bytes that had come are in `ret` and lost to the
+ * stream.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_read_full(weir_conn *conn, void *ret, size_t len);
 
 /*
- * Parks until `delimiter` has come and copies everything up to and including it to `ret`, which has room
- * for `cap` bytes. Returns the byte count; 0 when the peer closed before the first byte, -ENODATA when it
- * closed later, -EMSGSIZE when `cap` bytes came without the delimiter (they stay in `ret`), or the errors of
- * weir_recv().
+ * Parks until `delimiter` has come and copies everything up to and including it to `ret`, which has
+ * room for `cap` bytes. Returns the byte count; 0 when the peer closed before the first byte,
+ * -ENODATA when it closed later, -EMSGSIZE when `cap` bytes came without the delimiter (they stay
+ * in `ret`), or the errors of weir_recv().
  */
 WEIR_API WEIR_MUST WEIR_NONNULL ssize_t weir_read_until(weir_conn *conn, char delimiter, void *ret,
 							size_t cap);
 
-/* Ends the sending half; the peer sees end of stream. Parks. Returns 0, -ENOTCONN, -ECANCELED, -ETIME. */
+/* Ends the sending half; the peer sees end of stream. Parks. Returns 0, -ENOTCONN, -ECANCELED,
+ * -ETIME. */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_shutdown(weir_conn *conn);
 
 /*
- * Takes the connection: lets a lease in flight go out (5 s at most; not at all in a cancelled task), cancels
- * what else is in flight on it (a task parked there gets -ECANCELED), waits for the kernel to let go, closes.
- * Parks, without being a cancellation point. Accepts NULL.
+ * Takes the connection: lets a lease in flight go out (5 s at most; not at all in a cancelled
+ * task), cancels what else is in flight on it (a task parked there gets -ECANCELED), waits for the
+ * kernel to let go, closes. Parks, without being a cancellation point. Accepts NULL.
  */
 WEIR_API void weir_conn_close(weir_conn *conn);
 
-/* The peer's address in text, written to `ret` (size `cap`, 64 suffices for IP). Returns 0, -ENOTSUP, -ENOSPC. */
+/* The peer's address in text, written to `ret` (size `cap`, 64 suffices for IP). Returns 0,
+ * -ENOTSUP, -ENOSPC. */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_conn_peer(weir_conn *conn, char *ret, size_t cap);
 
 /* The .user of the weir_serve() that accepted it; NULL otherwise. */
@@ -184,7 +195,7 @@ static inline void weir__listener_cleanup(weir_listener **listener)
 {
 	weir_listener_close(*listener);
 }
-#define weir_auto_conn     WEIR_CLEANUP(weir__conn_cleanup) weir_conn *
+#define weir_auto_conn	   WEIR_CLEANUP(weir__conn_cleanup) weir_conn *
 #define weir_auto_listener WEIR_CLEANUP(weir__listener_cleanup) weir_listener *
 
 #ifdef __cplusplus

@@ -4,8 +4,8 @@
  *
  * conn.c and listener.c describe an operation in a struct weir__op and start it; ring.c hands it to
  * io_uring, poll.c tries the system call and waits for readiness. An operation ends only by its own
- * completion: cancelling asks for it, nothing more. Until then the operation, and the memory it points at,
- * must stay where they are.
+ * completion: cancelling asks for it, nothing more. Until then the operation, and the memory it
+ * points at, must stay where they are.
  */
 #ifndef WEIR_IO_INTERNAL_H
 #define WEIR_IO_INTERNAL_H
@@ -19,69 +19,72 @@
 struct weir__io;
 struct weir__op;
 
-/* ---- Handles: what operations work on ------------------------------------------------------------ */
+/* ---- Handles: what operations work on ----------------------------------- */
 
 struct weir__handle {
-	int fd;                      /* a descriptor, or a slot of the ring's own table; -1: closed */
-	bool is_direct;              /* a slot */
-	uint8_t ready;               /* poll.c: WEIR__READABLE | WEIR__WRITABLE, what epoll last said */
-	bool is_polled;              /* poll.c: in the epoll set */
-	struct weir__op *ops;        /* in flight */
-	struct weir__task *closer;   /* parked until ops is empty */
+	int fd;		      /* a descriptor, or a slot of the ring's own table; -1: closed */
+	bool is_direct;	      /* a slot */
+	uint8_t ready;	      /* poll.c: WEIR__READABLE | WEIR__WRITABLE, what epoll last said */
+	bool is_polled;	      /* poll.c: in the epoll set */
+	struct weir__op *ops; /* in flight */
+	struct weir__task *closer; /* parked until ops is empty */
 };
 
-/* ---- Operations ---------------------------------------------------------------------------------- */
+/* ---- Operations --------------------------------------------------------- */
 
 enum weir__op_code {
 	WEIR__OP_ACCEPT,   /* res: a new descriptor or slot (accepted_direct says which) */
 	WEIR__OP_CONNECT,  /* to data, len: a sockaddr */
-	WEIR__OP_RECV,     /* res bytes in block, or 0 at the end of the stream */
-	WEIR__OP_SEND,     /* all of data, len; res < len only when cancelled or broken midway */
+	WEIR__OP_RECV,	   /* res bytes in block, or 0 at the end of the stream */
+	WEIR__OP_SEND,	   /* all of data, len; res < len only when cancelled or broken midway */
 	WEIR__OP_SHUTDOWN, /* of the sending half */
-	WEIR__OP_INSTALL,  /* res: a descriptor for a slot, the caller's to close; only for direct handles */
+	WEIR__OP_INSTALL,  /* res: a descriptor for a slot, the caller's to close; only for direct
+			      handles */
 };
 
 enum weir__op_state {
 	WEIR__OP_FREE,
-	WEIR__OP_QUEUED,    /* started; the kernel may or may not know it */
+	WEIR__OP_QUEUED, /* started; the kernel may or may not know it */
 	WEIR__OP_CANCELLING,
 };
 
 struct weir__op {
-	struct weir__op *next;       /* the handle's list */
+	struct weir__op *next; /* the handle's list */
 	struct weir__op **pprev;
 	struct weir__op *queue_next; /* ring.c: waiting for a submission entry or for a buffer */
 	struct weir__handle *handle;
 	/*
-	 * Called on the scheduler stack for each completion, after the operation has left the handle's list
-	 * if it was the last one (!more). May make tasks ready and start operations, must not park.
+	 * Called on the scheduler stack for each completion, after the operation has left the
+	 * handle's list if it was the last one (!more). May make tasks ready and start operations,
+	 * must not park.
 	 */
 	void (*done)(struct weir__op *op);
-	void *owner;                 /* done()'s */
+	void *owner; /* done()'s */
 	void *data;
 	size_t len;
-	size_t moved;                /* poll.c: bytes sent so far */
-	struct weir__block *block;   /* RECV: gives one reference when res > 0, else NULL */
+	size_t moved;		   /* poll.c: bytes sent so far */
+	struct weir__block *block; /* RECV: gives one reference when res > 0, else NULL */
 	int res;
-	int why;                     /* weir__op_run(): its task was interrupted for */
-	uint8_t code;                /* enum weir__op_code */
-	uint8_t state;               /* enum weir__op_state */
-	bool multi;                  /* ACCEPT, RECV: go on until cancelled, at the driver's discretion */
-	bool more;                   /* this completion was not the last */
+	int why;       /* weir__op_run(): its task was interrupted for */
+	uint8_t code;  /* enum weir__op_code */
+	uint8_t state; /* enum weir__op_state */
+	bool multi;    /* ACCEPT, RECV: go on until cancelled, at the driver's discretion */
+	bool more;     /* this completion was not the last */
 	bool accepted_direct;
-	uint8_t group;               /* RECV: index of the buffer size, 0 or 1 */
-	bool is_waiting;             /* ring.c: in a queue through queue_next */
+	uint8_t group;	 /* RECV: index of the buffer size, 0 or 1 */
+	bool is_waiting; /* ring.c: in a queue through queue_next */
 	/*
-	 * Embedded in a connection and started again and again: its owner cancels it before the handle is
-	 * closed, and forgets it before the memory goes. ring.c keeps its slot and leaves it off the list.
+	 * Embedded in a connection and started again and again: its owner cancels it before the
+	 * handle is closed, and forgets it before the memory goes. ring.c keeps its slot and leaves
+	 * it off the list.
 	 */
 	bool is_kept;
-	bool has_slot;               /* ring.c */
-	bool socket_has_more;        /* RECV: the kernel said that more lies ready */
-	uint32_t slot;               /* ring.c: place in its table */
+	bool has_slot;	      /* ring.c */
+	bool socket_has_more; /* RECV: the kernel said that more lies ready */
+	uint32_t slot;	      /* ring.c: place in its table */
 };
 
-/* ---- The worker's I/O ----------------------------------------------------------------------------- */
+/* ---- The worker's I/O --------------------------------------------------- */
 
 struct weir__io_ops {
 	/*
@@ -98,14 +101,14 @@ struct weir__io_ops {
 };
 
 struct weir__io {
-	struct weir__driver driver;  /* first: the runtime's view of us */
+	struct weir__driver driver; /* first: the runtime's view of us */
 	const struct weir__io_ops *ops;
 	struct weir__worker *worker;
-	bool accepts_direct;         /* accepted connections are slots of the ring's table */
-	bool needs_nonblocking;      /* descriptors must be O_NONBLOCK */
+	bool accepts_direct;	/* accepted connections are slots of the ring's table */
+	bool needs_nonblocking; /* descriptors must be O_NONBLOCK */
 	struct weir__serve_counts {
 		uint64_t accepted, open, failed, accept_pauses;
-	} serve;                     /* owner writes, others read relaxed */
+	} serve; /* owner writes, others read relaxed */
 };
 
 static inline struct weir__io *weir__io_of(const struct weir__worker *worker)
@@ -149,8 +152,9 @@ static inline void weir__op_unlink(struct weir__op *op)
 /* For conn.c and listener.c. */
 
 /*
- * What every operation needs before it is started; the rest of the struct is the driver's, or `data` and
- * `len` where the code has arguments. A constructor instead of an initialiser: a send would clear 120 bytes.
+ * What every operation needs before it is started; the rest of the struct is the driver's, or
+ * `data` and `len` where the code has arguments. A constructor instead of an initialiser: a send
+ * would clear 120 bytes.
  */
 static inline void weir__op_init(struct weir__op *op, enum weir__op_code code,
 				 struct weir__handle *handle)
@@ -163,12 +167,12 @@ static inline void weir__op_init(struct weir__op *op, enum weir__op_code code,
 	op->block = NULL;
 }
 
-void weir__op_wake(struct weir__op *op);                   /* done() of weir__op_run() */
-void weir__op_abort(struct weir__task *task, int why);     /* its abort function */
+void weir__op_wake(struct weir__op *op);	       /* done() of weir__op_run() */
+void weir__op_abort(struct weir__task *task, int why); /* its abort function */
 
 /*
- * Starts `op` for the running task and parks until it completes. Returns res; -ETIME instead of -ECANCELED when
- * the deadline ended it. The operation may lie on the task's stack.
+ * Starts `op` for the running task and parks until it completes. Returns res; -ETIME instead of
+ * -ECANCELED when the deadline ended it. The operation may lie on the task's stack.
  */
 static inline int weir__op_run(struct weir__io *io, struct weir__op *op)
 {
@@ -187,7 +191,8 @@ static inline int weir__op_run(struct weir__io *io, struct weir__op *op)
 /* Cancels what is in flight on the handle but kept operations. Does not wait. */
 void weir__handle_cancel(struct weir__io *io, struct weir__handle *handle);
 
-/* Cancels what is in flight on the handle but kept operations, parks (not a cancellation point) until it is over, closes. */
+/* Cancels what is in flight on the handle but kept operations, parks (not a cancellation point)
+ * until it is over, closes. */
 void weir__handle_close(struct weir__io *io, struct weir__handle *handle);
 
 /* Open descriptors this process may have (RLIMIT_NOFILE), at most 262,144. */

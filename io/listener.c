@@ -2,11 +2,11 @@
 /*
  * listener.c: listening sockets, weir_accept(), and weir_serve().
  *
- * weir_serve() starts one acceptor task on every worker. Each has a listening socket of its own bound to the
- * same address (SO_REUSEPORT; Unix sockets are shared), keeps an accept armed, and spawns a task per client
- * in a scope of its own. Accepting stops, and the backlog fills, when conns_max is reached or descriptors run
- * out; it goes on when a client leaves. A multishot accept can overshoot by a whole backlog, so it is used
- * only while there is room for one.
+ * weir_serve() starts one acceptor task on every worker. Each has a listening socket of its own
+ * bound to the same address (SO_REUSEPORT; Unix sockets are shared), keeps an accept armed, and
+ * spawns a task per client in a scope of its own. Accepting stops, and the backlog fills, when
+ * conns_max is reached or descriptors run out; it goes on when a client leaves. A multishot accept
+ * can overshoot by a whole backlog, so it is used only while there is room for one.
  */
 #include "io/io_internal.h"
 
@@ -23,7 +23,7 @@
 #include "runtime/opts.h"
 
 enum {
-	DESCRIPTORS_SPARE = 64,   /* left to the process when conns_max goes by RLIMIT_NOFILE */
+	DESCRIPTORS_SPARE = 64,	  /* left to the process when conns_max goes by RLIMIT_NOFILE */
 	RETRY_NS = 100 * 1000000, /* accepting again after the kernel ran out of something */
 };
 
@@ -37,9 +37,10 @@ struct weir_listener {
 	char text[WEIR__ADDRESS_TEXT_MAX];
 };
 
-/* ---- Listening ---------------------------------------------------------------------------------- */
+/* ---- Listening ---------------------------------------------------------- */
 
-/* A Unix socket file that nobody listens on any more is in the way; a live one is not ours to take. */
+/* A Unix socket file that nobody listens on any more is in the way; a live one is not ours to take.
+ */
 static int remove_stale(const struct weir__address *address)
 {
 	struct stat st;
@@ -193,7 +194,7 @@ int weir_accept(weir_listener *listener, weir_conn **ret)
 	return err;
 }
 
-/* ---- Serving: one acceptor per worker ------------------------------------------------------------ */
+/* ---- Serving: one acceptor per worker ----------------------------------- */
 
 /* What all acceptors of a weir_serve() share: read only. */
 struct serve {
@@ -206,21 +207,21 @@ struct serve {
 struct weir__acceptor {
 	const struct serve *serve;
 	struct weir__io *io;
-	struct weir__handle own;         /* this worker's listening socket, when it is not the listener's */
+	struct weir__handle own; /* this worker's listening socket, when it is not the listener's */
 	struct weir__handle *handle;
 	struct weir__op op;
 	struct weir__task *task;
 	struct weir__drain drain;
 	struct weir__scope *clients;
-	int *accepted;                   /* descriptors not yet made clients: a growing array used as a queue */
+	int *accepted; /* descriptors not yet made clients: a growing array used as a queue */
 	size_t accepted_first, accepted_count, accepted_cap;
-	unsigned open;                   /* clients now */
+	unsigned open; /* clients now */
 	unsigned conns_max;
 	int backlog;
-	int error;                       /* that ended the accept operation */
+	int error; /* that ended the accept operation */
 	bool is_accepting;
 	bool is_parked;
-	bool is_full;                    /* accepting has stopped at conns_max */
+	bool is_full; /* accepting has stopped at conns_max */
 	bool is_draining;
 };
 
@@ -339,15 +340,15 @@ static int start_client(struct weir__acceptor *acceptor, int fd)
 		return err;
 	conn->acceptor = acceptor;
 	conn->user = opts->user;
-	err = weir__spawn(acceptor->clients, &(struct weir__spawn){
-						     .fn = client_main,
-						     .arg = conn,
-						     .name = opts->name ? opts->name : "client",
-						     .site = "weir_serve",
-						     .stack_shift = weir__stack_shift(self->runtime,
-										      opts->stack),
-						     .stack_now = true,
-					     });
+	err = weir__spawn(acceptor->clients,
+			  &(struct weir__spawn){
+				  .fn = client_main,
+				  .arg = conn,
+				  .name = opts->name ? opts->name : "client",
+				  .site = "weir_serve",
+				  .stack_shift = weir__stack_shift(self->runtime, opts->stack),
+				  .stack_now = true,
+			  });
 	if (err < 0) {
 		weir__conn_free(conn);
 		return err;
@@ -432,7 +433,8 @@ static void drain_begin(struct weir__drain *drain)
 	wake_acceptor(acceptor);
 }
 
-/* This worker's socket: the listener's own at home and for Unix sockets, else one more on the same port. */
+/* This worker's socket: the listener's own at home and for Unix sockets, else one more on the same
+ * port. */
 static int acceptor_open(struct weir__acceptor *acceptor)
 {
 	const struct serve *serve = acceptor->serve;
@@ -445,8 +447,9 @@ static int acceptor_open(struct weir__acceptor *acceptor)
 		acceptor->handle = &serve->listener->handle;
 		return 0;
 	}
-	acceptor->own.fd = shared ? fcntl(listener->handle.fd, F_DUPFD_CLOEXEC, 0)
-				  : open_socket(&listener->address, listener->backlog, listener->nagle);
+	acceptor->own.fd =
+		shared ? fcntl(listener->handle.fd, F_DUPFD_CLOEXEC, 0)
+		       : open_socket(&listener->address, listener->backlog, listener->nagle);
 	if (acceptor->own.fd < 0)
 		return shared ? -errno : acceptor->own.fd;
 	acceptor->handle = &acceptor->own;

@@ -2,10 +2,11 @@
 /*
  * multishot.c: tries whether a multishot receive hears the end of a stream.
  *
- * Kernels from 6.0 until the mend (6.18.44 has it) count two wake-ups, data and then the end, as one when both come
- * before the receive gets to run: it reads the data and waits for an event that has been. The connection then hangs
- * until its deadline. With DEFER_TASKRUN the receive runs only when we enter, so the race is no race: write, shut
- * down, then look, and the kernel at hand shows which it is.
+ * Kernels from 6.0 until the mend (6.18.44 has it) count two wake-ups, data and then the end, as
+ * one when both come before the receive gets to run: it reads the data and waits for an event that
+ * has been. The connection then hangs until its deadline. With DEFER_TASKRUN the receive runs only
+ * when we enter, so the race is no race: write, shut down, then look, and the kernel at hand shows
+ * which it is.
  */
 #include "io/multishot.h"
 

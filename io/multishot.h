@@ -9,8 +9,8 @@
 #include <stdbool.h>
 
 /*
- * Tries, on a fresh ring with nothing queued: does a multishot receive hear of an end of stream that comes
- * right behind data? About ten system calls; leaves the ring as it was.
+ * Tries, on a fresh ring with nothing queued: does a multishot receive hear of an end of stream
+ * that comes right behind data? About ten system calls; leaves the ring as it was.
  */
 bool weir__multishot_hears_the_end(struct io_uring *uring);
 

@@ -77,7 +77,7 @@ static void entering(struct poll *poll)
 	count_up(&poll->io.driver.enters);
 }
 
-/* ---- The epoll set --------------------------------------------------------------------------- */
+/* ---- The epoll set ------------------------------------------------------ */
 
 static int control(struct poll *poll, int what, struct weir__handle *handle)
 {
@@ -132,7 +132,7 @@ static void leave(struct poll *poll, struct weir__handle *handle)
 			poll->events[i].data.ptr = NULL;
 }
 
-/* ---- Attempts: false when the operation has to wait ------------------------------------------ */
+/* ---- Attempts: false when the operation has to wait --------------------- */
 
 static bool give(struct weir__op *op, int res)
 {
@@ -252,7 +252,7 @@ static bool end_connect(struct poll *poll, struct weir__op *op)
 	return give(op, -err);
 }
 
-/* ---- Starting and ending operations ---------------------------------------------------------- */
+/* ---- Starting and ending operations ------------------------------------- */
 
 static bool start_transfer(struct poll *poll, struct weir__op *op)
 {
@@ -366,7 +366,7 @@ static void poll_close_handle(struct weir__io *io, struct weir__handle *handle)
 	(void)close(handle->fd);
 }
 
-/* ---- Events ---------------------------------------------------------------------------------- */
+/* ---- Events ------------------------------------------------------------- */
 
 static unsigned side_of(const struct weir__op *op)
 {
@@ -457,7 +457,7 @@ static void retry_connects(struct poll *poll)
 	}
 }
 
-/* ---- The driver ------------------------------------------------------------------------------ */
+/* ---- The driver --------------------------------------------------------- */
 
 /*
  * Sleeps at most `left_ns`; -1: no limit. Kernels before 5.11 have no epoll_pwait2, and seccomp

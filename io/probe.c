@@ -40,7 +40,7 @@ enum {
 #define WAIT_MAX                                                                                   \
 	(&(struct __kernel_timespec){ .tv_sec = 1 }) /* for a completion that never comes */
 
-/* ---- The ladder ------------------------------------------------------------------------------ */
+/* ---- The ladder --------------------------------------------------------- */
 
 static const struct rung {
 	const char *name;
@@ -83,7 +83,7 @@ static void climb(struct weir__probe *probe)
 	}
 }
 
-/* ---- Trials ---------------------------------------------------------------------------------- */
+/* ---- Trials ------------------------------------------------------------- */
 
 /* A ring, a listening socket with a client in its queue, a connected pair, a page for buffers. */
 struct trial {
@@ -296,7 +296,7 @@ static int try_all(struct weir__probe *probe)
 	return 0;
 }
 
-/* ---- What the machine says ------------------------------------------------------------------- */
+/* ---- What the machine says ---------------------------------------------- */
 
 /* The beginning of a small file, without its last newline; "" when it cannot be read. */
 static void read_text(const char *path, char *ret, size_t cap)
@@ -395,7 +395,7 @@ int weir__probe_run(struct weir__probe *ret)
 	return 0;
 }
 
-/* ---- Why io_uring was refused ---------------------------------------------------------------- */
+/* ---- Why io_uring was refused ------------------------------------------- */
 
 enum cause {
 	CAUSE_UNKNOWN,
@@ -534,7 +534,7 @@ void weir__probe_explain_refusal_as_error(FILE *out, int err)
 	fputs("weir: nothing was started; WEIR_DRIVER=epoll does without io_uring.\n", out);
 }
 
-/* ---- The doctor ------------------------------------------------------------------------------ */
+/* ---- The doctor --------------------------------------------------------- */
 
 /* `fix` is NULL for what is as it should be. */
 static void report(FILE *out, const char *what, const char *value, const char *fix)

@@ -2,12 +2,13 @@
 /*
  * ring.c: one io_uring per worker, through liburing.
  *
- * Comes from: conn.c and listener.c (operations). Goes to: the kernel, and back as completions that make
- * tasks ready.
+ * Comes from: conn.c and listener.c (operations). Goes to: the kernel, and back as completions that
+ * make tasks ready.
  *
- * The hard idea: user_data is not a pointer but (generation, code, slot). A completion that arrives for an
- * operation that no longer exists is recognised, what it carries (a buffer, a descriptor) is released, and
- * it is counted. Timeouts are the timer wheel's: the kernel sees one deadline per wait.
+ * The hard idea: user_data is not a pointer but (generation, code, slot). A completion that arrives
+ * for an operation that no longer exists is recognised, what it carries (a buffer, a descriptor) is
+ * released, and it is counted. Timeouts are the timer wheel's: the kernel sees one deadline per
+ * wait.
  */
 #include "io/io_internal.h"
 
@@ -27,15 +28,16 @@
 enum { GROUPS = 2, REAP_MAX = 256, SLOTS_FIRST = 64 };
 
 /*
- * Codes in user_data beside enum weir__op_code: nothing to do; the eventfd was written; another worker's
- * ring woke us; our message to the worker in `slot` did not arrive; and that of a free slot.
+ * Codes in user_data beside enum weir__op_code: nothing to do; the eventfd was written; another
+ * worker's ring woke us; our message to the worker in `slot` did not arrive; and that of a free
+ * slot.
  */
 enum { CODE_IGNORE = 0xfb, CODE_WAKE, CODE_MESSAGE, CODE_MESSAGE_LOST, CODE_NONE };
 _Static_assert(CODE_NONE == 0xff, "all bits: any code | CODE_NONE is CODE_NONE");
 
 /*
- * `key` is the high half of the user_data that belongs to the operation in the slot: 24 bits of generation, 8
- * of code. A free slot has the code CODE_NONE, which no completion carries.
+ * `key` is the high half of the user_data that belongs to the operation in the slot: 24 bits of
+ * generation, 8 of code. A free slot has the code CODE_NONE, which no completion carries.
  */
 struct slot {
 	struct weir__op *op;
@@ -44,18 +46,18 @@ struct slot {
 };
 
 struct ring {
-	struct weir__io io;       /* first */
+	struct weir__io io; /* first */
 	struct io_uring uring;
-	unsigned full_at;	  /* the tail at which the submission queue is full */
-	unsigned enter_flags;     /* for every enter */
+	unsigned full_at;     /* the tail at which the submission queue is full */
+	unsigned enter_flags; /* for every enter */
 	bool has_accept_multi;
 	bool has_recv_multi;
-	bool has_buffers;         /* provided-buffer rings */
+	bool has_buffers; /* provided-buffer rings */
 	bool has_msg_ring;
 	int wake_fd;
 	struct slot *slots;
 	uint32_t slots_count;
-	uint32_t slots_free;      /* head of the free list; slots_count: none */
+	uint32_t slots_free;	  /* head of the free list; slots_count: none */
 	struct weir__op *waiting; /* operations that found the submission queue full */
 	struct weir__op **waiting_tail;
 	struct weir__buffer_ring groups[GROUPS];
@@ -82,7 +84,7 @@ static uint64_t tag(const struct ring *ring, const struct weir__op *op)
 	return (uint64_t)ring->slots[op->slot].key << 32 | op->slot;
 }
 
-/* ---- Entering the kernel ------------------------------------------------------------------------ */
+/* ---- Entering the kernel ------------------------------------------------ */
 
 /* Entries filled and not taken by the kernel. */
 static inline unsigned queued(const struct ring *ring)
@@ -90,11 +92,13 @@ static inline unsigned queued(const struct ring *ring)
 	return ring->uring.sq.sqe_tail + ring->uring.sq.ring_entries - ring->full_at;
 }
 
-/* Publishes the queued entries and enters. The index array is the identity, laid out once at set-up. */
+/* Publishes the queued entries and enters. The index array is the identity, laid out once at
+ * set-up. */
 static int enter(struct ring *ring, unsigned wait_count, struct io_uring_getevents_arg *arg)
 {
 	struct io_uring_sq *sq = &ring->uring.sq;
-	unsigned flags = ring->enter_flags | IORING_ENTER_GETEVENTS | (arg ? IORING_ENTER_EXT_ARG : 0);
+	unsigned flags =
+		ring->enter_flags | IORING_ENTER_GETEVENTS | (arg ? IORING_ENTER_EXT_ARG : 0);
 
 	sq->sqe_head = sq->sqe_tail;
 	/* release: the kernel reads the entries after it reads the tail */
@@ -120,7 +124,8 @@ static inline struct io_uring_sqe *next_sqe(struct ring *ring)
 /* An entry to fill; NULL when the kernel takes none off our hands now. */
 static inline struct io_uring_sqe *get_sqe(struct ring *ring)
 {
-	/* without SQPOLL the kernel takes entries only inside enter(): what is not queued is free */
+	/* without SQPOLL the kernel takes entries only inside enter(): what is not queued is free
+	 */
 	if (__builtin_expect(ring->uring.sq.sqe_tail == ring->full_at, 0)) {
 		(void)enter(ring, 0, NULL); /* a refusal shows in the next line */
 		if (ring->uring.sq.sqe_tail == ring->full_at)
@@ -129,7 +134,7 @@ static inline struct io_uring_sqe *get_sqe(struct ring *ring)
 	return next_sqe(ring);
 }
 
-/* ---- Slots -------------------------------------------------------------------------------------- */
+/* ---- Slots -------------------------------------------------------------- */
 
 static int grow_slots(struct ring *ring)
 {
@@ -194,7 +199,7 @@ static void ring_forget(struct weir__io *io, struct weir__op *op)
 		free_slot(ring_of(io), op);
 }
 
-/* ---- Starting operations ------------------------------------------------------------------------ */
+/* ---- Starting operations ------------------------------------------------ */
 
 static void fill_accept(struct ring *ring, struct weir__op *op, struct io_uring_sqe *sqe)
 {
@@ -208,16 +213,17 @@ static void fill_accept(struct ring *ring, struct weir__op *op, struct io_uring_
 		io_uring_prep_multishot_accept(sqe, fd, NULL, NULL, SOCK_CLOEXEC);
 	else
 		io_uring_prep_accept(sqe, fd, NULL, NULL, op->accepted_direct ? 0 : SOCK_CLOEXEC);
-	/* liburing 2.3 adds one to this in its _accept_direct: any slot would become slot 0, a descriptor */
+	/* liburing 2.3 adds one to this in its _accept_direct: any slot would become slot 0, a
+	 * descriptor */
 	if (op->accepted_direct)
 		sqe->file_index = IORING_FILE_INDEX_ALLOC;
 }
 
 /*
- * A single receive skips the first attempt (POLL_FIRST) unless the socket is known to hold more: it would
- * fail, and with an empty buffer ring it would fail with ENOBUFS although nothing has arrived. A multishot one
- * must not: what came before it was armed, data and then the end, would be one event to it, and Linux 6.18 then
- * tells it of the data alone.
+ * A single receive skips the first attempt (POLL_FIRST) unless the socket is known to hold more: it
+ * would fail, and with an empty buffer ring it would fail with ENOBUFS although nothing has
+ * arrived. A multishot one must not: what came before it was armed, data and then the end, would be
+ * one event to it, and Linux 6.18 then tells it of the data alone.
  */
 static void fill_recv(struct ring *ring, struct weir__op *op, struct io_uring_sqe *sqe)
 {
@@ -439,7 +445,7 @@ static void ring_close_handle(struct weir__io *io, struct weir__handle *handle)
 	}
 }
 
-/* ---- Completions -------------------------------------------------------------------------------- */
+/* ---- Completions -------------------------------------------------------- */
 
 static void arm_wake(struct ring *ring)
 {
@@ -473,7 +479,8 @@ static void on_stale(struct ring *ring, const struct io_uring_cqe *cqe, unsigned
 {
 	weir__count(&ring->io.driver.stale_completions, 1);
 	if (code == WEIR__OP_ACCEPT && cqe->res >= 0) {
-		struct weir__handle orphan = { .fd = cqe->res, .is_direct = ring->io.accepts_direct };
+		struct weir__handle orphan = { .fd = cqe->res,
+					       .is_direct = ring->io.accepts_direct };
 		ring_close_handle(&ring->io, &orphan);
 	}
 }
@@ -581,8 +588,8 @@ static __attribute__((noinline)) void on_other(struct ring *ring, const struct i
 	if (code == CODE_WAKE)
 		on_wake(ring, cqe);
 	else if (code == CODE_MESSAGE_LOST)
-		write_wake(ring_of(weir__io_of(
-			ring->io.worker->runtime->workers[(uint32_t)cqe->user_data])));
+		write_wake(ring_of(
+			weir__io_of(ring->io.worker->runtime->workers[(uint32_t)cqe->user_data])));
 	else if (code < CODE_IGNORE)
 		on_stale(ring, cqe, code);
 }
@@ -609,7 +616,7 @@ static inline void on_completion(struct ring *ring, const struct io_uring_cqe *c
 	}
 }
 
-/* ---- The driver --------------------------------------------------------------------------------- */
+/* ---- The driver --------------------------------------------------------- */
 
 static void sleep_until(struct ring *ring, int64_t until_ns)
 {
@@ -630,8 +637,8 @@ static void sleep_until(struct ring *ring, int64_t until_ns)
 }
 
 /*
- * What enter() refuses is harmless here: EINTR and ETIME end a wait early, EBUSY and EAGAIN leave the
- * entries queued for the next turn, which reaps first.
+ * What enter() refuses is harmless here: EINTR and ETIME end a wait early, EBUSY and EAGAIN leave
+ * the entries queued for the next turn, which reaps first.
  */
 static void ring_submit_and_wait(struct weir__driver *driver, int64_t wait_until_ns)
 {
@@ -666,8 +673,9 @@ static unsigned ring_reap(struct weir__driver *driver)
 }
 
 /*
- * From another worker: a message from ring to ring, handed over with the sender's next enter (the end of its
- * slice at the latest), where it shares the system call with everything else. From elsewhere: the eventfd.
+ * From another worker: a message from ring to ring, handed over with the sender's next enter (the
+ * end of its slice at the latest), where it shares the system call with everything else. From
+ * elsewhere: the eventfd.
  */
 static void ring_wake(struct weir__driver *target_driver, struct weir__driver *from)
 {
@@ -688,7 +696,8 @@ static void ring_close(struct weir__driver *driver)
 {
 	struct ring *ring = ring_of_driver(driver);
 
-	/* Closes of handles may still be queued. Everything else has been waited for by its owner. */
+	/* Closes of handles may still be queued. Everything else has been waited for by its owner.
+	 */
 	if (queued(ring))
 		(void)enter(ring, 0, NULL);
 	io_uring_queue_exit(&ring->uring);
@@ -714,7 +723,7 @@ static const struct weir__io_ops io_ops = {
 	.close = ring_close_handle,
 };
 
-/* ---- Set-up ------------------------------------------------------------------------------------- */
+/* ---- Set-up ------------------------------------------------------------- */
 
 /* From everything down to nothing; each rung is what the kernels in its comment take. */
 static int open_uring(struct ring *ring, const struct weir__config *config)
@@ -725,7 +734,8 @@ static int open_uring(struct ring *ring, const struct weir__config *config)
 	} rungs[] = {
 		/* 6.1 */
 		{ WEIR__URING_DEFER, base | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_TASKRUN_FLAG |
-					     IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN },
+					     IORING_SETUP_SINGLE_ISSUER |
+					     IORING_SETUP_DEFER_TASKRUN },
 		/* 5.19 */
 		{ WEIR__URING_COOP, base | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_TASKRUN_FLAG |
 					    IORING_SETUP_COOP_TASKRUN },
@@ -755,8 +765,8 @@ static bool has_op(const struct io_uring_probe *probe, int op)
 }
 
 /*
- * Multishot accept came with the op SOCKET (5.19), multishot receive and SKIP of completions with SEND_ZC
- * (6.0); the flags themselves cannot be probed.
+ * Multishot accept came with the op SOCKET (5.19), multishot receive and SKIP of completions with
+ * SEND_ZC (6.0); the flags themselves cannot be probed.
  */
 static int find_features(struct ring *ring, const struct weir__config *config)
 {
@@ -765,7 +775,8 @@ static int find_features(struct ring *ring, const struct weir__config *config)
 
 	if (!probe)
 		return -ENOMEM;
-	ring->has_accept_multi = has_op(probe, IORING_OP_SOCKET) && !(mask & WEIR__URING_ACCEPT_MULTI);
+	ring->has_accept_multi =
+		has_op(probe, IORING_OP_SOCKET) && !(mask & WEIR__URING_ACCEPT_MULTI);
 	ring->has_buffers = has_op(probe, IORING_OP_SOCKET) && !(mask & WEIR__URING_BUFRING);
 	ring->has_recv_multi = ring->has_buffers && has_op(probe, IORING_OP_SEND_ZC) &&
 			       !(mask & WEIR__URING_RECV_MULTI) &&
@@ -780,7 +791,8 @@ static int find_features(struct ring *ring, const struct weir__config *config)
 
 static void register_extras(struct ring *ring, const struct weir__config *config, unsigned files)
 {
-	unsigned iowq[2] = { 4, 16 }; /* bounded, unbounded: nothing of ours should ever need them */
+	unsigned iowq[2] = { 4,
+			     16 }; /* bounded, unbounded: nothing of ours should ever need them */
 
 	(void)io_uring_register_iowq_max_workers(&ring->uring, iowq);
 	(void)io_uring_ring_dontfork(&ring->uring);
@@ -805,10 +817,11 @@ static void init_ring(struct ring *ring, struct weir__worker *worker)
 	ring->waiting_tail = &ring->waiting;
 	for (unsigned i = 0; i < sq->ring_entries; i++)
 		sq->array[i] = i;
-	weir__buffer_ring_init(&ring->groups[0], &ring->uring, &ring->io.driver, 0, config->recv_bytes,
-			       config->recv_buffers, config->recv_buffers_max, restart_recv);
-	weir__buffer_ring_init(&ring->groups[1], &ring->uring, &ring->io.driver, 1, config->recv_bulk_bytes, 4,
-			       config->recv_buffers_max, restart_recv);
+	weir__buffer_ring_init(&ring->groups[0], &ring->uring, &ring->io.driver, 0,
+			       config->recv_bytes, config->recv_buffers, config->recv_buffers_max,
+			       restart_recv);
+	weir__buffer_ring_init(&ring->groups[1], &ring->uring, &ring->io.driver, 1,
+			       config->recv_bulk_bytes, 4, config->recv_buffers_max, restart_recv);
 }
 
 int weir__ring_open(struct weir__worker *worker, struct weir__io **ret)

@@ -2,8 +2,8 @@
 /*
  * run.c: weir_run(): puts the layers together, starts and stops the workers.
  *
- * The calling thread is worker 0. Every worker opens its driver on its own thread (a ring has one issuer),
- * then reports; the first task starts when all have. Leaving goes the other way round.
+ * The calling thread is worker 0. Every worker opens its driver on its own thread (a ring has one
+ * issuer), then reports; the first task starts when all have. Leaving goes the other way round.
  */
 #include <weir/io.h>
 
@@ -25,17 +25,17 @@ struct run {
 	struct weir__runtime runtime;
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
-	unsigned ready;          /* workers that have a driver or an error; under the lock */
-	bool may_go;             /* all are ready; under the lock */
-	unsigned running;        /* workers that may still wake others; under the lock */
-	int error;               /* the first one; under the lock */
-	pthread_t threads[];     /* of workers 1 and up, from index 1 */
+	unsigned ready;	     /* workers that have a driver or an error; under the lock */
+	bool may_go;	     /* all are ready; under the lock */
+	unsigned running;    /* workers that may still wake others; under the lock */
+	int error;	     /* the first one; under the lock */
+	pthread_t threads[]; /* of workers 1 and up, from index 1 */
 };
 
 /* Guards what is made once per process. */
 static pthread_mutex_t start_lock = PTHREAD_MUTEX_INITIALIZER;
 
-/* ---- Signals ------------------------------------------------------------------------------------- */
+/* ---- Signals ------------------------------------------------------------ */
 
 /* The runtime that SIGINT and SIGTERM stop: the first one that asked. */
 static _Atomic(struct weir__runtime *) signal_runtime;
@@ -58,7 +58,8 @@ static void on_stop_signal(int signal_number)
 
 static bool catch_signals(struct weir__runtime *runtime)
 {
-	struct sigaction action = { .sa_handler = on_stop_signal, .sa_flags = SA_ONSTACK | SA_RESTART };
+	struct sigaction action = { .sa_handler = on_stop_signal,
+				    .sa_flags = SA_ONSTACK | SA_RESTART };
 	struct weir__runtime *none = NULL;
 
 	if (!atomic_compare_exchange_strong(&signal_runtime, &none, runtime))
@@ -84,7 +85,7 @@ void weir_stop(void)
 		weir__runtime_stop(self->runtime);
 }
 
-/* ---- One worker ---------------------------------------------------------------------------------- */
+/* ---- One worker --------------------------------------------------------- */
 
 static int open_driver(struct weir__worker *worker)
 {
@@ -207,7 +208,7 @@ static void *worker_main(void *arg)
 	return NULL;
 }
 
-/* ---- All of them --------------------------------------------------------------------------------- */
+/* ---- All of them -------------------------------------------------------- */
 
 static int start_thread(struct run *run, unsigned index)
 {
@@ -229,7 +230,8 @@ static int start_thread(struct run *run, unsigned index)
 	return err;
 }
 
-/* Starts workers 1 and up, and waits until they and worker 0 (err: its outcome) can go or cannot. */
+/* Starts workers 1 and up, and waits until they and worker 0 (err: its outcome) can go or cannot.
+ */
 static int start_all(struct run *run, int err, unsigned *ret_started)
 {
 	unsigned count = run->runtime.workers_count, started = 1;
@@ -263,9 +265,11 @@ static void report(const struct weir__runtime *runtime)
 	weir_mem_stats_get(&mem);
 	fprintf(stderr,
 		"weir: %u workers on %s: %llu turns, %llu parks, %llu switches, %llu spawns\n"
-		"weir: %llu system calls for %llu operations, %llu completions, %llu found no buffer, "
+		"weir: %llu system calls for %llu operations, %llu completions, %llu found no "
+		"buffer, "
 		"%llu stale, %llu overflows\n"
-		"weir: %llu allocations, %llu missed their cache; %llu KiB in spans, %llu mmap calls\n",
+		"weir: %llu allocations, %llu missed their cache; %llu KiB in spans, %llu mmap "
+		"calls\n",
 		runtime->workers_count, runtime->workers[0]->driver->ops->name,
 		(unsigned long long)stats.turns, (unsigned long long)stats.parks,
 		(unsigned long long)stats.switches, (unsigned long long)stats.spawns,
@@ -282,7 +286,8 @@ static int run_workers(struct run *run, const struct weir_run_opts *opts)
 	struct weir__worker *first = runtime->workers[0];
 	cpu_set_t affinity;
 	unsigned started;
-	bool is_pinned = runtime->config.pin && sched_getaffinity(0, sizeof affinity, &affinity) == 0;
+	bool is_pinned =
+		runtime->config.pin && sched_getaffinity(0, sizeof affinity, &affinity) == 0;
 
 	int own = worker_open(first);
 	int err = start_all(run, own, &started);
@@ -307,7 +312,7 @@ static int run_workers(struct run *run, const struct weir_run_opts *opts)
 	return err;
 }
 
-/* ---- Before and after ---------------------------------------------------------------------------- */
+/* ---- Before and after --------------------------------------------------- */
 
 /* min(affinity mask, cgroup quota), at least 1 */
 static unsigned count_cpus(void)
@@ -339,8 +344,8 @@ static int configure(struct weir__config *config, const struct weir_run_opts *op
 	if (err == 0 && opts->driver)
 		err = weir__config_set_text(config, WEIR__OPTION_driver, opts->driver, stderr);
 	if (err == 0 && opts->stack_bytes)
-		err = weir__config_set(config, WEIR__OPTION_stack_kb, (opts->stack_bytes + 1023) / 1024,
-				       stderr);
+		err = weir__config_set(config, WEIR__OPTION_stack_kb,
+				       (opts->stack_bytes + 1023) / 1024, stderr);
 	if (err == 0 && opts->drain_ns)
 		err = weir__config_set(config, WEIR__OPTION_drain_ms,
 				       (uint64_t)(opts->drain_ns / WEIR_MS), stderr);

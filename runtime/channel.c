@@ -97,7 +97,7 @@ static struct weir__task *grant(struct queue *queue, int result)
 	return waiter->task;
 }
 
-/* ---- Waiting -------------------------------------------------------------------------------- */
+/* ---- Waiting ------------------------------------------------------------ */
 
 static void abort_wait(struct weir__task *task, int why)
 {
@@ -126,7 +126,7 @@ static int wait_in(struct weir__worker *self, weir_chan *chan, struct queue *que
 	return err < 0 ? err : waiter.result;
 }
 
-/* ---- Both directions, with the lock held; the task to wake afterwards in *ret_wake ---------- */
+/* ---- Both directions, with the lock held; the task to wake afterwards in *ret_wake ---- */
 
 static int put(weir_chan *chan, const void *item, struct weir__task **ret_wake)
 {
@@ -158,7 +158,7 @@ static int get(weir_chan *chan, void *ret, struct weir__task **ret_wake)
 	return 0;
 }
 
-/* ---- Public --------------------------------------------------------------------------------- */
+/* ---- Public ------------------------------------------------------------- */
 
 weir_chan *weir_chan_new(size_t item_bytes, size_t capacity)
 {

@@ -117,7 +117,7 @@ int weir__config_set_text(struct weir__config *config, enum weir__option option,
 	return weir__config_set(config, option, value, err);
 }
 
-/* ---- Saying what there is -------------------------------------------------------------------- */
+/* ---- Saying what there is ----------------------------------------------- */
 
 void weir__config_help(FILE *out)
 {
@@ -144,7 +144,7 @@ void weir__config_dump(const struct weir__config *config, FILE *out)
 	}
 }
 
-/* ---- Words: "auto|uring|epoll" --------------------------------------------------------------- */
+/* ---- Words: "auto|uring|epoll" ------------------------------------------ */
 
 /* Steps through `*words`: gives a word that is not terminated and its length; NULL at the end. */
 static const char *word_next(const char **words, size_t *ret_len)
@@ -179,7 +179,7 @@ static void words_format(const char *words, uint64_t mask, char *ret, size_t cap
 						 (int)len, word);
 }
 
-/* ---- Values ---------------------------------------------------------------------------------- */
+/* ---- Values ------------------------------------------------------------- */
 
 void weir__option_format(enum weir__option option, uint64_t value, char *ret, size_t cap)
 {
@@ -367,7 +367,7 @@ static void print_shown(const char *text, FILE *out)
 	fputc('"', out);
 }
 
-/* ---- Variables nobody reads ------------------------------------------------------------------ */
+/* ---- Variables nobody reads --------------------------------------------- */
 
 static size_t min_size(size_t a, size_t b)
 {

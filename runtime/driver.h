@@ -2,8 +2,9 @@
 /*
  * driver.h: the seam by which a worker sleeps without knowing what it sleeps in.
  *
- * io/ring.c (io_uring) and io/poll.c (epoll) implement it. All calls but wake() come from the worker's
- * own thread, on its scheduler stack. Completions only make tasks ready: no user code runs inside.
+ * io/ring.c (io_uring) and io/poll.c (epoll) implement it. All calls but wake() come from the
+ * worker's own thread, on its scheduler stack. Completions only make tasks ready: no user code runs
+ * inside.
  */
 #ifndef WEIR_DRIVER_H
 #define WEIR_DRIVER_H
@@ -15,16 +16,18 @@ struct weir__driver;
 struct weir__driver_ops {
 	const char *name;
 	/*
-	 * Hands queued operations to the kernel and, when `wait_until_ns` is not 0, sleeps until something
-	 * completes, wake() is called or that time (absolute, monotonic; INT64_MAX: no limit) comes. Does no
-	 * system call when nothing is queued, nothing can have completed and it need not wait.
+	 * Hands queued operations to the kernel and, when `wait_until_ns` is not 0, sleeps until
+	 * something completes, wake() is called or that time (absolute, monotonic; INT64_MAX: no
+	 * limit) comes. Does no system call when nothing is queued, nothing can have completed and
+	 * it need not wait.
 	 */
 	void (*submit_and_wait)(struct weir__driver *driver, int64_t wait_until_ns);
-	/* Takes what has completed (bounded) and makes the tasks ready. Returns how many completions. */
+	/* Takes what has completed (bounded) and makes the tasks ready. Returns how many
+	 * completions. */
 	unsigned (*reap)(struct weir__driver *driver);
 	/*
-	 * Ends the target's current or next wait. Any thread, signal handlers too when `from` is NULL;
-	 * `from` is the calling worker's own driver.
+	 * Ends the target's current or next wait. Any thread, signal handlers too when `from` is
+	 * NULL; `from` is the calling worker's own driver.
 	 */
 	void (*wake)(struct weir__driver *target, struct weir__driver *from);
 	/* Cancels what is in flight, waits for the kernel to let go, frees. */

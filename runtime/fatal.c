@@ -71,7 +71,7 @@ static struct sigaction previous_segv, previous_bus; /* written before the handl
 static _Thread_local char *signal_stack;
 static _Thread_local stack_t previous_stack;
 
-/* ---- Registers: the one place that knows the machine ----------------------------------------- */
+/* ---- Registers: the one place that knows the machine -------------------- */
 
 #if defined(__x86_64__)
 static struct registers interrupted(const void *context)
@@ -94,7 +94,7 @@ static struct registers interrupted(const void *context)
 }
 #endif
 
-/* ---- Set-up ---------------------------------------------------------------------------------- */
+/* ---- Set-up ------------------------------------------------------------- */
 
 static void init_once(void)
 {
@@ -139,7 +139,7 @@ void weir__fatal_detach_thread(void)
 	signal_stack = NULL;
 }
 
-/* ---- The two reports ------------------------------------------------------------------------- */
+/* ---- The two reports ---------------------------------------------------- */
 
 __attribute__((noinline)) void weir__fatal(const char *what, const char *where)
 {
@@ -266,7 +266,7 @@ static void say_task(struct text *text, const struct weir__task_info *task)
 	say(text, task->site);
 }
 
-/* ---- Frames ---------------------------------------------------------------------------------- */
+/* ---- Frames ------------------------------------------------------------- */
 
 /* Where to look for frames: from some registers up to the end of the stack they are on. */
 struct chain {
@@ -360,7 +360,7 @@ static void say_frames(struct text *text, const struct registers *at,
 	}
 }
 
-/* ---- Modules: /proc/self/maps ---------------------------------------------------------------- */
+/* ---- Modules: /proc/self/maps ------------------------------------------- */
 
 struct reader {
 	int fd;
@@ -432,7 +432,7 @@ static bool find_mapping(uintptr_t address, struct mapping *ret)
 	return found;
 }
 
-/* ---- Text ------------------------------------------------------------------------------------ */
+/* ---- Text --------------------------------------------------------------- */
 
 static void flush(struct text *text)
 {

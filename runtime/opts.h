@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * opts.h: option structs across versions. An old program passes a shorter struct than the library knows:
- * what it lacks is zero, the default. A newer program passes a longer one: what we do not know must be zero.
+ * opts.h: option structs across versions. An old program passes a shorter struct than the library
+ * knows: what it lacks is zero, the default. A newer program passes a longer one: what we do not
+ * know must be zero.
  */
 #ifndef WEIR_OPTS_H
 #define WEIR_OPTS_H

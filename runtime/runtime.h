@@ -2,19 +2,20 @@
 /*
  * weir/runtime.h: tasks, scopes, time, channels.
  *
- * A task is a function with a stack of its own. It runs until it calls something that has to wait; then it
- * is *parked* and its worker runs another. A task starts, runs and dies on one worker, so thread-local
- * storage and errno behave; but do not keep a pointer to either across a call that parks.
+ * A task is a function with a stack of its own. It runs until it calls something that has to wait;
+ * then it is *parked* and its worker runs another. A task starts, runs and dies on one worker, so
+ * thread-local storage and errno behave; but do not keep a pointer to either across a call that
+ * parks.
  *
- * Tasks live in scopes, and a scope lives on the stack of the task that opened it. Leaving a scope cancels
- * and then joins the tasks in it, so a child may point at its parent's locals.
+ * Tasks live in scopes, and a scope lives on the stack of the task that opened it. Leaving a scope
+ * cancels and then joins the tasks in it, so a child may point at its parent's locals.
  *
  * Errors are negative errno values. Three endings are kept apart:
  *   -ECANCELED   my scope was cancelled
  *   -ETIME       the deadline of my scope has passed
  *   -ETIMEDOUT   the network gave up
- * Every call marked "parks" is a cancellation point: it may return the first two. A call that moved data
- * reports the data. Results come through `ret` parameters, untouched on failure.
+ * Every call marked "parks" is a cancellation point: it may return the first two. A call that moved
+ * data reports the data. Results come through `ret` parameters, untouched on failure.
  *
  * Durations are int64_t nanoseconds: 500 * WEIR_MS.
  */
@@ -31,11 +32,11 @@
 extern "C" {
 #endif
 
-/* ---- Time --------------------------------------------------------------------------------------- */
+/* ---- Time --------------------------------------------------------------- */
 
-#define WEIR_NS      ((int64_t)1)
-#define WEIR_US      ((int64_t)1000)
-#define WEIR_MS      ((int64_t)1000000)
+#define WEIR_NS	     ((int64_t)1)
+#define WEIR_US	     ((int64_t)1000)
+#define WEIR_MS	     ((int64_t)1000000)
 #define WEIR_SEC     ((int64_t)1000000000)
 #define WEIR_FOREVER INT64_MAX
 
@@ -45,10 +46,11 @@ WEIR_API int64_t weir_now(void);
 /* Parks for `ns` nanoseconds, never less. Returns 0, -ECANCELED or -ETIME. */
 WEIR_API int weir_sleep(int64_t ns);
 
-/* Nanoseconds to the deadline of the innermost scope; WEIR_FOREVER when there is none, 0 when it passed. */
+/* Nanoseconds to the deadline of the innermost scope; WEIR_FOREVER when there is none, 0 when it
+ * passed. */
 WEIR_API int64_t weir_time_left(void);
 
-/* ---- Tasks -------------------------------------------------------------------------------------- */
+/* ---- Tasks -------------------------------------------------------------- */
 
 typedef int (*weir_fn)(void *arg);
 
@@ -66,29 +68,30 @@ enum weir_stack_class {
 struct weir_scope;
 
 struct weir_task_opts {
-	weir_fn fn;              /* the two positional ones come first and never move */
-	void *arg;               /* borrowed until the task ends */
-	size_t size;             /* filled by the macro */
-	const char *name;        /* borrowed until the task ends; NULL: the function's address */
-	const char *site;        /* filled by the macro: "file.c:12" */
+	weir_fn fn;	  /* the two positional ones come first and never move */
+	void *arg;	  /* borrowed until the task ends */
+	size_t size;	  /* filled by the macro */
+	const char *name; /* borrowed until the task ends; NULL: the function's address */
+	const char *site; /* filled by the macro: "file.c:12" */
 	enum weir_stack_class stack;
-	unsigned worker;         /* WEIR_ON_WORKER(n); 0: here */
+	unsigned worker; /* WEIR_ON_WORKER(n); 0: here */
 };
 
 /*
- * Starts fn(arg) as a task in `scope`, which the caller has open. The task gets its stack when it first
- * runs. When it returns a negative value the scope's other tasks are cancelled and weir_scope_wait()
- * reports the value. Does not park. Returns 0, -ENOMEM, -EINVAL (bad options), -EXDEV (the scope is another
- * worker's), or -ECANCELED when the scope is cancelled already. A failed spawn has not taken `arg`.
+ * Starts fn(arg) as a task in `scope`, which the caller has open. The task gets its stack when it
+ * first runs. When it returns a negative value the scope's other tasks are cancelled and
+ * weir_scope_wait() reports the value. Does not park. Returns 0, -ENOMEM, -EINVAL (bad options),
+ * -EXDEV (the scope is another worker's), or -ECANCELED when the scope is cancelled already. A
+ * failed spawn has not taken `arg`.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_spawn_with(struct weir_scope *scope,
 						    const struct weir_task_opts *opts);
 #define WEIR__STR2(x) #x
 #define WEIR__STR(x)  WEIR__STR2(x)
-#define weir_spawn(scope, ...)                                                   \
-	weir_spawn_with((scope), &(struct weir_task_opts){                       \
-		__VA_ARGS__, .size = sizeof(struct weir_task_opts),              \
-		.site = __FILE__ ":" WEIR__STR(__LINE__) })
+#define weir_spawn(scope, ...)                                                                     \
+	weir_spawn_with((scope), &(struct weir_task_opts){                                         \
+					 __VA_ARGS__, .size = sizeof(struct weir_task_opts),       \
+					 .site = __FILE__ ":" WEIR__STR(__LINE__) })
 
 /* Lets other ready tasks run. Returns 0, -ECANCELED or -ETIME. */
 WEIR_API int weir_yield(void);
@@ -102,7 +105,7 @@ WEIR_API uint64_t weir_task_id(void);
 /* The running worker's number from 0; -1 outside workers. */
 WEIR_API int weir_worker_index(void);
 
-/* ---- Scopes ------------------------------------------------------------------------------------- */
+/* ---- Scopes ------------------------------------------------------------- */
 
 /* Caller's memory; the fields are the runtime's. */
 struct weir_scope {
@@ -110,61 +113,66 @@ struct weir_scope {
 };
 
 /*
- * Opens a scope in the running task; every blocking call until its end, here and in its tasks, returns
- * -ETIME once `timeout_ns` has passed. A timeout never extends the enclosing scope's. Costs no system
- * call and no allocation. Timeouts of a second or more may end up to 4 ms early.
+ * Opens a scope in the running task; every blocking call until its end, here and in its tasks,
+ * returns -ETIME once `timeout_ns` has passed. A timeout never extends the enclosing scope's. Costs
+ * no system call and no allocation. Timeouts of a second or more may end up to 4 ms early.
  */
 WEIR_API WEIR_NONNULL void weir_scope_open(struct weir_scope *scope, int64_t timeout_ns);
 
 /*
- * The same, but cut off from the cancellation and the deadlines around it: clean-up work in it may block,
- * for at most `timeout_ns`.
+ * The same, but cut off from the cancellation and the deadlines around it: clean-up work in it may
+ * block, for at most `timeout_ns`.
  */
 WEIR_API WEIR_NONNULL void weir_scope_open_shield(struct weir_scope *scope, int64_t timeout_ns);
 
 /*
- * Parks until every task in the scope has ended. Returns 0 or the first error of a task (cancelled tasks
- * do not count); -ETIME or -ECANCELED when the scope ended so: then its tasks were cancelled and joined.
+ * Parks until every task in the scope has ended. Returns 0 or the first error of a task (cancelled
+ * tasks do not count); -ETIME or -ECANCELED when the scope ended so: then its tasks were cancelled
+ * and joined.
  */
 WEIR_API WEIR_NONNULL int weir_scope_wait(struct weir_scope *scope);
 
 /*
- * Cancels the scope: its tasks and its opener get -ECANCELED from every blocking call. Does not park. A task
- * of another worker than the opener's may do so when it was spawned in the scope, or below it.
+ * Cancels the scope: its tasks and its opener get -ECANCELED from every blocking call. Does not
+ * park. A task of another worker than the opener's may do so when it was spawned in the scope, or
+ * below it.
  */
 WEIR_API WEIR_NONNULL void weir_scope_cancel(struct weir_scope *scope);
 
 /*
- * Cancels, joins (parks, without being a cancellation point) and closes. Idempotent. For the opener alone;
- * inner scopes first.
+ * Cancels, joins (parks, without being a cancellation point) and closes. Idempotent. For the opener
+ * alone; inner scopes first.
  */
 WEIR_API WEIR_NONNULL void weir_scope_close(struct weir_scope *scope);
 
 /* Declares and opens a scope that is closed on every way out of the block. */
-#define WEIR_SCOPE(name, timeout)                            \
-	WEIR_CLEANUP(weir_scope_close) struct weir_scope name; \
+#define WEIR_SCOPE(name, timeout)                                                                  \
+	WEIR_CLEANUP(weir_scope_close) struct weir_scope name;                                     \
 	weir_scope_open(&name, (timeout))
-#define WEIR_SHIELD(name, timeout)                           \
-	WEIR_CLEANUP(weir_scope_close) struct weir_scope name; \
+#define WEIR_SHIELD(name, timeout)                                                                 \
+	WEIR_CLEANUP(weir_scope_close) struct weir_scope name;                                     \
 	weir_scope_open_shield(&name, (timeout))
 
-/* ---- Channels ----------------------------------------------------------------------------------- */
+/* ---- Channels ----------------------------------------------------------- */
 
 typedef struct weir_chan weir_chan;
 
 /*
- * Gives a bounded channel for items of `item_bytes`, holding up to `capacity` (at least 1) of them; NULL
- * when memory is exhausted. Many senders, many receivers, first come first served, tasks of any workers.
+ * Gives a bounded channel for items of `item_bytes`, holding up to `capacity` (at least 1) of them;
+ * NULL when memory is exhausted. Many senders, many receivers, first come first served, tasks of
+ * any workers.
  */
 WEIR_API WEIR_MUST weir_chan *weir_chan_new(size_t item_bytes, size_t capacity);
 
 /* Takes the channel. Nobody may be waiting in it. Accepts NULL. */
 WEIR_API void weir_chan_free(weir_chan *chan);
 
-/* Copies *item in; parks while the channel is full. Returns 0, -EPIPE when closed, -ECANCELED, -ETIME. */
+/* Copies *item in; parks while the channel is full. Returns 0, -EPIPE when closed, -ECANCELED,
+ * -ETIME. */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_chan_send(weir_chan *chan, const void *item);
 
-/* Copies the oldest item to *ret; parks while empty. Returns 0, -EPIPE when closed and drained, ... */
+/* Copies the oldest item to *ret; parks while empty. Returns 0, -EPIPE when closed and drained, ...
+ */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_chan_recv(weir_chan *chan, void *ret);
 
 /* The same without parking: -EAGAIN when full or empty. */
@@ -180,7 +188,7 @@ static inline void weir__chan_cleanup(weir_chan **chan)
 }
 #define weir_auto_chan WEIR_CLEANUP(weir__chan_cleanup) weir_chan *
 
-/* ---- Errors, version ---------------------------------------------------------------------------- */
+/* ---- Errors, version ---------------------------------------------------- */
 
 /* A constant sentence for a negative errno value, e.g. "connection reset by peer". Never NULL. */
 WEIR_API const char *weir_strerror(int err);
@@ -191,28 +199,31 @@ WEIR_API const char *weir_errname(int err);
 #define WEIR_VERSION "0.1.0"
 WEIR_API const char *weir_version(void);
 
-/* ---- Seeing inside ------------------------------------------------------------------------------ */
+/* ---- Seeing inside ------------------------------------------------------ */
 
 /* What one worker has done since it started; sums with WEIR_ALL_WORKERS. */
 struct weir_worker_stats {
-	uint64_t turns;          /* trips round the loop */
-	uint64_t parks;          /* times it slept in the kernel */
-	uint64_t switches;       /* task resumptions */
+	uint64_t turns;	   /* trips round the loop */
+	uint64_t parks;	   /* times it slept in the kernel */
+	uint64_t switches; /* task resumptions */
 	uint64_t spawns;
-	uint64_t tasks;          /* alive now */
-	uint64_t enters;         /* system calls that submitted or waited: io_uring_enter, or all on epoll */
-	uint64_t submissions;    /* operations handed to the kernel */
+	uint64_t tasks; /* alive now */
+	uint64_t
+		enters; /* system calls that submitted or waited: io_uring_enter, or all on epoll */
+	uint64_t submissions; /* operations handed to the kernel */
 	uint64_t completions;
-	uint64_t wakes;          /* times another thread woke it */
+	uint64_t wakes; /* times another thread woke it */
 	uint64_t timers_fired;
-	uint64_t recv_empty;     /* receives that found no buffer (ENOBUFS) */
+	uint64_t recv_empty; /* receives that found no buffer (ENOBUFS) */
 	uint64_t cq_overflows;
 	uint64_t stale_completions;
 };
 #define WEIR_ALL_WORKERS (-1)
 
-/* Statistics of the runtime the caller runs in. Returns 0, or -EINVAL outside it or for no such worker. */
-WEIR_API WEIR_MUST WEIR_NONNULL int weir_worker_stats_get(int worker, struct weir_worker_stats *ret);
+/* Statistics of the runtime the caller runs in. Returns 0, or -EINVAL outside it or for no such
+ * worker. */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_worker_stats_get(int worker,
+							  struct weir_worker_stats *ret);
 
 #ifdef __cplusplus
 }

@@ -13,7 +13,7 @@
 
 #include "runtime/fatal.h"
 
-/* ---- Cancellation --------------------------------------------------------------------------- */
+/* ---- Cancellation ------------------------------------------------------- */
 
 struct work {
 	struct weir__task *head;
@@ -98,7 +98,7 @@ void weir__scope_cancel(struct weir__worker *self, struct weir__scope *scope)
 	cancel_all(self, &work);
 }
 
-/* ---- Children ------------------------------------------------------------------------------- */
+/* ---- Children ----------------------------------------------------------- */
 
 void weir__scope_child_ended(struct weir__worker *self, struct weir__task *task)
 {
@@ -141,7 +141,7 @@ static int await_children(struct weir__worker *self, struct weir__scope *scope, 
 	return err;
 }
 
-/* ---- Public --------------------------------------------------------------------------------- */
+/* ---- Public ------------------------------------------------------------- */
 
 /* The deadline `timeout_ns` from now, if it is before `outer_ns`; that of WEIR_FOREVER never is. */
 static inline int64_t shrink(struct weir__worker *self, int64_t outer_ns, int64_t timeout_ns,

@@ -27,7 +27,7 @@ int weir__task_pool_init(void)
 			     .name = "task");
 }
 
-/* ---- Switching ------------------------------------------------------------------------------ */
+/* ---- Switching ---------------------------------------------------------- */
 
 static void task_main(void *unused);
 
@@ -146,7 +146,7 @@ void weir__run_ready(struct weir__worker *self)
 	switch_stacks(self, &self->scheduler_sp, &self->thread_stack, next->sp, next->stack, false);
 }
 
-/* ---- First run and end ---------------------------------------------------------------------- */
+/* ---- First run and end -------------------------------------------------- */
 
 /*
  * On the stack of a task that has ended: the next task if it can have this stack (NULL: none can),
@@ -235,7 +235,7 @@ static void end_task(struct weir__worker *self, struct weir__task *task, int res
 	}
 }
 
-/* ---- From other workers --------------------------------------------------------------------- */
+/* ---- From other workers ------------------------------------------------- */
 
 static void handle_remote(struct weir__worker *self, struct weir__msg *msg)
 {
@@ -284,7 +284,7 @@ void weir__wake(struct weir__task *task)
 		post_remote(task, WEIR__REMOTE_WAKE);
 }
 
-/* ---- Spawning ------------------------------------------------------------------------------- */
+/* ---- Spawning ----------------------------------------------------------- */
 
 uint8_t weir__stack_shift(const struct weir__runtime *runtime, enum weir_stack_class stack_class)
 {
@@ -419,7 +419,7 @@ void weir__task_root(struct weir__runtime *runtime, weir_fn fn, void *arg)
 	weir__ready(self, root, 0);
 }
 
-/* ---- Parking -------------------------------------------------------------------------------- */
+/* ---- Parking ------------------------------------------------------------ */
 
 /*
  * The timer is left armed after the park. As long as it fires no later than needed it stays: a
@@ -535,7 +535,7 @@ int weir_sleep(int64_t ns)
 	return weir__park_until(self, weir__abort_ready, NULL, until);
 }
 
-/* ---- Asking --------------------------------------------------------------------------------- */
+/* ---- Asking ------------------------------------------------------------- */
 
 uint64_t weir__task_id(const struct weir__task *task)
 {

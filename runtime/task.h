@@ -29,7 +29,7 @@ struct weir__worker;
 struct weir__runtime;
 struct weir__task;
 
-/* ---- Messages between workers --------------------------------------------------------------- */
+/* ---- Messages between workers ------------------------------------------- */
 
 /* Embedded in what is sent; handled once on the receiving worker's scheduler stack. */
 struct weir__msg {
@@ -53,7 +53,7 @@ enum {
 	WEIR__REMOTE_ENDED = 1 << 4,
 };
 
-/* ---- Tasks ---------------------------------------------------------------------------------- */
+/* ---- Tasks -------------------------------------------------------------- */
 
 enum weir__task_state {
 	WEIR__TASK_NEW,
@@ -111,7 +111,7 @@ struct weir__task {
 };
 _Static_assert(sizeof(struct weir__task) == 192, "three cache lines");
 
-/* ---- Scopes --------------------------------------------------------------------------------- */
+/* ---- Scopes ------------------------------------------------------------- */
 
 /*
  * Lies in struct weir_scope. All fields: the opener's worker only, but for is_asked and ask (by
@@ -124,7 +124,7 @@ struct weir__scope {
 	struct weir__task *children;
 	int64_t outer_deadline_ns; /* the task's when this is closed */
 	uint32_t pending;	   /* children that have not ended */
-	int error;	  /* first failure of a child */
+	int error;		   /* first failure of a child */
 	uint8_t cancelled;
 	uint8_t is_shield;
 	uint8_t is_awaited;	  /* the opener is parked until pending is 0 */
@@ -133,7 +133,7 @@ struct weir__scope {
 };
 _Static_assert(sizeof(struct weir__scope) <= sizeof(struct weir_scope), "fits the public struct");
 
-/* ---- Workers -------------------------------------------------------------------------------- */
+/* ---- Workers ------------------------------------------------------------ */
 
 enum weir__park_state { WEIR__AWAKE, WEIR__PARKED };
 
@@ -142,9 +142,9 @@ struct weir__worker {
 	struct weir__task *current;
 	struct weir__task *runq_head;
 	struct weir__task **runq_tail;
-	int32_t slice_left;  /* resumptions until the loop looks at the clock again */
-	int32_t budget;	     /* operations the current task may complete without parking */
-	int64_t now_ns;	     /* the clock when it was last read: see run_slice() */
+	int32_t slice_left; /* resumptions until the loop looks at the clock again */
+	int32_t budget;	    /* operations the current task may complete without parking */
+	int64_t now_ns;	    /* the clock when it was last read: see run_slice() */
 	void *scheduler_sp;
 	int32_t budget_full; /* from the configuration, like the next */
 	bool use_ucontext;
@@ -196,7 +196,7 @@ struct weir__runtime {
 	int root_result;
 };
 
-/* ---- Services inside the library ------------------------------------------------------------ */
+/* ---- Services inside the library ---------------------------------------- */
 
 /*
  * The calling thread's worker, NULL elsewhere. Compilers keep what they read from thread-local

@@ -39,7 +39,7 @@ int64_t weir_now(void)
 	return weir__clock_ns();
 }
 
-/* ---- Messages and orders -------------------------------------------------------------------- */
+/* ---- Messages and orders ------------------------------------------------ */
 
 static void wake_if_parked(struct weir__worker *target)
 {
@@ -113,7 +113,7 @@ void weir__worker_order(struct weir__worker *target, unsigned order)
 		weir__worker_post(target, &target->control);
 }
 
-/* ---- The loop ------------------------------------------------------------------------------- */
+/* ---- The loop ----------------------------------------------------------- */
 
 static void expire_timers(struct weir__worker *self)
 {
@@ -246,7 +246,7 @@ void weir__worker_run(struct weir__worker *self)
 	leave_together(self->runtime);
 }
 
-/* ---- Life ----------------------------------------------------------------------------------- */
+/* ---- Life --------------------------------------------------------------- */
 
 void weir__worker_init(struct weir__worker *worker, struct weir__runtime *runtime, unsigned index)
 {
@@ -281,7 +281,7 @@ int weir_worker_index(void)
 	return self ? self->index : -1;
 }
 
-/* ---- Stopping ------------------------------------------------------------------------------- */
+/* ---- Stopping ----------------------------------------------------------- */
 
 void weir__runtime_stop(struct weir__runtime *runtime)
 {

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_io_memory.c: memory refused at every allocation of a served exchange, and of a start, in turn.
+ * test_io_memory.c: memory refused at every allocation of a served exchange, and of a start, in
+ * turn.
  *
- * A refusal may cost the exchange, never the runtime: every call returns, everything is given back, and the next
- * exchange works.
+ * A refusal may cost the exchange, never the runtime: every call returns, everything is given back,
+ * and the next exchange works.
  */
 #include <check.h>
 #include <dirent.h>
@@ -92,7 +93,8 @@ static int refuse_in_turn(void *arg)
 		weir_mem_fail_after(nth);
 		int err = exchange();
 		counted = weir_mem_fail_after(0);
-		if (counted >= nth) /* it was refused: the exchange may have failed, with these errors only */
+		if (counted >=
+		    nth) /* it was refused: the exchange may have failed, with these errors only */
 			ck_assert_msg(err == 0 || err == -ENOMEM || err == -ENODATA ||
 					      err == -ECONNRESET || err == -EPIPE ||
 					      err == -ECANCELED || err == -ETIME,
@@ -128,7 +130,8 @@ START_TEST(a_refused_allocation_at_start_is_reported)
 		weir_mem_fail_after(nth);
 		int err = weir_run(nothing, NULL, .workers = 2, .signals_ignored = true);
 		counted = weir_mem_fail_after(0);
-		ck_assert_msg(err == 7 || err == -ENOMEM, "site %d: %s", (int)nth, weir_errname(err));
+		ck_assert_msg(err == 7 || err == -ENOMEM, "site %d: %s", (int)nth,
+			      weir_errname(err));
 		ck_assert_int_eq(weir_run(nothing, NULL, .workers = 2, .signals_ignored = true), 7);
 	} while (counted >= nth);
 	ck_assert_uint_gt(nth, 2);
