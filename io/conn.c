@@ -39,13 +39,13 @@ int weir__conn_pool_init(void)
 
 /* ---- Who is inside ------------------------------------------------------ */
 
+/* With a task inside, or an operation of its own (a writer's is its task's) with the driver. */
 static bool is_busy(const weir_conn *conn)
 {
-	return conn->inside > 0 || conn->is_receiving || conn->send_state == WEIR__SEND_LEASE ||
-	       conn->send_state == WEIR__SEND_CALLER;
+	return conn->inside > 0 || conn->is_receiving || conn->send_state == WEIR__SEND_LEASE;
 }
 
-static void wake_closer(weir_conn *conn)
+static __attribute__((noinline)) void wake_closer(weir_conn *conn)
 {
 	struct weir__task *closer = conn->closer;
 
@@ -53,14 +53,6 @@ static void wake_closer(weir_conn *conn)
 		return;
 	conn->closer = NULL;
 	weir__ready(conn->worker, closer, 0);
-}
-
-static __attribute__((noinline)) void leave_closer(weir_conn *conn)
-{
-	if (conn->inside > 0)
-		return;
-	weir__ready(conn->worker, conn->closer, 0);
-	conn->closer = NULL;
 }
 
 /*
@@ -71,7 +63,7 @@ static inline void leave(weir_conn *conn)
 {
 	conn->inside--;
 	if (__builtin_expect(conn->closer != NULL, 0))
-		leave_closer(conn);
+		wake_closer(conn);
 }
 
 static inline int run_op(weir_conn *conn, struct weir__op *op)
