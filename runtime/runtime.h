@@ -210,7 +210,7 @@ struct weir_worker_stats {
 	uint64_t tasks; /* alive now */
 	uint64_t
 		enters; /* system calls that submitted or waited: io_uring_enter, or all on epoll */
-	uint64_t submissions; /* operations handed to the kernel */
+	uint64_t submissions; /* entries handed to the kernel: operations, cancels, closes */
 	uint64_t completions;
 	uint64_t wakes; /* times another thread woke it */
 	uint64_t timers_fired;
