@@ -207,6 +207,8 @@ static int occupy_worker(void *arg)
 	(void)arg;
 	while (!memory_is_gone)
 		compute(100 * WEIR_US);
+	for (void *block; (block = weir_alloc(64)) != NULL;)
+		weir_free(block); /* until this worker has noticed, too */
 	return 0;
 }
 
