@@ -15,17 +15,15 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "io/buffer_ring.h"
-#include "io/multishot.h"
+#include "io/ring.h"
 #include "io/uring_compat.h"
-#include "runtime/fatal.h"
 
-enum { GROUPS = 2, REAP_MAX = 256, SLOTS_FIRST = 64 };
+enum { REAP_MAX = 256, SLOTS_FIRST = 64 };
 
 /*
  * Codes in user_data beside enum weir__op_code: nothing to do; the eventfd was written; another
@@ -35,42 +33,14 @@ enum { GROUPS = 2, REAP_MAX = 256, SLOTS_FIRST = 64 };
 enum { CODE_IGNORE = 0xfb, CODE_WAKE, CODE_MESSAGE, CODE_MESSAGE_LOST, CODE_NONE };
 _Static_assert(CODE_NONE == 0xff, "all bits: any code | CODE_NONE is CODE_NONE");
 
-/*
- * `key` is the high half of the user_data that belongs to the operation in the slot: 24 bits of
- * generation, 8 of code. A free slot has the code CODE_NONE, which no completion carries.
- */
-struct slot {
-	struct weir__op *op;
-	uint32_t key;
-	uint32_t next_free;
-};
-
-struct ring {
-	struct weir__io io; /* first */
-	struct io_uring uring;
-	unsigned full_at;     /* the tail at which the submission queue is full */
-	unsigned enter_flags; /* for every enter */
-	bool has_accept_multi;
-	bool has_recv_multi;
-	bool has_buffers; /* provided-buffer rings */
-	bool has_msg_ring;
-	int wake_fd;
-	struct slot *slots;
-	uint32_t slots_count;
-	uint32_t slots_free;	  /* head of the free list; slots_count: none */
-	struct weir__op *waiting; /* operations that found the submission queue full */
-	struct weir__op **waiting_tail;
-	struct weir__buffer_ring groups[GROUPS];
-};
-
-static struct ring *ring_of(struct weir__io *io)
+static struct weir__ring *ring_of(struct weir__io *io)
 {
-	return (struct ring *)(void *)io;
+	return (struct weir__ring *)(void *)io;
 }
 
-static struct ring *ring_of_driver(struct weir__driver *driver)
+static struct weir__ring *ring_of_driver(struct weir__driver *driver)
 {
-	return (struct ring *)(void *)driver;
+	return (struct weir__ring *)(void *)driver;
 }
 
 /* user_data of something that is no operation */
@@ -79,7 +49,7 @@ static uint64_t special(unsigned code, uint32_t argument)
 	return (uint64_t)code << 32 | argument;
 }
 
-static uint64_t tag(const struct ring *ring, const struct weir__op *op)
+static uint64_t tag(const struct weir__ring *ring, const struct weir__op *op)
 {
 	return (uint64_t)ring->slots[op->slot].key << 32 | op->slot;
 }
@@ -87,14 +57,14 @@ static uint64_t tag(const struct ring *ring, const struct weir__op *op)
 /* ---- Entering the kernel ------------------------------------------------ */
 
 /* Entries filled and not taken by the kernel. */
-static inline unsigned queued(const struct ring *ring)
+static inline unsigned queued(const struct weir__ring *ring)
 {
 	return ring->uring.sq.sqe_tail + ring->uring.sq.ring_entries - ring->full_at;
 }
 
 /* Publishes the queued entries and enters. The index array is the identity, laid out once at
  * set-up. */
-static int enter(struct ring *ring, unsigned wait_count, struct io_uring_getevents_arg *arg)
+static int enter(struct weir__ring *ring, unsigned wait_count, struct io_uring_getevents_arg *arg)
 {
 	struct io_uring_sq *sq = &ring->uring.sq;
 	unsigned flags =
@@ -114,7 +84,7 @@ static int enter(struct ring *ring, unsigned wait_count, struct io_uring_geteven
 }
 
 /* There is one. */
-static inline struct io_uring_sqe *next_sqe(struct ring *ring)
+static inline struct io_uring_sqe *next_sqe(struct weir__ring *ring)
 {
 	struct io_uring_sq *sq = &ring->uring.sq;
 
@@ -122,7 +92,7 @@ static inline struct io_uring_sqe *next_sqe(struct ring *ring)
 }
 
 /* An entry to fill; NULL when the kernel takes none off our hands now. */
-static inline struct io_uring_sqe *get_sqe(struct ring *ring)
+static inline struct io_uring_sqe *get_sqe(struct weir__ring *ring)
 {
 	/* without SQPOLL the kernel takes entries only inside enter(): what is not queued is free
 	 */
@@ -136,29 +106,29 @@ static inline struct io_uring_sqe *get_sqe(struct ring *ring)
 
 /* ---- Slots -------------------------------------------------------------- */
 
-static int grow_slots(struct ring *ring)
+static int grow_slots(struct weir__ring *ring)
 {
 	uint32_t count = ring->slots_count ? ring->slots_count * 2 : SLOTS_FIRST;
-	struct slot *slots = weir_realloc(ring->slots, count * sizeof *slots);
+	struct weir__slot *slots = weir_realloc(ring->slots, count * sizeof *slots);
 
 	if (!slots)
 		return -ENOMEM;
 	for (uint32_t i = ring->slots_count; i < count; i++)
-		slots[i] = (struct slot){ .key = CODE_NONE, .next_free = i + 1 };
+		slots[i] = (struct weir__slot){ .key = CODE_NONE, .next_free = i + 1 };
 	ring->slots = slots;
 	ring->slots_free = ring->slots_count;
 	ring->slots_count = count;
 	return 0;
 }
 
-static inline int take_slot(struct ring *ring, struct weir__op *op)
+static inline int take_slot(struct weir__ring *ring, struct weir__op *op)
 {
 	if (__builtin_expect(ring->slots_free == ring->slots_count, 0)) {
 		int err = grow_slots(ring);
 		if (err < 0)
 			return err;
 	}
-	struct slot *slot = &ring->slots[ring->slots_free];
+	struct weir__slot *slot = &ring->slots[ring->slots_free];
 	op->slot = ring->slots_free;
 	ring->slots_free = slot->next_free;
 	slot->op = op;
@@ -167,14 +137,14 @@ static inline int take_slot(struct ring *ring, struct weir__op *op)
 }
 
 /* Completions with the key of this start are not the operation's any more. */
-static inline void retire(struct ring *ring, struct weir__op *op)
+static inline void retire(struct weir__ring *ring, struct weir__op *op)
 {
-	struct slot *slot = &ring->slots[op->slot];
+	struct weir__slot *slot = &ring->slots[op->slot];
 
 	slot->key = (slot->key | CODE_NONE) + 0x100;
 }
 
-static void free_slot(struct ring *ring, struct weir__op *op)
+static void free_slot(struct weir__ring *ring, struct weir__op *op)
 {
 	ring->slots[op->slot].next_free = ring->slots_free;
 	ring->slots_free = op->slot;
@@ -182,7 +152,7 @@ static void free_slot(struct ring *ring, struct weir__op *op)
 }
 
 /* The last completion of an operation. */
-static inline void end(struct ring *ring, struct weir__op *op)
+static inline void end(struct weir__ring *ring, struct weir__op *op)
 {
 	retire(ring, op);
 	if (op->is_kept) {
@@ -201,7 +171,7 @@ static void ring_forget(struct weir__io *io, struct weir__op *op)
 
 /* ---- Starting operations ------------------------------------------------ */
 
-static void fill_accept(struct ring *ring, struct weir__op *op, struct io_uring_sqe *sqe)
+static void fill_accept(struct weir__ring *ring, struct weir__op *op, struct io_uring_sqe *sqe)
 {
 	bool multi = op->multi && ring->has_accept_multi;
 	int fd = op->handle->fd;
@@ -225,7 +195,7 @@ static void fill_accept(struct ring *ring, struct weir__op *op, struct io_uring_
  * arrived. A multishot one must not: what came before it was armed, data and then the end, would be
  * one event to it, and Linux 6.18 then tells it of the data alone.
  */
-static void fill_recv(struct ring *ring, struct weir__op *op, struct io_uring_sqe *sqe)
+static void fill_recv(struct weir__ring *ring, struct weir__op *op, struct io_uring_sqe *sqe)
 {
 	if (!ring->has_buffers) {
 		io_uring_prep_poll_add(sqe, op->handle->fd, POLLIN);
@@ -258,14 +228,14 @@ static inline void fill_send(const struct weir__op *op, uint64_t user_data,
 }
 
 /* What every entry has. */
-static inline void mark(struct ring *ring, struct weir__op *op, struct io_uring_sqe *sqe)
+static inline void mark(struct weir__ring *ring, struct weir__op *op, struct io_uring_sqe *sqe)
 {
 	if (op->handle->is_direct)
 		sqe->flags |= IOSQE_FIXED_FILE;
 	sqe->user_data = tag(ring, op);
 }
 
-static void fill(struct ring *ring, struct weir__op *op, struct io_uring_sqe *sqe)
+static void fill(struct weir__ring *ring, struct weir__op *op, struct io_uring_sqe *sqe)
 {
 	int fd = op->handle->fd;
 
@@ -292,14 +262,14 @@ static void fill(struct ring *ring, struct weir__op *op, struct io_uring_sqe *sq
 	mark(ring, op, sqe);
 }
 
-static void fill_cancel(struct ring *ring, struct weir__op *op, struct io_uring_sqe *sqe)
+static void fill_cancel(struct weir__ring *ring, struct weir__op *op, struct io_uring_sqe *sqe)
 {
 	io_uring_prep_cancel64(sqe, tag(ring, op), 0);
-	sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+	sqe->flags |= ring->skip_success;
 	sqe->user_data = special(CODE_IGNORE, 0);
 }
 
-static void wait_for_sqe(struct ring *ring, struct weir__op *op)
+static void wait_for_sqe(struct weir__ring *ring, struct weir__op *op)
 {
 	op->queue_next = NULL;
 	op->is_waiting = true;
@@ -307,7 +277,7 @@ static void wait_for_sqe(struct ring *ring, struct weir__op *op)
 	ring->waiting_tail = &op->queue_next;
 }
 
-static void start_waiting(struct ring *ring)
+static void start_waiting(struct weir__ring *ring)
 {
 	while (ring->waiting) {
 		struct io_uring_sqe *sqe = get_sqe(ring);
@@ -326,7 +296,7 @@ static void start_waiting(struct ring *ring)
 }
 
 /* Has a slot already: (re-)submits. */
-static void submit(struct ring *ring, struct weir__op *op)
+static void submit(struct weir__ring *ring, struct weir__op *op)
 {
 	struct io_uring_sqe *sqe = ring->waiting ? NULL : get_sqe(ring);
 
@@ -337,14 +307,14 @@ static void submit(struct ring *ring, struct weir__op *op)
 }
 
 /* Makes sure that the buffers of the size a receive wants are there. */
-static int has_group(struct ring *ring, const struct weir__op *op)
+static int has_group(struct weir__ring *ring, const struct weir__op *op)
 {
 	struct weir__buffer_ring *group = &ring->groups[op->group];
 
 	return !ring->has_buffers || group->ring ? 0 : weir__buffer_ring_fill(group);
 }
 
-static __attribute__((noinline)) bool start_slowly(struct ring *ring, struct weir__op *op)
+static __attribute__((noinline)) bool start_slowly(struct weir__ring *ring, struct weir__op *op)
 {
 	int err = 0;
 
@@ -370,13 +340,13 @@ static __attribute__((noinline)) bool start_slowly(struct ring *ring, struct wei
 /* A connection's send is the common case: 35 instructions without a call. */
 static bool ring_start(struct weir__io *io, struct weir__op *op)
 {
-	struct ring *ring = ring_of(io);
+	struct weir__ring *ring = ring_of(io);
 
 	if (__builtin_expect(!op->has_slot || op->code != WEIR__OP_SEND || ring->waiting ||
 				     ring->uring.sq.sqe_tail == ring->full_at,
 			     0))
 		return start_slowly(ring, op);
-	struct slot *slot = &ring->slots[op->slot];
+	struct weir__slot *slot = &ring->slots[op->slot];
 	uint32_t key = slot->key ^ CODE_NONE ^ WEIR__OP_SEND;
 	slot->key = key;
 	op->state = WEIR__OP_QUEUED;
@@ -384,7 +354,7 @@ static bool ring_start(struct weir__io *io, struct weir__op *op)
 	return false;
 }
 
-static void finish(struct ring *ring, struct weir__op *op, int res)
+static void finish(struct weir__ring *ring, struct weir__op *op, int res)
 {
 	op->res = res;
 	op->block = NULL;
@@ -393,7 +363,7 @@ static void finish(struct ring *ring, struct weir__op *op, int res)
 	op->done(op);
 }
 
-static void forget_waiting(struct ring *ring, struct weir__op *op)
+static void forget_waiting(struct weir__ring *ring, struct weir__op *op)
 {
 	struct weir__op **at = &ring->waiting;
 
@@ -411,7 +381,7 @@ static void forget_waiting(struct ring *ring, struct weir__op *op)
 
 static void ring_cancel(struct weir__io *io, struct weir__op *op)
 {
-	struct ring *ring = ring_of(io);
+	struct weir__ring *ring = ring_of(io);
 
 	if (op->state != WEIR__OP_QUEUED)
 		return;
@@ -430,7 +400,7 @@ static void ring_cancel(struct weir__io *io, struct weir__op *op)
 
 static void ring_close_handle(struct weir__io *io, struct weir__handle *handle)
 {
-	struct ring *ring = ring_of(io);
+	struct weir__ring *ring = ring_of(io);
 	struct io_uring_sqe *sqe = handle->is_direct ? get_sqe(ring) : NULL;
 	int none = -1;
 
@@ -438,7 +408,7 @@ static void ring_close_handle(struct weir__io *io, struct weir__handle *handle)
 		(void)close(handle->fd);
 	} else if (sqe) {
 		io_uring_prep_close_direct(sqe, (unsigned)handle->fd);
-		sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+		sqe->flags |= ring->skip_success;
 		sqe->user_data = special(CODE_IGNORE, 0);
 	} else {
 		(void)io_uring_register_files_update(&ring->uring, (unsigned)handle->fd, &none, 1);
@@ -447,7 +417,7 @@ static void ring_close_handle(struct weir__io *io, struct weir__handle *handle)
 
 /* ---- Completions -------------------------------------------------------- */
 
-static void arm_wake(struct ring *ring)
+static void arm_wake(struct weir__ring *ring)
 {
 	struct io_uring_sqe *sqe = get_sqe(ring);
 
@@ -458,14 +428,14 @@ static void arm_wake(struct ring *ring)
 }
 
 /* Async-signal-safe. */
-static void write_wake(struct ring *ring)
+static void write_wake(struct weir__ring *ring)
 {
 	uint64_t one = 1;
 
 	(void)!write(ring->wake_fd, &one, sizeof one);
 }
 
-static void on_wake(struct ring *ring, const struct io_uring_cqe *cqe)
+static void on_wake(struct weir__ring *ring, const struct io_uring_cqe *cqe)
 {
 	uint64_t count;
 
@@ -475,7 +445,7 @@ static void on_wake(struct ring *ring, const struct io_uring_cqe *cqe)
 }
 
 /* A completion for an operation that is no more: what it carries must not leak. */
-static void on_stale(struct ring *ring, const struct io_uring_cqe *cqe, unsigned code)
+static void on_stale(struct weir__ring *ring, const struct io_uring_cqe *cqe, unsigned code)
 {
 	weir__count(&ring->io.driver.stale_completions, 1);
 	if (code == WEIR__OP_ACCEPT && cqe->res >= 0) {
@@ -487,14 +457,15 @@ static void on_stale(struct ring *ring, const struct io_uring_cqe *cqe, unsigned
 
 static void restart_recv(struct weir__buffer_ring *group, struct weir__op *op)
 {
-	struct ring *ring = (struct ring *)(void *)((char *)group - offsetof(struct ring, groups) -
-						    op->group * sizeof *group);
+	struct weir__ring *ring =
+		(struct weir__ring *)(void *)((char *)group - offsetof(struct weir__ring, groups) -
+					      op->group * sizeof *group);
 
 	submit(ring, op);
 }
 
 /* No provided buffers on this rung: the poll says readable, we receive by hand. */
-static void recv_by_hand(struct ring *ring, struct weir__op *op)
+static void recv_by_hand(struct weir__ring *ring, struct weir__op *op)
 {
 	weir_buf buf = WEIR_BUF_INIT;
 	size_t bytes = ring->groups[op->group].bytes;
@@ -524,7 +495,8 @@ static void recv_by_hand(struct ring *ring, struct weir__op *op)
 }
 
 /* A receive that brought nothing, or is done by hand. */
-static void on_empty_recv(struct ring *ring, struct weir__op *op, const struct io_uring_cqe *cqe)
+static void on_empty_recv(struct weir__ring *ring, struct weir__op *op,
+			  const struct io_uring_cqe *cqe)
 {
 	struct weir__buffer_ring *group = &ring->groups[op->group];
 	int err = cqe->res;
@@ -550,7 +522,7 @@ static void on_empty_recv(struct ring *ring, struct weir__op *op, const struct i
 }
 
 /* A buffer with data. */
-static inline void on_arrival(struct ring *ring, struct weir__op *op,
+static inline void on_arrival(struct weir__ring *ring, struct weir__op *op,
 			      const struct io_uring_cqe *cqe)
 {
 	op->block = weir__buffer_ring_take(&ring->groups[op->group],
@@ -566,8 +538,8 @@ static inline void on_arrival(struct ring *ring, struct weir__op *op,
 }
 
 /* All but a connection's send and what brings it data. */
-static __attribute__((noinline)) void on_odd_completion(struct ring *ring, struct weir__op *op,
-							const struct io_uring_cqe *cqe)
+static __attribute__((noinline)) void
+on_odd_completion(struct weir__ring *ring, struct weir__op *op, const struct io_uring_cqe *cqe)
 {
 	if (op->code == WEIR__OP_RECV) {
 		on_empty_recv(ring, op, cqe);
@@ -581,7 +553,8 @@ static __attribute__((noinline)) void on_odd_completion(struct ring *ring, struc
 }
 
 /* Not of an operation in flight: our own signals, or too late. */
-static __attribute__((noinline)) void on_other(struct ring *ring, const struct io_uring_cqe *cqe)
+static __attribute__((noinline)) void on_other(struct weir__ring *ring,
+					       const struct io_uring_cqe *cqe)
 {
 	unsigned code = (unsigned)(cqe->user_data >> 32) & 0xff;
 
@@ -594,10 +567,10 @@ static __attribute__((noinline)) void on_other(struct ring *ring, const struct i
 		on_stale(ring, cqe, code);
 }
 
-static inline void on_completion(struct ring *ring, const struct io_uring_cqe *cqe)
+static inline void on_completion(struct weir__ring *ring, const struct io_uring_cqe *cqe)
 {
 	uint32_t key = (uint32_t)(cqe->user_data >> 32), index = (uint32_t)cqe->user_data;
-	struct slot *slot = &ring->slots[index];
+	struct weir__slot *slot = &ring->slots[index];
 
 	if (__builtin_expect(index >= ring->slots_count || slot->key != key, 0)) {
 		on_other(ring, cqe);
@@ -618,7 +591,7 @@ static inline void on_completion(struct ring *ring, const struct io_uring_cqe *c
 
 /* ---- The driver --------------------------------------------------------- */
 
-static void sleep_until(struct ring *ring, int64_t until_ns)
+static void sleep_until(struct weir__ring *ring, int64_t until_ns)
 {
 	struct __kernel_timespec ts;
 	struct io_uring_getevents_arg arg = { .sigmask_sz = _NSIG / 8 };
@@ -642,7 +615,7 @@ static void sleep_until(struct ring *ring, int64_t until_ns)
  */
 static void ring_submit_and_wait(struct weir__driver *driver, int64_t wait_until_ns)
 {
-	struct ring *ring = ring_of_driver(driver);
+	struct weir__ring *ring = ring_of_driver(driver);
 
 	if (__builtin_expect(ring->waiting != NULL, 0))
 		start_waiting(ring);
@@ -658,7 +631,7 @@ static void ring_submit_and_wait(struct weir__driver *driver, int64_t wait_until
 
 static unsigned ring_reap(struct weir__driver *driver)
 {
-	struct ring *ring = ring_of_driver(driver);
+	struct weir__ring *ring = ring_of_driver(driver);
 	struct io_uring_cq *cq = &ring->uring.cq;
 	unsigned head = *cq->khead, count = io_uring_cq_ready(&ring->uring); /* acquires the tail */
 	unsigned mask = cq->ring_mask;
@@ -679,8 +652,8 @@ static unsigned ring_reap(struct weir__driver *driver)
  */
 static void ring_wake(struct weir__driver *target_driver, struct weir__driver *from)
 {
-	struct ring *target = ring_of_driver(target_driver);
-	struct ring *sender = from ? ring_of_driver(from) : NULL;
+	struct weir__ring *target = ring_of_driver(target_driver);
+	struct weir__ring *sender = from ? ring_of_driver(from) : NULL;
 	struct io_uring_sqe *sqe = sender && sender->has_msg_ring ? get_sqe(sender) : NULL;
 
 	if (!sqe) {
@@ -688,20 +661,20 @@ static void ring_wake(struct weir__driver *target_driver, struct weir__driver *f
 		return;
 	}
 	io_uring_prep_msg_ring(sqe, target->uring.ring_fd, 0, special(CODE_MESSAGE, 0), 0);
-	sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+	sqe->flags |= sender->skip_success;
 	sqe->user_data = special(CODE_MESSAGE_LOST, target->io.worker->index);
 }
 
 static void ring_close(struct weir__driver *driver)
 {
-	struct ring *ring = ring_of_driver(driver);
+	struct weir__ring *ring = ring_of_driver(driver);
 
 	/* Closes of handles may still be queued. Everything else has been waited for by its owner.
 	 */
 	if (queued(ring))
 		(void)enter(ring, 0, NULL);
 	io_uring_queue_exit(&ring->uring);
-	for (int i = 0; i < GROUPS; i++)
+	for (int i = 0; i < WEIR__RING_GROUPS; i++)
 		weir__buffer_ring_close(&ring->groups[i]);
 	(void)close(ring->wake_fd);
 	weir_free(ring->slots);
@@ -723,100 +696,16 @@ static const struct weir__io_ops io_ops = {
 	.close = ring_close_handle,
 };
 
-/* ---- Set-up ------------------------------------------------------------- */
+/* ---- Life -------------------------------------------------------------- */
 
-/* From everything down to nothing; each rung is what the kernels in its comment take. */
-static int open_uring(struct ring *ring, const struct weir__config *config)
-{
-	const unsigned base = IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE;
-	const struct {
-		unsigned mask, flags;
-	} rungs[] = {
-		/* 6.1 */
-		{ WEIR__URING_DEFER, base | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_TASKRUN_FLAG |
-					     IORING_SETUP_SINGLE_ISSUER |
-					     IORING_SETUP_DEFER_TASKRUN },
-		/* 5.19 */
-		{ WEIR__URING_COOP, base | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_TASKRUN_FLAG |
-					    IORING_SETUP_COOP_TASKRUN },
-		/* 5.6 */
-		{ 0, base },
-	};
-	int err = -EINVAL;
-
-	for (unsigned i = 0; i < sizeof rungs / sizeof *rungs && err == -EINVAL; i++) {
-		struct io_uring_params params = { .flags = rungs[i].flags,
-						  .cq_entries = config->cq_entries };
-		if (config->uring_mask & rungs[i].mask)
-			continue;
-		err = io_uring_queue_init_params(config->sq_entries, &ring->uring, &params);
-	}
-	/* bounded waits are not optional: 5.11 */
-	if (err == 0 && !(ring->uring.features & IORING_FEAT_EXT_ARG)) {
-		io_uring_queue_exit(&ring->uring);
-		err = -ENOSYS;
-	}
-	return err;
-}
-
-static bool has_op(const struct io_uring_probe *probe, int op)
-{
-	return op <= probe->last_op && (probe->ops[op].flags & IO_URING_OP_SUPPORTED);
-}
-
-/*
- * Multishot accept came with the op SOCKET (5.19), multishot receive and SKIP of completions with
- * SEND_ZC (6.0); the flags themselves cannot be probed.
- */
-static int find_features(struct ring *ring, const struct weir__config *config)
-{
-	unsigned mask = config->uring_mask;
-	struct io_uring_probe *probe = io_uring_get_probe_ring(&ring->uring);
-
-	if (!probe)
-		return -ENOMEM;
-	ring->has_accept_multi =
-		has_op(probe, IORING_OP_SOCKET) && !(mask & WEIR__URING_ACCEPT_MULTI);
-	ring->has_buffers = has_op(probe, IORING_OP_SOCKET) && !(mask & WEIR__URING_BUFRING);
-	ring->has_recv_multi = ring->has_buffers && has_op(probe, IORING_OP_SEND_ZC) &&
-			       !(mask & WEIR__URING_RECV_MULTI) &&
-			       weir__multishot_hears_the_end(&ring->uring);
-	/* a slot without FIXED_FD_INSTALL would be a connection whose peer cannot be asked for */
-	ring->io.accepts_direct = ring->has_buffers && !(mask & WEIR__URING_FIXED) &&
-				  has_op(probe, WEIR__URING_OP_FIXED_FD_INSTALL);
-	ring->has_msg_ring = has_op(probe, IORING_OP_MSG_RING) && !(mask & WEIR__URING_MSG_RING);
-	free(probe);
-	return 0;
-}
-
-static void register_extras(struct ring *ring, const struct weir__config *config, unsigned files)
-{
-	unsigned iowq[2] = { 4,
-			     16 }; /* bounded, unbounded: nothing of ours should ever need them */
-
-	(void)io_uring_register_iowq_max_workers(&ring->uring, iowq);
-	(void)io_uring_ring_dontfork(&ring->uring);
-	if (!(config->uring_mask & WEIR__URING_RING_FD) &&
-	    io_uring_register_ring_fd(&ring->uring) == 1)
-		ring->enter_flags |= IORING_ENTER_REGISTERED_RING;
-	if (ring->uring.features & WEIR__URING_FEAT_NO_IOWAIT &&
-	    !(config->uring_mask & WEIR__URING_NO_IOWAIT))
-		ring->enter_flags |= WEIR__URING_ENTER_NO_IOWAIT;
-	if (ring->io.accepts_direct && io_uring_register_files_sparse(&ring->uring, files) < 0)
-		ring->io.accepts_direct = false;
-}
-
-static void init_ring(struct ring *ring, struct weir__worker *worker)
+static void init_ring(struct weir__ring *ring, struct weir__worker *worker)
 {
 	const struct weir__config *config = &worker->runtime->config;
-	struct io_uring_sq *sq = &ring->uring.sq;
 
 	ring->io.driver.ops = &driver_ops;
 	ring->io.ops = &io_ops;
 	ring->io.worker = worker;
 	ring->waiting_tail = &ring->waiting;
-	for (unsigned i = 0; i < sq->ring_entries; i++)
-		sq->array[i] = i;
 	weir__buffer_ring_init(&ring->groups[0], &ring->uring, &ring->io.driver, 0,
 			       config->recv_bytes, config->recv_buffers, config->recv_buffers_max,
 			       restart_recv);
@@ -827,12 +716,12 @@ static void init_ring(struct ring *ring, struct weir__worker *worker)
 int weir__ring_open(struct weir__worker *worker, struct weir__io **ret)
 {
 	const struct weir__config *config = &worker->runtime->config;
-	struct ring *ring = weir_zalloc(sizeof *ring);
+	struct weir__ring *ring = weir_zalloc(sizeof *ring);
 
 	if (!ring)
 		return -ENOMEM;
 	ring->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	int err = ring->wake_fd < 0 ? -errno : open_uring(ring, config);
+	int err = ring->wake_fd < 0 ? -errno : weir__ring_setup(ring, config);
 	if (err < 0) {
 		if (ring->wake_fd >= 0)
 			(void)close(ring->wake_fd);
@@ -840,14 +729,6 @@ int weir__ring_open(struct weir__worker *worker, struct weir__io **ret)
 		return err;
 	}
 	init_ring(ring, worker);
-	err = find_features(ring, config);
-	/* nothing is queued, whatever the search has sent */
-	ring->full_at = ring->uring.sq.sqe_tail + ring->uring.sq.ring_entries;
-	if (err < 0) {
-		ring_close(&ring->io.driver);
-		return err;
-	}
-	register_extras(ring, config, weir__descriptors_max());
 	arm_wake(ring);
 	*ret = &ring->io;
 	return 0;
