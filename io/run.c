@@ -354,10 +354,43 @@ static int configure(struct weir__config *config, const struct weir_run_opts *op
 	return err;
 }
 
-static int init_process(void)
+/* The allocator reads no environment: it knows no table of options. */
+static int configure_alloc(const struct weir__config *config)
+{
+	const struct weir__alloc_config pools = {
+		.adapt = (uint32_t)config->pool_adapt,
+		.grow_percent = (uint32_t)config->pool_grow,
+		.shrink_percent = (uint32_t)config->pool_shrink,
+		.band_percent = (uint32_t)config->pool_band,
+		.grow_hit_percent = (uint32_t)config->pool_grow_hit,
+		.grow_pressure_percent = (uint32_t)config->pool_grow_pressure,
+		.shrink_hit_percent = (uint32_t)config->pool_shrink_hit,
+		.debug = (uint32_t)config->mem_debug,
+		.reserve = (uint32_t)config->pool_reserve,
+		.worker_bytes = config->pool_worker_bytes,
+		.mem_limit = config->mem_limit,
+		.epoch_ns = (int64_t)config->pool_epoch_ms * WEIR_MS,
+		.halflife_ns = (int64_t)config->pool_halflife_ms * WEIR_MS,
+		.dwell_ns = (int64_t)config->pool_dwell_ms * WEIR_MS,
+		.shrink_idle_ns = (int64_t)config->pool_shrink_idle_ms * WEIR_MS,
+		.decay_ns = (int64_t)config->mem_decay_ms * WEIR_MS,
+	};
+	int err = weir__alloc_configure(&pools);
+
+	if (err == -EINVAL)
+		fprintf(stderr,
+			"weir: WEIR_POOL_BAND_PERCENT=%u: want 5 %% more than "
+			"WEIR_POOL_GROW_PERCENT and than 100 / WEIR_POOL_SHRINK_PERCENT\n",
+			pools.band_percent);
+	return err;
+}
+
+static int init_process(const struct weir__config *config)
 {
 	pthread_mutex_lock(&start_lock);
-	int err = weir__task_pool_init();
+	int err = configure_alloc(config);
+	if (err == 0)
+		err = weir__task_pool_init();
 	if (err == 0)
 		err = weir__conn_pool_init();
 	if (err == 0)
@@ -426,7 +459,7 @@ int weir_run_with(const struct weir_run_opts *opts)
 		weir__config_help(stdout);
 		return 0;
 	}
-	err = init_process();
+	err = init_process(&config);
 	if (err == 0)
 		err = run_new(&config, &run);
 	if (err < 0)

@@ -83,6 +83,38 @@
 	   "clients of a worker at once; 0: what RLIMIT_NOFILE allows") \
 	XX(backlog, NUMBER, "WEIR_BACKLOG", 4096, 1, 65535, "clients", \
 	   "connections waiting to be accepted; the kernel clamps it to net.core.somaxconn") \
+	XX(pool_adapt, CHOICE, "WEIR_POOL_ADAPT", 0, 0, 2, "demand|threshold|off", \
+	   "what sizes the caches: remembered demand, hit rate and idle time alone, or nothing") \
+	XX(pool_epoch_ms, NUMBER, "WEIR_POOL_EPOCH_MS", 100, 1, 60000, "ms", \
+	   "between two looks at a worker's caches") \
+	XX(pool_halflife_ms, NUMBER, "WEIR_POOL_HALFLIFE_MS", 10000, 1, 3600000, "ms", \
+	   "in which remembered demand fades to half") \
+	XX(pool_dwell_ms, NUMBER, "WEIR_POOL_DWELL_MS", 5000, 0, 3600000, "ms", \
+	   "between two shrinks of one cache") \
+	XX(pool_shrink_idle_ms, NUMBER, "WEIR_POOL_SHRINK_IDLE_MS", 60000, 0, 3600000, "ms", \
+	   "without use before a cache with few hits shrinks") \
+	XX(pool_grow, NUMBER, "WEIR_POOL_GROW_PERCENT", 150, 101, 1000, "percent", \
+	   "a cache that grows becomes so much of what it was") \
+	XX(pool_shrink, NUMBER, "WEIR_POOL_SHRINK_PERCENT", 70, 1, 99, "percent", \
+	   "a cache that shrinks becomes so much of what it was") \
+	XX(pool_band, NUMBER, "WEIR_POOL_BAND_PERCENT", 200, 101, 10000, "percent", \
+	   "of its need that a cache may hold before it shrinks; 5 % more than either step at least") \
+	XX(pool_grow_hit, NUMBER, "WEIR_POOL_GROW_HIT_PERCENT", 90, 0, 100, "percent", \
+	   "hit rate from which a nearly used-up cache grows early") \
+	XX(pool_grow_pressure, NUMBER, "WEIR_POOL_GROW_PRESSURE_PERCENT", 80, 0, 100, "percent", \
+	   "of its capacity in use within an epoch: nearly used up") \
+	XX(pool_shrink_hit, NUMBER, "WEIR_POOL_SHRINK_HIT_PERCENT", 30, 0, 100, "percent", \
+	   "hit rate below which an idle cache shrinks") \
+	XX(pool_reserve, NUMBER, "WEIR_POOL_RESERVE", 4, 1, 65536, "objects", \
+	   "no cache shrinks below, within 16 KiB") \
+	XX(pool_worker_bytes, BYTES, "WEIR_POOL_WORKER_BYTES", 8 << 20, 1 << 16, 1LL << 40, "bytes", \
+	   "all caches of a worker together, when full") \
+	XX(mem_decay_ms, NUMBER, "WEIR_MEM_DECAY_MS", 10000, 0, 3600000, "ms", \
+	   "until memory nobody uses goes back to the system") \
+	XX(mem_limit, BYTES, "WEIR_MEM_LIMIT", 0, 0, 1LL << 50, "bytes", \
+	   "of all workers, stacks not counted; 0: the cgroup's limit alone") \
+	XX(mem_debug, NUMBER, "WEIR_MEM_DEBUG", 0, 0, 3, "level", \
+	   "1: double frees; 2: writes after free and past the end; 3: where, and leaks") \
 	XX(verbose, BOOL, "WEIR_VERBOSE", 0, 0, 1, "", \
 	   "say at start what was found and where each option came from") \
 	XX(help, BOOL, "WEIR_HELP", 0, 0, 1, "", \
