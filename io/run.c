@@ -27,7 +27,6 @@ struct run {
 	pthread_cond_t changed;
 	unsigned ready;	     /* workers that have a driver or an error; under the lock */
 	bool may_go;	     /* all are ready; under the lock */
-	unsigned running;    /* workers that may still wake others; under the lock */
 	int error;	     /* the first one; under the lock */
 	pthread_t threads[]; /* of workers 1 and up, from index 1 */
 };
@@ -170,18 +169,6 @@ static int meet(struct run *run, int err)
 	return err;
 }
 
-/* The loop; returns when nobody runs any more, so that nobody wakes a driver that is closed. */
-static void run_worker(struct run *run, struct weir__worker *worker)
-{
-	weir__worker_run(worker);
-	pthread_mutex_lock(&run->lock);
-	run->running--;
-	pthread_cond_broadcast(&run->changed);
-	while (run->running > 0)
-		pthread_cond_wait(&run->changed, &run->lock);
-	pthread_mutex_unlock(&run->lock);
-}
-
 struct start {
 	struct run *run;
 	unsigned index;
@@ -203,7 +190,7 @@ static void *worker_main(void *arg)
 	if (own < 0)
 		return NULL;
 	if (err == 0)
-		run_worker(start.run, worker);
+		weir__worker_run(worker);
 	worker_close(worker);
 	return NULL;
 }
@@ -247,7 +234,6 @@ static int start_all(struct run *run, int err, unsigned *ret_started)
 	while (run->ready < started - 1)
 		pthread_cond_wait(&run->changed, &run->lock);
 	run->may_go = true;
-	run->running = count;
 	err = run->error;
 	pthread_cond_broadcast(&run->changed);
 	pthread_mutex_unlock(&run->lock);
@@ -296,7 +282,7 @@ static int run_workers(struct run *run, const struct weir_run_opts *opts)
 			pin(first);
 		bool has_signals = !opts->signals_ignored && catch_signals(runtime);
 		weir__task_root(runtime, opts->fn, opts->arg);
-		run_worker(run, first);
+		weir__worker_run(first);
 		if (has_signals)
 			release_signals();
 		if (is_pinned)
