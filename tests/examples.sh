@@ -390,6 +390,7 @@ speaker() { # seconds, word
 
 speak() { # name, seconds, word: sets pid_NAME and address_NAME
 	local tries
+	rm -f "$work/$1.port" # of the run on the other driver
 	speaker "$2" "$3" >"$work/$1.port" &
 	printf -v "pid_$1" %s $!
 	for ((tries = 0; tries < 100; tries++)); do

