@@ -107,7 +107,8 @@
 	   "hit rate below which an idle cache shrinks") \
 	XX(pool_reserve, NUMBER, "WEIR_POOL_RESERVE", 4, 1, 65536, "objects", \
 	   "no cache shrinks below, within 16 KiB") \
-	XX(pool_worker_bytes, BYTES, "WEIR_POOL_WORKER_BYTES", 8 << 20, 1 << 16, 1LL << 40, "bytes", \
+	XX(pool_worker_bytes, BYTES, "WEIR_POOL_WORKER_BYTES", \
+	   8 << 20, 1 << 16, 1LL << 40, "bytes", \
 	   "all caches of a worker together, when full") \
 	XX(mem_decay_ms, NUMBER, "WEIR_MEM_DECAY_MS", 10000, 0, 3600000, "ms", \
 	   "until memory nobody uses goes back to the system") \
