@@ -98,7 +98,7 @@
 	XX(pool_shrink, NUMBER, "WEIR_POOL_SHRINK_PERCENT", 70, 1, 99, "percent", \
 	   "a cache that shrinks becomes so much of what it was") \
 	XX(pool_band, NUMBER, "WEIR_POOL_BAND_PERCENT", 200, 101, 10000, "percent", \
-	   "of its need that a cache may hold before it shrinks; 5 % more than either step at least") \
+	   "of its need that a cache may hold before it shrinks; at least 5 % above either step") \
 	XX(pool_grow_hit, NUMBER, "WEIR_POOL_GROW_HIT_PERCENT", 90, 0, 100, "percent", \
 	   "hit rate from which a nearly used-up cache grows early") \
 	XX(pool_grow_pressure, NUMBER, "WEIR_POOL_GROW_PRESSURE_PERCENT", 80, 0, 100, "percent", \
