@@ -23,6 +23,8 @@
 /* One run: what the starting threads share. */
 struct run {
 	struct weir__runtime runtime;
+	weir_fn fn; /* the program's */
+	void *arg;
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	unsigned ready;	     /* workers that have a driver or an error; under the lock */
@@ -266,6 +268,17 @@ static void report(const struct weir__runtime *runtime)
 		(unsigned long long)mem.span_bytes / 1024, (unsigned long long)mem.os_maps);
 }
 
+/* The first task. It reports while every worker is still there to be asked. */
+static int main_task(void *arg)
+{
+	struct run *run = arg;
+	int result = run->fn(run->arg);
+
+	if (run->runtime.config.verbose)
+		report(&run->runtime);
+	return result;
+}
+
 static int run_workers(struct run *run, const struct weir_run_opts *opts)
 {
 	struct weir__runtime *runtime = &run->runtime;
@@ -281,14 +294,14 @@ static int run_workers(struct run *run, const struct weir_run_opts *opts)
 		if (is_pinned)
 			pin(first);
 		bool has_signals = !opts->signals_ignored && catch_signals(runtime);
-		weir__task_root(runtime, opts->fn, opts->arg);
+		run->fn = opts->fn;
+		run->arg = opts->arg;
+		weir__task_root(runtime, main_task, run);
 		weir__worker_run(first);
 		if (has_signals)
 			release_signals();
 		if (is_pinned)
 			(void)sched_setaffinity(0, sizeof affinity, &affinity);
-		if (runtime->config.verbose)
-			report(runtime);
 		err = runtime->root_result;
 	}
 	for (unsigned i = 1; i < started; i++)
