@@ -35,6 +35,7 @@ struct run {
 
 /* Guards what is made once per process. */
 static pthread_mutex_t start_lock = PTHREAD_MUTEX_INITIALIZER;
+static unsigned runtimes; /* that run now; under start_lock */
 
 /* ---- Signals ------------------------------------------------------------ */
 
@@ -353,29 +354,35 @@ static int configure(struct weir__config *config, const struct weir_run_opts *op
 	return err;
 }
 
-/* The allocator reads no environment: it knows no table of options. */
+/*
+ * The allocator reads no environment: it knows no table of options. Its parameters are the
+ * process's: those of the first of the runtimes that run at once.
+ */
 static int configure_alloc(const struct weir__config *config)
 {
-	const struct weir__alloc_config pools = {
-		.adapt = (uint32_t)config->pool_adapt,
-		.grow_percent = (uint32_t)config->pool_grow,
-		.shrink_percent = (uint32_t)config->pool_shrink,
-		.band_percent = (uint32_t)config->pool_band,
-		.grow_hit_percent = (uint32_t)config->pool_grow_hit,
-		.grow_pressure_percent = (uint32_t)config->pool_grow_pressure,
-		.shrink_hit_percent = (uint32_t)config->pool_shrink_hit,
-		.debug = (uint32_t)config->mem_debug,
-		.reserve = (uint32_t)config->pool_reserve,
-		.worker_bytes = config->pool_worker_bytes,
-		.mem_limit = config->mem_limit,
-		.epoch_ns = (int64_t)config->pool_epoch_ms * WEIR_MS,
-		.halflife_ns = (int64_t)config->pool_halflife_ms * WEIR_MS,
-		.dwell_ns = (int64_t)config->pool_dwell_ms * WEIR_MS,
-		.shrink_idle_ns = (int64_t)config->pool_shrink_idle_ms * WEIR_MS,
-		.decay_ns = (int64_t)config->mem_decay_ms * WEIR_MS,
-	};
-	int err = weir__alloc_configure(&pools);
+	struct weir__alloc_config pools, current;
 
+	weir__alloc_config_get(&current);
+	pools = current;
+	pools.adapt = (uint32_t)config->pool_adapt;
+	pools.grow_percent = (uint32_t)config->pool_grow;
+	pools.shrink_percent = (uint32_t)config->pool_shrink;
+	pools.band_percent = (uint32_t)config->pool_band;
+	pools.grow_hit_percent = (uint32_t)config->pool_grow_hit;
+	pools.grow_pressure_percent = (uint32_t)config->pool_grow_pressure;
+	pools.shrink_hit_percent = (uint32_t)config->pool_shrink_hit;
+	pools.debug = (uint32_t)config->mem_debug;
+	pools.reserve = (uint32_t)config->pool_reserve;
+	pools.worker_bytes = config->pool_worker_bytes;
+	pools.mem_limit = config->mem_limit;
+	pools.epoch_ns = (int64_t)config->pool_epoch_ms * WEIR_MS;
+	pools.halflife_ns = (int64_t)config->pool_halflife_ms * WEIR_MS;
+	pools.dwell_ns = (int64_t)config->pool_dwell_ms * WEIR_MS;
+	pools.shrink_idle_ns = (int64_t)config->pool_shrink_idle_ms * WEIR_MS;
+	pools.decay_ns = (int64_t)config->mem_decay_ms * WEIR_MS;
+	if (memcmp(&pools, &current, sizeof pools) == 0)
+		return 0;
+	int err = weir__alloc_configure(&pools);
 	if (err == -EINVAL)
 		fprintf(stderr,
 			"weir: WEIR_POOL_BAND_PERCENT=%u: want 5 %% more than "
@@ -387,15 +394,23 @@ static int configure_alloc(const struct weir__config *config)
 static int init_process(const struct weir__config *config)
 {
 	pthread_mutex_lock(&start_lock);
-	int err = configure_alloc(config);
+	int err = runtimes == 0 ? configure_alloc(config) : 0;
 	if (err == 0)
 		err = weir__task_pool_init();
 	if (err == 0)
 		err = weir__conn_pool_init();
 	if (err == 0)
 		weir__fatal_init_process();
+	runtimes += err == 0;
 	pthread_mutex_unlock(&start_lock);
 	return err;
+}
+
+static void leave_process(void)
+{
+	pthread_mutex_lock(&start_lock);
+	runtimes--;
+	pthread_mutex_unlock(&start_lock);
 }
 
 static void run_free(struct run *run)
@@ -459,15 +474,17 @@ int weir_run_with(const struct weir_run_opts *opts)
 		return 0;
 	}
 	err = init_process(&config);
-	if (err == 0)
-		err = run_new(&config, &run);
 	if (err < 0)
 		return err;
-	if (config.verbose) {
-		fprintf(stderr, "weir %s\n", WEIR_VERSION);
-		weir__config_dump(&run->runtime.config, stderr);
+	err = run_new(&config, &run);
+	if (err == 0) {
+		if (config.verbose) {
+			fprintf(stderr, "weir %s\n", WEIR_VERSION);
+			weir__config_dump(&config, stderr);
+		}
+		err = run_workers(run, &known);
+		run_free(run);
 	}
-	err = run_workers(run, &known);
-	run_free(run);
+	leave_process();
 	return err;
 }
