@@ -148,7 +148,8 @@ struct weir__worker {
 	void *scheduler_sp;
 	int32_t budget_full; /* from the configuration, like the next */
 	bool use_ucontext;
-	bool stopping; /* leave the loop when nothing is left */
+	bool stopping;	 /* leave the loop when nothing is left */
+	bool is_settled; /* has published PARKED and not looked since */
 	uint16_t index;
 	struct weir__worker_counts {
 		uint64_t switches, turns, parks, spawns, wakes, timers_fired;
@@ -160,6 +161,7 @@ struct weir__worker {
 	uint64_t ids;
 	uint64_t live;		    /* tasks that run here and have not ended */
 	struct weir__drain *drains; /* servers to tell when the runtime drains; owner only */
+	struct weir__msg *taken;    /* from the inbox, not handled yet; oldest first */
 	struct weir__wheel wheel;
 
 	/* shared: any thread */
@@ -311,6 +313,15 @@ void weir__interrupt(struct weir__task *task, int why);
 void weir__worker_init(struct weir__worker *worker, struct weir__runtime *runtime, unsigned index);
 void weir__worker_enter(struct weir__worker *worker); /* on its thread: sets weir__worker_self() */
 void weir__worker_run(struct weir__worker *worker);   /* the loop; returns when stopped and empty */
+/*
+ * The loop in two halves, for who has a loop of its own. settle() publishes that the worker is
+ * about to sleep, so that others wake it from here on, and returns until when it may: 0 when there
+ * is something to do at once. turn() sleeps so long (0, or any earlier time, if the caller has
+ * slept for it), takes what has come and runs ready tasks for a slice; false when the worker is
+ * told to stop. Each turn() wants a settle() before it.
+ */
+int64_t weir__worker_settle(struct weir__worker *worker);
+bool weir__worker_turn(struct weir__worker *worker, int64_t wait_until_ns);
 void weir__worker_leave(struct weir__worker *worker);
 void weir__worker_order(struct weir__worker *target, unsigned order);
 void weir__task_root(struct weir__runtime *runtime, weir_fn fn, void *arg);

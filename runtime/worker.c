@@ -2,7 +2,7 @@
 /*
  * worker.c: one thread, one driver, one heap, one loop.
  *
- * The turn: wait (or just submit) and reap; read the clock; expire timers; take the inbox; run
+ * The turn: wait (or just submit) and reap; read the clock; expire timers; take from the inbox; run
  * ready tasks for a slice. Completions, timers and messages only make tasks ready; user code runs
  * in the slice alone.
  *
@@ -22,6 +22,7 @@ enum {
 	RESUMES_PER_CLOCK_MAX = 64,
 	CLOCK_PERIOD_NS = 20000, /* the clock is read about that often while tasks run */
 	TIMERS_PER_TURN = 256,
+	MESSAGES_PER_TURN = 256,
 };
 
 __thread struct weir__worker *weir__worker_tls;
@@ -63,27 +64,38 @@ void weir__worker_post(struct weir__worker *target, struct weir__msg *msg)
 
 	do {
 		msg->next = head;
-		/* release: pairs with the acquire in take_inbox() */
+		/* release: pairs with the acquire in take_posted() */
 	} while (!atomic_compare_exchange_weak_explicit(
 		&target->inbox, &head, msg, memory_order_release, memory_order_relaxed));
 	wake_if_parked(target);
 }
 
-static void take_inbox(struct weir__worker *self)
+/* What has been posted since the last look, oldest first. */
+static struct weir__msg *take_posted(struct weir__worker *self)
 {
-	if (!atomic_load_explicit(&self->inbox, memory_order_relaxed))
-		return;
-	struct weir__msg *msg = atomic_exchange_explicit(&self->inbox, NULL, memory_order_acquire);
 	struct weir__msg *oldest_first = NULL;
 
+	if (!atomic_load_explicit(&self->inbox, memory_order_relaxed))
+		return NULL;
+	/* acquire: pairs with the release in weir__worker_post() */
+	struct weir__msg *msg = atomic_exchange_explicit(&self->inbox, NULL, memory_order_acquire);
 	while (msg) {
 		struct weir__msg *next = msg->next;
 		msg->next = oldest_first;
 		oldest_first = msg;
 		msg = next;
 	}
-	while ((msg = oldest_first) != NULL) {
-		oldest_first = msg->next;
+	return oldest_first;
+}
+
+/* Messages in the order they came; what is left over waits for the next turn. */
+static void handle_messages(struct weir__worker *self)
+{
+	for (int n = 0; n < MESSAGES_PER_TURN; n++) {
+		struct weir__msg *msg = self->taken ? self->taken : take_posted(self);
+		if (!msg)
+			return;
+		self->taken = msg->next;
 		msg->fn(self, msg);
 	}
 }
@@ -158,16 +170,17 @@ static void run_slice(struct weir__worker *self)
 
 static bool has_news(struct weir__worker *self)
 {
-	if (atomic_load_explicit(&self->inbox, memory_order_relaxed))
+	if (self->taken || atomic_load_explicit(&self->inbox, memory_order_relaxed))
 		return true;
 	return self->index == 0 &&
 	       atomic_load_explicit(&self->runtime->stop_requests, memory_order_relaxed) !=
 		       self->runtime->stop_seen;
 }
 
-/* Sleeps in the driver until something happens. */
-static void park(struct weir__worker *self)
+int64_t weir__worker_settle(struct weir__worker *self)
 {
+	if (self->runq_head)
+		return 0;
 	int64_t until = weir__wheel_next(&self->wheel);
 	int64_t heap = weir__heap_idle(self->now_ns);
 
@@ -175,16 +188,22 @@ static void park(struct weir__worker *self)
 		until = heap;
 	if (self->index == 0 && self->runtime->drain_until_ns < until)
 		until = self->runtime->drain_until_ns;
+	self->is_settled = true;
 	atomic_store_explicit(&self->park_state, WEIR__PARKED, memory_order_relaxed);
 	/* pairs with the fence in wake_if_parked() */
 	atomic_thread_fence(memory_order_seq_cst);
-	if (until <= self->now_ns || has_news(self))
-		until = 0;
-	else
-		self->counts.parks++;
-	self->driver->ops->submit_and_wait(self->driver, until);
-	if (atomic_exchange_explicit(&self->park_state, WEIR__AWAKE, memory_order_relaxed) ==
-	    WEIR__AWAKE)
+	return until <= self->now_ns || has_news(self) ? 0 : until;
+}
+
+/* Takes PARKED back, if nobody has yet. */
+static void rouse(struct weir__worker *self)
+{
+	if (!self->is_settled)
+		return;
+	self->is_settled = false;
+	if (atomic_load_explicit(&self->park_state, memory_order_relaxed) == WEIR__AWAKE ||
+	    atomic_exchange_explicit(&self->park_state, WEIR__AWAKE, memory_order_relaxed) ==
+		    WEIR__AWAKE)
 		self->counts.wakes++;
 }
 
@@ -226,23 +245,27 @@ static void leave_together(struct weir__runtime *runtime)
 		sched_yield();
 }
 
+bool weir__worker_turn(struct weir__worker *self, int64_t wait_until_ns)
+{
+	self->counts.turns++;
+	self->counts.parks += wait_until_ns != 0;
+	self->driver->ops->submit_and_wait(self->driver, wait_until_ns);
+	rouse(self);
+	self->driver->ops->reap(self->driver);
+	self->now_ns = weir__clock_ns();
+	expire_timers(self);
+	handle_messages(self);
+	if (self->index == 0)
+		handle_stop(self);
+	weir__heap_turn(self->now_ns);
+	run_slice(self);
+	return !self->stopping;
+}
+
 void weir__worker_run(struct weir__worker *self)
 {
-	while (!self->stopping) {
-		self->counts.turns++;
-		if (self->runq_head)
-			self->driver->ops->submit_and_wait(self->driver, 0);
-		else
-			park(self);
-		self->driver->ops->reap(self->driver);
-		self->now_ns = weir__clock_ns();
-		expire_timers(self);
-		take_inbox(self);
-		if (self->index == 0)
-			handle_stop(self);
-		weir__heap_turn(self->now_ns);
-		run_slice(self);
-	}
+	while (weir__worker_turn(self, weir__worker_settle(self)))
+		;
 	leave_together(self->runtime);
 }
 
