@@ -340,6 +340,12 @@ enum weir_mem_level {
 
 WEIR_API enum weir_mem_level weir_mem_level_get(void);
 
+/*
+ * For tests: the level is this one from now on, whatever the sources say; -1: they are heard again.
+ * Workers act on it in their next epoch, as on one that was measured. Any thread.
+ */
+WEIR_API void weir_mem_level_force(int level);
+
 struct weir_reclaim_request {
 	size_t want;	   /* bytes */
 	size_t contiguous; /* when not 0: a piece of this size is needed */
@@ -381,8 +387,8 @@ WEIR_API void weir_reclaimer_del(weir_reclaimer *reclaimer);
 
 /*
  * Does now what `level` (MEDIUM or above) asks for: on the calling worker's heap at once, on the
- * others in their next turns. Reclaimers are asked for `want` bytes. Returns the bytes given back
- * to the OS before it returned.
+ * others, which are woken, in their next turns. Reclaimers are asked for `want` bytes. Returns the
+ * bytes given back to the OS before it returned.
  */
 WEIR_API size_t weir_mem_compact(size_t want, enum weir_mem_level level);
 

@@ -16,10 +16,18 @@ WEIR_MUST int weir__heap_attach(void);
 void weir__heap_detach(void);
 
 /*
- * Has wake(arg) called, by whatever thread, when 256 KiB that others freed wait for this thread: it
- * may be asleep. Until the heap is detached.
+ * Has wake(arg) called, by whatever thread, when there is something for this heap to do that should
+ * not wait until its thread turns by itself: 256 KiB that others freed, memory that has become
+ * short. The thread may be asleep. Until the heap is detached or it is called with NULL; when that
+ * returns no call is under way.
  */
-void weir__heap_on_backlog(void (*wake)(void *arg), void *arg);
+void weir__heap_on_news(void (*wake)(void *arg), void *arg);
+
+/*
+ * Whether a turn now would find what wake() is called for, or anything that others freed. A seq_cst
+ * fence before it, and one in wake() before it looks whether the thread sleeps, lose nothing.
+ */
+bool weir__heap_has_news(void);
 
 /*
  * Once per turn of the worker's loop: takes home what others freed, and whatever adapting or

@@ -244,6 +244,13 @@ static void stage(struct weir__home *home, uint32_t level, size_t want)
 	weir__runs_purge(home, INT64_MIN, UINT64_MAX);
 }
 
+bool weir__compact_is_due(const struct weir__home *home)
+{
+	uint32_t level = atomic_load_explicit(&weir__level, memory_order_relaxed);
+	return (level > home->level && level >= WEIR_MEM_MEDIUM) ||
+	       atomic_load_explicit(&compact_event, memory_order_relaxed) != home->compact_seen;
+}
+
 void weir__compact_turn(struct weir__home *home)
 {
 	uint64_t event = atomic_load_explicit(&compact_event, memory_order_acquire);
@@ -271,6 +278,7 @@ size_t weir_mem_compact(size_t want, enum weir_mem_level level)
 	atomic_store_explicit(&compact_level, level, memory_order_relaxed);
 	/* release: who sees the event sees its level */
 	uint64_t event = atomic_fetch_add_explicit(&compact_event, 1, memory_order_release) + 1;
+	weir__remote_wake_all();
 	if (home != NULL) {
 		home->compact_seen = event;
 		stage(home, level, want);

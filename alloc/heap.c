@@ -146,10 +146,12 @@ static void before_fork(void)
 	weir__reclaim_lock();
 	pthread_mutex_lock(&weir__heaps_lock);
 	weir__large_lock();
+	weir__remote_lock();
 }
 
 static void after_fork(void)
 {
+	weir__remote_unlock();
 	weir__large_unlock();
 	pthread_mutex_unlock(&weir__heaps_lock);
 	weir__reclaim_unlock();
@@ -171,14 +173,21 @@ static struct weir__home *adopt(void)
 	return home_new();
 }
 
-void weir__heap_on_backlog(void (*wake)(void *arg), void *arg)
+void weir__heap_on_news(void (*wake)(void *arg), void *arg)
 {
 	struct weir__home *home = weir__home_self();
 	if (home == NULL)
 		return;
-	atomic_store_explicit(&home->wake_arg, arg, memory_order_relaxed);
-	/* release: who sees the function sees its argument */
-	atomic_store_explicit(&home->wake, wake, memory_order_release);
+	weir__remote_lock();
+	home->wake = wake;
+	home->wake_arg = arg;
+	weir__remote_unlock();
+}
+
+bool weir__heap_has_news(void)
+{
+	struct weir__home *home = weir__home_self();
+	return home != NULL && (weir__remote_waiting(home) || weir__compact_is_due(home));
 }
 
 int weir__heap_attach(void)
@@ -209,7 +218,9 @@ void weir__heap_detach(void)
 	weir__remote_post(home);
 	while (weir__remote_waiting(home))
 		weir__remote_drain(home);
+	weir__remote_lock();
 	home->wake = NULL;
+	weir__remote_unlock();
 	home->turns_itself = false;
 	weir__stacks_drop(home);
 	for (uint32_t i = 1; i < home->bins_end; i++)
@@ -316,7 +327,7 @@ void weir__home_turn(struct weir__home *home, int64_t now_ns)
 	weir__remote_post(home);
 	weir__remote_drain(home);
 	home->now_ns = now_ns;
-	if (now_ns >= home->epoch_ns)
+	if (now_ns >= home->epoch_ns || weir__compact_is_due(home))
 		epoch(home);
 }
 

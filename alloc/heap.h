@@ -212,8 +212,8 @@ struct weir__home {
 	bool has_outgoing;		 /* a chain of outbox may not be empty */
 	struct weir__returned *returned; /* taken from the inbox, not yet put away */
 	uint64_t remote_sent;
-	void (*_Atomic wake)(void *arg); /* set by the owner; called by any thread */
-	void *_Atomic wake_arg;
+	void (*wake)(void *arg); /* set by the owner, called by any thread; under the remote lock */
+	void *wake_arg;
 	struct weir__bin bins[WEIR__POOLS_MAX + 1];
 
 	/* The line others write. */
@@ -367,11 +367,18 @@ void weir__remote_free(struct weir__home *owner, uint32_t index, void *block);
 /* Sends what this heap's thread has freed of others. */
 void weir__remote_post(struct weir__home *home);
 
+/* Around changes of home.wake, and fork(). */
+void weir__remote_lock(void);
+void weir__remote_unlock(void);
+
 /* Takes home what others freed, up to a bound. */
 void weir__remote_drain(struct weir__home *home);
 /* Whether somebody has freed it and it is on its way home. */
 bool weir__remote_is_returning(const void *block);
 bool weir__remote_waiting(struct weir__home *home);
+
+/* Has every heap's thread but the caller's look after it. */
+void weir__remote_wake_all(void);
 
 /* ---- large.c: blocks above WEIR_CLASS_BYTES_MAX --------------------------------------------- */
 
@@ -408,9 +415,6 @@ extern _Atomic uint64_t weir__level_raises;
 /* The level after one more look. A pure function. */
 uint32_t weir__level_next(uint32_t level, unsigned permille, int64_t since_change_ns);
 
-/* Sets the level for good: nothing measures any more. For tests. */
-void weir__level_force(uint32_t level);
-
 /* Looks at the sources when it is time; one thread of all does. */
 void weir__pressure_turn(int64_t now_ns);
 
@@ -419,6 +423,9 @@ uint64_t weir__committed(void);
 
 /* Whether `bytes` more are within the limit, after giving back what `home` does not need. */
 bool weir__within_limit(struct weir__home *home, uint64_t bytes);
+
+/* Whether a level that has risen, or weir_mem_compact(), asks something new of this heap. */
+bool weir__compact_is_due(const struct weir__home *home);
 
 /* Does what the level, or a call of weir_mem_compact(), asks of this heap. */
 void weir__compact_turn(struct weir__home *home);

@@ -209,14 +209,19 @@ static unsigned permille_now(void)
 static void set_level(uint32_t level)
 {
 	uint32_t before = atomic_exchange_explicit(&weir__level, level, memory_order_relaxed);
-	if (level > before)
-		atomic_fetch_add_explicit(&weir__level_raises, 1, memory_order_relaxed);
+	if (level <= before)
+		return;
+	atomic_fetch_add_explicit(&weir__level_raises, 1, memory_order_relaxed);
+	if (level >= WEIR_MEM_MEDIUM) /* those asleep have caches too */
+		weir__remote_wake_all();
 }
 
-void weir__level_force(uint32_t level)
+void weir_mem_level_force(int level)
 {
-	atomic_store_explicit(&forced, true, memory_order_relaxed);
-	set_level(level);
+	bool force = level >= WEIR_MEM_NONE && level <= WEIR_MEM_CRITICAL;
+	atomic_store_explicit(&forced, force, memory_order_relaxed);
+	if (force)
+		set_level((uint32_t)level);
 }
 
 void weir__pressure_turn(int64_t now_ns)

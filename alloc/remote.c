@@ -24,6 +24,18 @@ enum {
 	DRAIN_BLOCKS = 4096,	/* per turn; what is left waits for the next */
 };
 
+static pthread_mutex_t wake_lock = PTHREAD_MUTEX_INITIALIZER;
+
+void weir__remote_lock(void)
+{
+	pthread_mutex_lock(&wake_lock);
+}
+
+void weir__remote_unlock(void)
+{
+	pthread_mutex_unlock(&wake_lock);
+}
+
 /* Not a value that a program would leave in a block: it holds the addresses of both. */
 static uintptr_t mark_of(const struct weir__returned *block)
 {
@@ -38,6 +50,23 @@ bool weir__remote_is_returning(const void *block)
 
 /* ---- Sending -------------------------------------------------------------------------------- */
 
+/* The lock keeps what wake() uses alive; it is taken once in 256 KiB. */
+static void wake_owner(struct weir__home *owner)
+{
+	pthread_mutex_lock(&wake_lock);
+	if (owner->wake != NULL)
+		owner->wake(owner->wake_arg);
+	pthread_mutex_unlock(&wake_lock);
+}
+
+void weir__remote_wake_all(void)
+{
+	uint32_t count = atomic_load_explicit(&weir__home_count, memory_order_acquire);
+	for (uint32_t i = 0; i < count; i++)
+		if (weir__homes[i] != weir__home_self())
+			wake_owner(weir__homes[i]);
+}
+
 static void push(struct weir__home *owner, const struct weir__outbox *chain)
 {
 	struct weir__returned *head = atomic_load_explicit(&owner->inbox, memory_order_relaxed);
@@ -48,9 +77,8 @@ static void push(struct weir__home *owner, const struct weir__outbox *chain)
 		&owner->inbox, &head, chain->first, memory_order_release, memory_order_relaxed));
 	uint64_t before =
 		atomic_fetch_add_explicit(&owner->inbox_bytes, chain->bytes, memory_order_relaxed);
-	void (*wake)(void *) = atomic_load_explicit(&owner->wake, memory_order_acquire);
-	if (before < WAKE_BYTES && before + chain->bytes >= WAKE_BYTES && wake != NULL)
-		wake(atomic_load_explicit(&owner->wake_arg, memory_order_relaxed));
+	if (before < WAKE_BYTES && before + chain->bytes >= WAKE_BYTES)
+		wake_owner(owner);
 }
 
 /*

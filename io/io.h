@@ -95,7 +95,8 @@ struct weir_serve_opts {
 /*
  * Serves until cancelled: every worker accepts for itself, each client is a task running
  * handler(conn), and the connection is closed on every way out of it. A client's error is counted
- * and touches nobody else. Parks. Returns -ECANCELED or -ETIME after the clients have ended; before
+ * and touches nobody else. While weir_mem_level_get() is WEIR_MEM_CRITICAL new clients wait in the
+ * backlog. Parks. Returns -ECANCELED or -ETIME after the clients have ended; before
  * that -EINVAL, -ENOMEM or the error of a listening socket.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_serve_with(const struct weir_serve_opts *opts);
@@ -107,8 +108,8 @@ struct weir_serve_stats {
 	uint64_t accepted;
 	uint64_t open;		/* clients now */
 	uint64_t failed;	/* handlers that returned a negative value */
-	uint64_t accept_pauses; /* times accepting stopped for want of descriptors, memory or
-				   conns_max */
+	uint64_t accept_pauses; /* times accepting stopped for want of descriptors or memory, at
+				   conns_max, or at WEIR_MEM_CRITICAL */
 };
 /* Sums over all workers, of every weir_serve() so far. */
 WEIR_API WEIR_NONNULL void weir_serve_stats_get(struct weir_serve_stats *ret);

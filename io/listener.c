@@ -6,7 +6,8 @@
  * bound to the same address (SO_REUSEPORT; Unix sockets are shared), keeps an accept armed, and
  * spawns a task per client in a scope of its own. Accepting stops, and the backlog fills, when
  * conns_max is reached or descriptors run out; it goes on when a client leaves. A multishot accept
- * can overshoot by a whole backlog, so it is used only while there is room for one.
+ * can overshoot by a whole backlog, so it is used only while there is room for one. While memory is
+ * critically short nobody new is let in: who was accepted before that was noticed waits too.
  */
 #include "io/io_internal.h"
 
@@ -221,7 +222,8 @@ struct weir__acceptor {
 	int error; /* that ended the accept operation */
 	bool is_accepting;
 	bool is_parked;
-	bool is_full; /* accepting has stopped at conns_max */
+	bool is_full;  /* accepting has stopped at conns_max */
+	bool is_short; /* it has stopped for want of memory */
 	bool is_draining;
 };
 
@@ -396,11 +398,26 @@ static bool is_passing(int err)
 	}
 }
 
+/*
+ * Nobody tells when the level falls, and an idle process does not measure it: a look now and then
+ * is both.
+ */
+static int wait_for_memory(struct weir__acceptor *acceptor)
+{
+	stop_accept(acceptor);
+	weir__count(&acceptor->io->serve.accept_pauses, !acceptor->is_short);
+	acceptor->is_short = true;
+	return acceptor_park(acceptor, weir__clock_ns() + RETRY_NS);
+}
+
 /* One round: returns 0 to go on. */
 static int accept_some(struct weir__acceptor *acceptor)
 {
 	int64_t until = INT64_MAX;
 
+	if (weir_mem_level_get() >= WEIR_MEM_CRITICAL)
+		return wait_for_memory(acceptor);
+	acceptor->is_short = false;
 	start_clients(acceptor);
 	if (acceptor->error < 0) {
 		if (!is_passing(acceptor->error))

@@ -131,6 +131,12 @@ static void pin(const struct weir__worker *worker)
 	}
 }
 
+/* Its heap has something to do, and the worker may be asleep. Any thread. */
+static void look_after_heap(void *arg)
+{
+	weir__worker_wake(arg);
+}
+
 static int worker_open(struct weir__worker *worker)
 {
 	int err = weir__heap_attach();
@@ -145,12 +151,15 @@ static int worker_open(struct weir__worker *worker)
 		weir__fatal_detach_thread();
 		weir__worker_leave(worker);
 		weir__heap_detach();
+		return err;
 	}
-	return err;
+	weir__heap_on_news(look_after_heap, worker);
+	return 0;
 }
 
 static void worker_close(struct weir__worker *worker)
 {
+	weir__heap_on_news(NULL, NULL);
 	worker->driver->ops->close(worker->driver);
 	weir__fatal_detach_thread();
 	weir__worker_leave(worker);

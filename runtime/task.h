@@ -40,6 +40,9 @@ struct weir__msg {
 /* Any thread. The message must stay alive until it is handled. */
 void weir__worker_post(struct weir__worker *target, struct weir__msg *msg);
 
+/* Has it turn when it sleeps: what its heap has to do is not in its inbox. Any thread. */
+void weir__worker_wake(struct weir__worker *target);
+
 /*
  * Bits of weir__task.remote. Whoever sets QUEUED pushes `in`; the task's worker takes the other
  * bits off when it handles it. ENDED is set once and stays: nobody pushes `in` after it, and

@@ -70,6 +70,11 @@ void weir__worker_post(struct weir__worker *target, struct weir__msg *msg)
 	wake_if_parked(target);
 }
 
+void weir__worker_wake(struct weir__worker *target)
+{
+	wake_if_parked(target);
+}
+
 /* What has been posted since the last look, oldest first. */
 static struct weir__msg *take_posted(struct weir__worker *self)
 {
@@ -170,7 +175,8 @@ static void run_slice(struct weir__worker *self)
 
 static bool has_news(struct weir__worker *self)
 {
-	if (self->taken || atomic_load_explicit(&self->inbox, memory_order_relaxed))
+	if (self->taken || atomic_load_explicit(&self->inbox, memory_order_relaxed) ||
+	    weir__heap_has_news())
 		return true;
 	return self->index == 0 &&
 	       atomic_load_explicit(&self->runtime->stop_requests, memory_order_relaxed) !=

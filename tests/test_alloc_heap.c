@@ -364,7 +364,7 @@ START_TEST(an_owner_asleep_is_woken_once_for_a_backlog)
 	enum { BLOCKS = 200, BYTES = 4096 };
 	pthread_t thread;
 	attach();
-	weir__heap_on_backlog(count_backlog, &backlogs);
+	weir__heap_on_news(count_backlog, &backlogs);
 	for (int i = 0; i < HANDED; i++)
 		handed[i] = i < BLOCKS ? weir_alloc(BYTES) : NULL;
 	pthread_create(&thread, NULL, free_all, "attached");

@@ -18,7 +18,7 @@ static void attach(void)
 {
 	ck_assert_int_eq(weir__heap_attach(), 0);
 	now = weir__os_now();
-	weir__level_force(WEIR_MEM_NONE); /* whatever this machine feels */
+	weir_mem_level_force(WEIR_MEM_NONE); /* whatever this machine feels */
 	weir__heap_turn(now);
 }
 
@@ -123,7 +123,7 @@ START_TEST(under_pressure_caches_do_not_grow)
 {
 	weir_pool *pool;
 	attach();
-	weir__level_force(WEIR_MEM_LOW);
+	weir_mem_level_force(WEIR_MEM_LOW);
 	pass(100);
 	ck_assert_int_eq(weir_pool_new(&pool, .object_bytes = 100), 0);
 	for (int round = 0; round < 20; round++) {
@@ -141,7 +141,7 @@ START_TEST(a_level_is_acted_on_in_the_next_epoch_and_every_second)
 {
 	attach();
 	fill_and_free();
-	weir__level_force(WEIR_MEM_HIGH);
+	weir_mem_level_force(WEIR_MEM_HIGH);
 	pass(100);
 	ck_assert_uint_eq(stats().compactions, 1);
 	ck_assert_uint_eq(stats().cached_bytes, 0);
@@ -149,7 +149,7 @@ START_TEST(a_level_is_acted_on_in_the_next_epoch_and_every_second)
 	ck_assert_uint_eq(stats().compactions, 1);
 	pass(600);
 	ck_assert_uint_eq(stats().compactions, 2);
-	weir__level_force(WEIR_MEM_NONE);
+	weir_mem_level_force(WEIR_MEM_NONE);
 	pass(5000);
 	ck_assert_uint_eq(stats().compactions, 2);
 }
