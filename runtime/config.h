@@ -67,6 +67,8 @@
 	   "operations a task may complete without waiting before others get their turn") \
 	XX(drain_ms, NUMBER, "WEIR_DRAIN_MS", 1000, 0, 3600000, "ms", \
 	   "time the first SIGINT or SIGTERM leaves to clients before they are cancelled") \
+	XX(defer_ms, NUMBER, "WEIR_DEFER_MS", 5000, 0, 3600000, "ms", \
+	   "time the deferred calls of a task that ends may block in all") \
 	XX(pin, BOOL, "WEIR_PIN", 0, 0, 1, "", \
 	   "bind worker i to the i-th allowed CPU") \
 	XX(recv_bytes, BYTES, "WEIR_RECV_BYTES", 4096, 512, 1 << 20, "bytes", \

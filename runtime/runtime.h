@@ -153,6 +153,76 @@ WEIR_API WEIR_NONNULL void weir_scope_close(struct weir_scope *scope);
 	WEIR_CLEANUP(weir_scope_close) struct weir_scope name;                                     \
 	weir_scope_open_shield(&name, (timeout))
 
+/* ---- Cancelling from outside -------------------------------------------- */
+
+/* Caller's memory; the field is the runtime's. Must outlive the scopes that are bound to it. */
+struct weir_token {
+	void *private_[3];
+};
+/* clang-format off */
+#define WEIR_TOKEN_INIT { { NULL } }
+/* clang-format on */
+
+/* A token that is not cancelled; the same as WEIR_TOKEN_INIT. There is nothing to free. */
+WEIR_API WEIR_NONNULL void weir_token_init(struct weir_token *token);
+
+/*
+ * Cancels every scope that is bound to the token, now and later, as weir_scope_cancel() would: at
+ * once where that is the caller's worker, by a message to others. From any task and any thread, but
+ * not from a signal handler. Does not park. Once cancelled a token stays so.
+ */
+WEIR_API WEIR_NONNULL void weir_token_cancel(struct weir_token *token);
+
+/* Any thread. What was written before weir_token_cancel() is visible when this is true. */
+WEIR_API WEIR_NONNULL bool weir_token_is_cancelled(const struct weir_token *token);
+
+/*
+ * Binds a scope that the running task has open to a token (borrowed until the scope is closed).
+ * Several scopes, of any workers, may be bound to one token; a scope to one. Closing a bound scope
+ * may park. Returns 0; -ECANCELED when the token was cancelled already: so is the scope then;
+ * -EBUSY when the scope is bound; -EINVAL when it is not the caller's or not open.
+ */
+WEIR_API WEIR_NONNULL int weir_scope_bind(struct weir_scope *scope, struct weir_token *token);
+
+/* ---- What belongs to a task --------------------------------------------- */
+
+/*
+ * Gives memory, aligned to 16, that is freed when the running task ends: a few nanoseconds, and
+ * nothing to free. The caller may pass it on to the task's children. NULL when memory is exhausted
+ * or outside tasks. Never parks.
+ */
+WEIR_API WEIR_MUST WEIR_MALLOC(1) void *weir_task_alloc(size_t size);
+
+/* The same with a copy of `text`. */
+WEIR_API WEIR_MUST WEIR_NONNULL char *weir_task_strdup(const char *text);
+
+/*
+ * Has fn(arg) called when the running task ends, whichever way it goes: last given, first called,
+ * before the task's memory is freed and before its scope sees its result. The calls run in the task
+ * under a shield: they may block, all together for WEIR_DEFER_MS. They may defer more. Returns 0,
+ * -ENOMEM, or -EINVAL outside tasks; a failed call has not taken `arg`.
+ */
+WEIR_API WEIR_MUST int weir_task_defer(void (*fn)(void *arg), void *arg);
+
+/*
+ * Names a value that each task has for itself. The address is the key: make it static, and declare
+ * it in the header of whoever may ask for the value.
+ */
+struct weir_task_key {
+	const char *name;	   /* for people */
+	void (*done)(void *value); /* takes a value that is replaced or left over; may be NULL */
+};
+
+/*
+ * Takes `value` for `key` in the running task; it is done with when it is replaced, or after the
+ * deferred calls when the task ends. NULL takes the value away. Children do not inherit it. Returns
+ * 0, -ENOMEM, or -EINVAL outside tasks: then nothing was taken.
+ */
+WEIR_API WEIR_MUST int weir_task_set(const struct weir_task_key *key, void *value);
+
+/* Borrows the running task's value for `key`; NULL: it has none. */
+WEIR_API void *weir_task_get(const struct weir_task_key *key);
+
 /* ---- Channels ----------------------------------------------------------- */
 
 typedef struct weir_chan weir_chan;

@@ -4,8 +4,8 @@
  *
  * A task's scopes form a list, innermost first; each has its children. Cancelling a scope marks it
  * and everything inside it, so that a blocking call asks one byte of its task. Marking stops at
- * shields. The walk over the tasks below uses a work list through the task records: depth costs no
- * stack.
+ * shields. The walk goes down to children and up again through their owners: depth costs no stack,
+ * and breadth no list.
  */
 #include "runtime/task.h"
 
@@ -15,87 +15,83 @@
 
 /* ---- Cancellation ------------------------------------------------------- */
 
-struct work {
-	struct weir__task *head;
-	struct weir__task **tail;
-};
-
-static void work_add(struct work *work, struct weir__task *task)
-{
-	task->cancel_next = NULL;
-	*work->tail = task;
-	work->tail = &task->cancel_next;
-}
-
-static void cancel_children(struct weir__worker *self, struct weir__scope *scope, struct work *work)
-{
-	for (struct weir__task *child = scope->children; child; child = child->sibling_next) {
-		if (child->worker == self)
-			work_add(work, child);
-		else
-			weir__task_cancel_remote(child);
-	}
-}
-
 /*
- * Marks the scopes of `task` from `outermost` (NULL: the task itself) inwards, up to the outermost
- * shield inside it, and adds their children to the work.
+ * Interrupts `task` unless a shield inside `outermost` covers it. Returns the scope to begin
+ * marking with: the innermost that no such shield covers. `outermost` NULL: the whole task.
  */
-static void mark(struct weir__worker *self, struct weir__task *task, struct weir__scope *outermost,
-		 struct work *work)
+static struct weir__scope *enter_task(struct weir__task *task, struct weir__scope *outermost)
 {
 	struct weir__scope *first = task->scope;
-	struct weir__scope *scope;
 
-	for (scope = task->scope; scope != outermost; scope = scope->parent)
+	for (struct weir__scope *scope = first; scope != outermost; scope = scope->parent)
 		if (scope->is_shield)
 			first = scope->parent;
-	for (scope = first;; scope = scope->parent) {
-		if (!scope) {
-			task->base_cancelled = 1;
-			break;
-		}
-		if (!scope->cancelled) {
-			scope->cancelled = 1;
-			cancel_children(self, scope, work);
-		}
-		if (scope == outermost)
-			break;
-	}
+	if (!outermost)
+		task->base_cancelled = 1;
 	if (first == task->scope && !task->cancelled) {
 		task->cancelled = 1;
 		weir__interrupt(task, -ECANCELED);
 	}
+	return first;
 }
 
-static void cancel_all(struct weir__worker *self, struct work *work)
+/* `child` or the next of its siblings that is to be cancelled here; others' workers are told. */
+static struct weir__task *next_child(struct weir__worker *self, struct weir__task *child)
 {
-	struct weir__task *task;
+	for (; child; child = child->sibling_next) {
+		if (child->worker != self)
+			weir__task_cancel_remote(child);
+		else if (!child->base_cancelled)
+			break;
+	}
+	return child;
+}
 
-	while ((task = work->head) != NULL) {
-		work->head = task->cancel_next;
-		if (!work->head)
-			work->tail = &work->head;
-		mark(self, task, NULL, work);
+/*
+ * Marks the scopes of `top` up to `outermost` (NULL: the task itself) and all below them. `scope`
+ * goes outwards through the scopes of `task`, down into the children of each that is not marked
+ * yet, and from the last child back to its owner. Below a marked scope all is marked.
+ */
+static void cancel(struct weir__worker *self, struct weir__task *const top,
+		   struct weir__scope *const outermost)
+{
+	struct weir__task *task = top;
+	struct weir__scope *scope = enter_task(task, outermost);
+
+	for (;;) {
+		struct weir__task *child = NULL;
+
+		if (!scope && task == top)
+			return;
+		if (!scope) {
+			child = next_child(self, task->sibling_next);
+			scope = task->owner;
+			task = scope->task;
+		} else if (!scope->cancelled) {
+			scope->cancelled = 1;
+			child = next_child(self, scope->children);
+		}
+		if (child) {
+			task = child;
+			scope = enter_task(child, NULL);
+		} else if (task == top && scope == outermost) {
+			return;
+		} else {
+			scope = scope->parent;
+		}
 	}
 }
 
 void weir__task_cancel(struct weir__worker *self, struct weir__task *task)
 {
-	struct work work = { NULL, &work.head };
-
-	work_add(&work, task);
-	cancel_all(self, &work);
+	if (!task->base_cancelled)
+		cancel(self, task, NULL);
 }
 
 void weir__scope_cancel(struct weir__worker *self, struct weir__scope *scope)
 {
-	struct work work = { NULL, &work.head };
-
-	if (scope->cancelled)
-		return;
-	mark(self, scope->task, scope, &work);
-	cancel_all(self, &work);
+	if (!scope->cancelled)
+		cancel(self, scope->task, scope);
 }
 
 /* ---- Children ----------------------------------------------------------- */
@@ -114,8 +110,8 @@ void weir__scope_child_ended(struct weir__worker *self, struct weir__task *task)
 		scope->error = result;
 		weir__scope_cancel(self, scope);
 	}
-	if (scope->pending == 0 && scope->is_awaited) {
-		scope->is_awaited = 0;
+	if (scope->pending == 0 && scope->awaits) {
+		scope->awaits = WEIR__AWAITS_NOTHING;
 		weir__ready(self, scope->task, 0);
 	}
 }
@@ -125,7 +121,7 @@ static void abort_await(struct weir__task *task, int why)
 {
 	struct weir__scope *scope = task->wait;
 
-	scope->is_awaited = 0;
+	scope->awaits = WEIR__AWAITS_NOTHING;
 	weir__ready(task->worker, task, why);
 }
 
@@ -135,7 +131,7 @@ static int await_children(struct weir__worker *self, struct weir__scope *scope, 
 	int err = 0;
 
 	while (scope->pending > 0 && err == 0) {
-		scope->is_awaited = 1;
+		scope->awaits = WEIR__AWAITS_CHILDREN;
 		err = weir__park(self, interruptible ? abort_await : NULL, scope);
 	}
 	return err;
@@ -181,8 +177,9 @@ static inline void open_scope(struct weir__scope *scope, int64_t timeout_ns, boo
 	scope->error = 0;
 	scope->cancelled = task->cancelled;
 	scope->is_shield = is_shield;
-	scope->is_awaited = 0;
-	atomic_init(&scope->is_asked, 0);
+	scope->awaits = WEIR__AWAITS_NOTHING;
+	atomic_init(&scope->asked, WEIR__ASKED_NOT);
+	scope->is_bound = 0;
 	task->scope = scope;
 	task->deadline_ns = deadline;
 }
@@ -219,6 +216,22 @@ static void cancel_asked(struct weir__worker *self, struct weir__msg *msg)
 	struct weir__scope *scope = (void *)((char *)msg - offsetof(struct weir__scope, ask));
 
 	weir__scope_cancel(self, scope);
+	atomic_store_explicit(&scope->asked, WEIR__ASKED_HANDLED, memory_order_relaxed);
+	if (scope->awaits == WEIR__AWAITS_ASK) {
+		scope->awaits = WEIR__AWAITS_NOTHING;
+		weir__ready(self, scope->task, 0);
+	}
+}
+
+void weir__scope_ask(struct weir__scope *scope)
+{
+	uint8_t not = WEIR__ASKED_NOT;
+
+	if (!atomic_compare_exchange_strong_explicit(&scope->asked, &not, WEIR__ASKED_POSTED,
+						     memory_order_relaxed, memory_order_relaxed))
+		return;
+	scope->ask.fn = cancel_asked;
+	weir__worker_post(scope->task->worker, &scope->ask);
 }
 
 /*
@@ -232,12 +245,10 @@ void weir_scope_cancel(struct weir_scope *public_scope)
 
 	if (!self || !scope->task)
 		return;
-	if (scope->task->worker == self) {
+	if (scope->task->worker == self)
 		weir__scope_cancel(self, scope);
-	} else if (!atomic_exchange_explicit(&scope->is_asked, 1, memory_order_relaxed)) {
-		scope->ask.fn = cancel_asked;
-		weir__worker_post(scope->task->worker, &scope->ask);
-	}
+	else
+		weir__scope_ask(scope);
 }
 
 static inline void pop_scope(struct weir__task *task, struct weir__scope *scope)
@@ -250,11 +261,26 @@ static inline void pop_scope(struct weir__task *task, struct weir__scope *scope)
 	scope->task = NULL;
 }
 
-static __attribute__((noinline)) void close_with_children(struct weir__task *task,
-							  struct weir__scope *scope)
+/* The token's message may be on its way still, and it lies in the scope. */
+static void unbind(struct weir__worker *self, struct weir__scope *scope)
 {
-	weir__scope_cancel(task->worker, scope);
-	await_children(task->worker, scope, false);
+	weir__token_unbind(scope);
+	while (atomic_load_explicit(&scope->asked, memory_order_relaxed) == WEIR__ASKED_POSTED) {
+		scope->awaits = WEIR__AWAITS_ASK;
+		(void)weir__park(self, NULL, scope);
+	}
+}
+
+static __attribute__((noinline)) void close_slow(struct weir__task *task, struct weir__scope *scope)
+{
+	struct weir__worker *self = task->worker;
+
+	if (scope->pending > 0) {
+		weir__scope_cancel(self, scope);
+		await_children(self, scope, false);
+	}
+	if (scope->is_bound)
+		unbind(self, scope);
 	pop_scope(task, scope);
 }
 
@@ -267,8 +293,8 @@ void weir_scope_close(struct weir_scope *public_scope)
 		return;
 	/* scopes are closed by their opener, in the reverse order of their opening */
 	WEIR_ASSERT(task->scope == scope && task->worker->current == task);
-	if (__builtin_expect(scope->pending > 0, 0))
-		close_with_children(task, scope);
+	if (__builtin_expect(scope->pending | scope->is_bound, 0))
+		close_slow(task, scope);
 	else
 		pop_scope(task, scope);
 }

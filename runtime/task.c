@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/extra.h"
 #include "runtime/fatal.h"
 #include "runtime/opts.h"
 #include "runtime/sanitizer.h"
@@ -190,6 +191,8 @@ static void task_main(void *unused)
 	weir__san_enter(task->stack);
 	for (;;) {
 		int result = task->fn(task->arg);
+		if (__builtin_expect(task->has_extra, 0))
+			weir__extra_done(self, task);
 		struct weir__stack *stack = task->stack;
 		uint8_t shift = task->stack_shift;
 
@@ -314,7 +317,8 @@ static void init_task(struct weir__task *task, struct weir__worker *self, struct
 	task->state = WEIR__TASK_NEW;
 	task->cancelled = 0;
 	task->base_cancelled = 0;
-	task->stack_shift = spawn->stack_shift;
+	task->stack_shift = spawn->stack_shift & 15u;
+	task->has_extra = 0;
 	task->scope = NULL;
 	task->deadline_ns = scope->deadline_ns;
 	task->abort = NULL;
@@ -412,7 +416,7 @@ void weir__task_root(struct weir__runtime *runtime, weir_fn fn, void *arg)
 	root->timer.expires_ns = INT64_MAX;
 	number(root, self);
 	root->worker = self;
-	root->stack_shift = weir__stack_shift(runtime, WEIR_STACK_DEFAULT);
+	root->stack_shift = weir__stack_shift(runtime, WEIR_STACK_DEFAULT) & 15u;
 	if (root->stack_shift < 3)
 		root->stack_shift = 3; /* main functions are the deep ones: 256 KiB */
 	self->live++;

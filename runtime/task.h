@@ -85,7 +85,8 @@ struct weir__task {
 	uint8_t state;		   /* enum weir__task_state */
 	uint8_t cancelled;	   /* of the innermost scope: checked by every blocking call */
 	uint8_t base_cancelled;	   /* of the task itself, below its own scopes */
-	uint8_t stack_shift;	   /* stack of 32 KiB << stack_shift */
+	uint8_t stack_shift : 4;   /* stack of 32 KiB << stack_shift */
+	uint8_t has_extra : 1;	   /* `extra` is set */
 	struct weir__scope *scope; /* innermost of its own; NULL: none open */
 	int64_t deadline_ns;	   /* effective, of the innermost scope */
 	weir__abort_fn abort;	   /* while parked; NULL: cannot be interrupted */
@@ -102,10 +103,10 @@ struct weir__task {
 	 */
 	struct weir__timer timer;
 
-	const char *name;		/* borrowed; may be NULL */
-	const char *site;		/* static */
-	int64_t wake_ns;		/* of the current park: the earlier of deadline and sleep */
-	struct weir__task *cancel_next; /* work list of a cancellation in progress */
+	const char *name;	   /* borrowed; may be NULL */
+	const char *site;	   /* static */
+	int64_t wake_ns;	   /* of the current park: the earlier of deadline and sleep */
+	struct weir__extra *extra; /* memory, deferred calls, values: see extra.h */
 	struct weir__msg in; /* START, CANCEL, WAKE from other workers; the record going home */
 	_Atomic uint8_t remote;
 	uint16_t id_high; /* 48 bits count up per spawning worker: months at full speed */
@@ -116,9 +117,15 @@ _Static_assert(sizeof(struct weir__task) == 192, "three cache lines");
 
 /* ---- Scopes ------------------------------------------------------------- */
 
+enum weir__awaits { WEIR__AWAITS_NOTHING, WEIR__AWAITS_CHILDREN, WEIR__AWAITS_ASK };
+
+/* Of the message that has a scope cancelled. It is sent once in a scope's life. */
+enum weir__asked { WEIR__ASKED_NOT, WEIR__ASKED_POSTED, WEIR__ASKED_HANDLED };
+
 /*
- * Lies in struct weir_scope. All fields: the opener's worker only, but for is_asked and ask (by
- * which any worker has the scope cancelled); task and deadline_ns do not change while open.
+ * Lies in struct weir_scope. All fields: the opener's worker only, but for asked and ask (by which
+ * others have the scope cancelled) and the links of its token; task and deadline_ns do not change
+ * while open.
  */
 struct weir__scope {
 	struct weir__task *task;    /* the opener; NULL when closed or opened outside tasks */
@@ -130,9 +137,13 @@ struct weir__scope {
 	int error;		   /* first failure of a child */
 	uint8_t cancelled;
 	uint8_t is_shield;
-	uint8_t is_awaited;	  /* the opener is parked until pending is 0 */
-	_Atomic uint8_t is_asked; /* ask is on its way; any worker */
+	uint8_t awaits;	       /* enum weir__awaits: what the opener is parked for */
+	_Atomic uint8_t asked; /* enum weir__asked, of `ask`; any thread makes it POSTED */
+	uint8_t is_bound;      /* the next three hold */
 	struct weir__msg ask;
+	struct weir__token *token;	/* constant while bound */
+	struct weir__scope *bound_next; /* in the token's list, under its lock */
+	struct weir__scope **bound_pprev;
 };
 _Static_assert(sizeof(struct weir__scope) <= sizeof(struct weir_scope), "fits the public struct");
 
@@ -307,6 +318,13 @@ void weir__scope_child_ended(struct weir__worker *self, struct weir__task *task)
 void weir__task_cancel(struct weir__worker *self, struct weir__task *task);
 /* Cancels `scope` of a task of this worker. */
 void weir__scope_cancel(struct weir__worker *self, struct weir__scope *scope);
+/*
+ * Has `scope` cancelled on its worker, by a message. Any thread; the scope must stay open until the
+ * message is handled.
+ */
+void weir__scope_ask(struct weir__scope *scope);
+/* Ends the binding of a scope that is being closed: its token knows it no longer. */
+void weir__token_unbind(struct weir__scope *scope);
 /* The deadline or the sleep of a parked task may be over. On the scheduler stack. */
 void weir__task_timer_fired(struct weir__worker *self, struct weir__timer *timer);
 /* Ends a task's wait early, if it is in one that can be ended. */
