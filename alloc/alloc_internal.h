@@ -41,6 +41,31 @@ void weir__heap_turn(int64_t now_ns);
  */
 int64_t weir__heap_idle(int64_t now_ns);
 
+/* ---- For the simulator: several heaps on one thread ------------------------------------------ */
+
+/* Makes `heap` the calling thread's and returns the one it had. */
+static inline struct weir__heap *weir__heap_switch(struct weir__heap *heap)
+{
+	struct weir__heap *old = weir__heap_self;
+	weir__heap_self = heap;
+	return old;
+}
+
+/* The heap of a thread that has none. */
+extern struct weir__heap weir__heap_none;
+
+/* Until it is detached the calling thread's heap has no epochs: its turns are on another clock. */
+void weir__heap_stop_clock(void);
+
+/*
+ * Sends what the calling thread's heap holds of others, takes home what they freed, and returns how
+ * many of its objects are in use.
+ */
+uint64_t weir__heap_in_use(void);
+
+/* While set, fails() decides which allocations of this process fail; NULL ends it. */
+void weir__fault_ask(bool (*fails)(void));
+
 /* ---- Configuration -------------------------------------------------------------------------- */
 
 enum weir__adapt {

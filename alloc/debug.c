@@ -28,6 +28,7 @@ _Atomic uint64_t weir__reports;
 
 static _Atomic uint64_t fail_nth;
 static _Atomic uint64_t fail_count;
+static bool (*_Atomic fails)(void); /* decides instead of fail_nth, when it is set */
 
 /* ---- Faults --------------------------------------------------------------------------------- */
 
@@ -38,6 +39,9 @@ bool weir__fault(void)
 		return true;
 	if ((atomic_load_explicit(&weir__mode, memory_order_relaxed) & WEIR__MODE_FAULTS) == 0)
 		return false;
+	bool (*asked)(void) = atomic_load_explicit(&fails, memory_order_relaxed);
+	if (asked != NULL)
+		return asked();
 	uint64_t n = atomic_fetch_add_explicit(&fail_count, 1, memory_order_relaxed) + 1;
 	return n >= atomic_load_explicit(&fail_nth, memory_order_relaxed);
 }
@@ -57,6 +61,12 @@ uint64_t weir_mem_fail_after(uint64_t nth)
 	if (home != NULL)
 		weir__home_sync_mode(home);
 	return counted;
+}
+
+void weir__fault_ask(bool (*asked)(void))
+{
+	atomic_store_explicit(&fails, asked, memory_order_relaxed);
+	(void)weir_mem_fail_after(asked != NULL ? UINT64_MAX : 0);
 }
 
 static void set_mode(struct weir__home *home, uint32_t mode)

@@ -27,6 +27,9 @@
 
 #define PURGE_STEP_NS (1000 * WEIR__MS)
 
+/* home->epoch_ns, with room for what is added to it */
+#define CLOCK_STOPPED (WEIR__NEVER / 2)
+
 enum { PURGE_UNITS_MAX = 1024 }; /* 64 MiB a step */
 
 struct weir__heap weir__heap_none;
@@ -231,6 +234,27 @@ void weir__heap_detach(void)
 	pthread_mutex_unlock(&weir__heaps_lock);
 }
 
+void weir__heap_stop_clock(void)
+{
+	struct weir__home *home = weir__home_self();
+	if (home != NULL)
+		home->epoch_ns = CLOCK_STOPPED;
+}
+
+uint64_t weir__heap_in_use(void)
+{
+	struct weir__home *home = weir__home_self();
+	uint64_t objects = 0;
+	if (home == NULL)
+		return 0;
+	weir__remote_post(home);
+	while (weir__remote_waiting(home))
+		weir__remote_drain(home);
+	for (uint32_t i = 1; i < home->bins_end; i++)
+		objects += home->bins[i].out - home->bins[i].internal - home->heap.cache[i].count;
+	return objects;
+}
+
 bool weir__home_may_grow(const struct weir__home *home)
 {
 	return home->level == WEIR_MEM_NONE;
@@ -391,6 +415,8 @@ int64_t weir__heap_idle(int64_t now_ns)
 	do
 		weir__heap_turn(now_ns);
 	while (weir__remote_waiting(home));
+	if (home->epoch_ns == CLOCK_STOPPED)
+		return WEIR__NEVER;
 	bool is_fresh = home->epoch_ns - weir__config.epoch_ns == now_ns;
 	return is_fresh ? next_decay(home) : home->epoch_ns + PURGE_STEP_NS;
 }

@@ -222,7 +222,6 @@ struct weir__home {
 	_Atomic uint32_t owned; /* 0: belongs to the holder of the heaps lock */
 };
 
-extern struct weir__heap weir__heap_none; /* of threads without a heap: empty for ever */
 extern pthread_mutex_t weir__heaps_lock;
 extern struct weir__home *weir__homes[WEIR__HEAPS_MAX];
 extern _Atomic uint32_t weir__home_count;

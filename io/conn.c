@@ -17,9 +17,7 @@
 #include "io/io_internal.h"
 
 #include <errno.h>
-#include <netinet/tcp.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "io/address.h"
 #include "io/conn.h"
@@ -551,14 +549,10 @@ int weir__conn_new(struct weir__io *io, int fd, bool is_direct, weir_conn **ret)
 
 static int connect_fd(struct weir__io *io, const struct weir__address *address)
 {
-	const int one = 1;
-	int nonblocking = io->needs_nonblocking ? SOCK_NONBLOCK : 0;
-	int fd = socket(address->any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | nonblocking, 0);
+	int fd = io->sockets->open(io, address);
 
 	if (fd < 0)
-		return -errno;
-	if (address->any.sa_family != AF_UNIX)
-		(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+		return fd;
 	struct weir__handle handle = { .fd = fd };
 	struct weir__op op = {
 		.code = WEIR__OP_CONNECT,
@@ -592,7 +586,7 @@ int weir_connect(weir_conn **ret, const char *text)
 		return fd;
 	err = weir__conn_new(io, fd, false, ret);
 	if (err < 0)
-		(void)close(fd);
+		io->ops->close(io, &(struct weir__handle){ .fd = fd });
 	return err;
 }
 
@@ -648,8 +642,7 @@ void weir_conn_close(weir_conn *conn)
 int weir_conn_peer(weir_conn *conn, char *ret, size_t cap)
 {
 	struct weir__worker *self = weir__worker_self();
-	struct sockaddr_storage peer;
-	socklen_t len = sizeof peer;
+	struct weir__address peer;
 	int err = may_park(conn, self);
 	int fd = conn->handle.fd;
 
@@ -661,10 +654,10 @@ int weir_conn_peer(weir_conn *conn, char *ret, size_t cap)
 		if (fd < 0)
 			return fd;
 	}
-	err = getpeername(fd, (struct sockaddr *)&peer, &len) < 0 ? -errno : 0;
+	err = conn->io->sockets->peer(conn->io, fd, &peer);
 	if (conn->handle.is_direct)
-		(void)close(fd);
-	return err < 0 ? err : weir__address_format((struct sockaddr *)&peer, len, ret, cap);
+		conn->io->ops->close(conn->io, &(struct weir__handle){ .fd = fd });
+	return err < 0 ? err : weir__address_format(&peer.any, peer.len, ret, cap);
 }
 
 void *weir_conn_user(const weir_conn *conn)

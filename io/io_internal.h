@@ -16,6 +16,7 @@
 
 #include "runtime/task.h"
 
+struct weir__address;
 struct weir__io;
 struct weir__op;
 
@@ -100,9 +101,24 @@ struct weir__io_ops {
 	void (*close)(struct weir__io *io, struct weir__handle *handle);
 };
 
+/* Sockets for those operations: nothing here waits. Descriptors are closed as handles. */
+struct weir__socket_ops {
+	/* Bound to *address, which becomes what it got, and listening. A descriptor, or -errno. */
+	int (*listen)(struct weir__io *io, struct weir__address *address, int backlog, bool nagle);
+	/* One more for the clients of `fd`, which another worker's listen() gave. */
+	int (*listen_along)(struct weir__io *io, int fd, const struct weir__address *address,
+			    int backlog, bool nagle);
+	/* Nobody finds the address any more: Unix sockets have a file. */
+	void (*unlisten)(struct weir__io *io, const struct weir__address *address);
+	/* A socket to connect to such an address. */
+	int (*open)(struct weir__io *io, const struct weir__address *address);
+	int (*peer)(struct weir__io *io, int fd, struct weir__address *ret);
+};
+
 struct weir__io {
 	struct weir__driver driver; /* first: the runtime's view of us */
 	const struct weir__io_ops *ops;
+	const struct weir__socket_ops *sockets;
 	struct weir__worker *worker;
 	bool accepts_direct;	/* accepted connections are slots of the ring's table */
 	bool needs_nonblocking; /* descriptors must be O_NONBLOCK */

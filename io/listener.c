@@ -12,11 +12,6 @@
 #include "io/io_internal.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <netinet/tcp.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "io/address.h"
 #include "io/conn.h"
@@ -40,92 +35,6 @@ struct weir_listener {
 
 /* ---- Listening ---------------------------------------------------------- */
 
-/* A Unix socket file that nobody listens on any more is in the way; a live one is not ours to take.
- */
-static int remove_stale(const struct weir__address *address)
-{
-	struct stat st;
-
-	if (address->any.sa_family != AF_UNIX || !address->un.sun_path[0])
-		return -EADDRINUSE;
-	if (stat(address->un.sun_path, &st) < 0 || !S_ISSOCK(st.st_mode))
-		return -EADDRINUSE;
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		return -errno;
-	bool is_dead = connect(fd, &address->any, address->len) < 0 && errno == ECONNREFUSED;
-	(void)close(fd);
-	if (!is_dead)
-		return -EADDRINUSE;
-	return unlink(address->un.sun_path) < 0 ? -errno : 0;
-}
-
-static void set_options(int fd, const struct weir__address *address, bool nagle)
-{
-	const int one = 1, zero = 0;
-
-	if (address->any.sa_family == AF_UNIX)
-		return;
-	(void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-	(void)setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one);
-	if (address->any.sa_family == AF_INET6)
-		(void)setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof zero);
-	if (!nagle) /* accepted sockets inherit it */
-		(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-}
-
-static int open_socket(const struct weir__address *address, int backlog, bool nagle)
-{
-	int fd = socket(address->any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	int err;
-
-	if (fd < 0)
-		return -errno;
-	set_options(fd, address, nagle);
-	err = bind(fd, &address->any, address->len) < 0 ? -errno : 0;
-	if (err == -EADDRINUSE) {
-		err = remove_stale(address);
-		if (err == 0)
-			err = bind(fd, &address->any, address->len) < 0 ? -errno : 0;
-	}
-	if (err == 0 && listen(fd, backlog) < 0)
-		err = -errno;
-	if (err < 0) {
-		(void)close(fd);
-		return err;
-	}
-	return fd;
-}
-
-/* SO_REUSEPORT would let two servers of one user share a port by mistake: ask without it first. */
-static int check_free(const struct weir__address *address)
-{
-	const int one = 1, zero = 0;
-
-	if (address->any.sa_family == AF_UNIX)
-		return 0;
-	int fd = socket(address->any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return -errno;
-	(void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-	if (address->any.sa_family == AF_INET6)
-		(void)setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof zero);
-	int err = bind(fd, &address->any, address->len) < 0 ? -errno : 0;
-	(void)close(fd);
-	return err;
-}
-
-static int name_socket(weir_listener *listener)
-{
-	struct weir__address *address = &listener->address;
-
-	address->len = sizeof address->un; /* the largest of them */
-	if (getsockname(listener->handle.fd, &address->any, &address->len) < 0)
-		return -errno;
-	return weir__address_format(&address->any, address->len, listener->text,
-				    sizeof listener->text);
-}
-
 int weir_listen_with(weir_listener **ret, const struct weir_listen_opts *opts)
 {
 	struct weir__worker *self = weir__worker_self();
@@ -137,8 +46,6 @@ int weir_listen_with(weir_listener **ret, const struct weir_listen_opts *opts)
 	int err = weir__opts_copy(&known, sizeof known, opts, opts->size);
 	if (err == 0)
 		err = known.address ? weir__address_parse(known.address, &address) : -EINVAL;
-	if (err == 0)
-		err = check_free(&address);
 	if (err < 0)
 		return err;
 	weir_listener *listener = weir_zalloc(sizeof *listener);
@@ -147,12 +54,18 @@ int weir_listen_with(weir_listener **ret, const struct weir_listen_opts *opts)
 	listener->io = weir__io_of(self);
 	listener->backlog = known.backlog > 0 ? known.backlog : (int)self->runtime->config.backlog;
 	listener->nagle = known.nagle;
-	listener->handle.fd = open_socket(&address, listener->backlog, known.nagle);
-	err = listener->handle.fd < 0 ? listener->handle.fd : name_socket(listener);
-	if (err < 0) {
-		if (listener->handle.fd >= 0)
-			(void)close(listener->handle.fd);
+	listener->address = address;
+	listener->handle.fd = listener->io->sockets->listen(listener->io, &listener->address,
+							    listener->backlog, known.nagle);
+	if (listener->handle.fd < 0) {
+		err = listener->handle.fd;
 		weir_free(listener);
+		return err;
+	}
+	err = weir__address_format(&listener->address.any, listener->address.len, listener->text,
+				   sizeof listener->text);
+	if (err < 0) {
+		weir_listener_close(listener);
 		return err;
 	}
 	*ret = listener;
@@ -168,8 +81,7 @@ void weir_listener_close(weir_listener *listener)
 {
 	if (!listener)
 		return;
-	if (listener->address.any.sa_family == AF_UNIX && listener->address.un.sun_path[0])
-		(void)unlink(listener->address.un.sun_path);
+	listener->io->sockets->unlisten(listener->io, &listener->address);
 	weir__handle_close(listener->io, &listener->handle);
 	weir_free(listener);
 }
@@ -456,19 +368,18 @@ static int acceptor_open(struct weir__acceptor *acceptor)
 {
 	const struct serve *serve = acceptor->serve;
 	const weir_listener *listener = serve->listener;
-	bool shared = listener->address.any.sa_family == AF_UNIX;
+	struct weir__io *io = acceptor->io;
 
 	acceptor->backlog = listener->backlog;
 	acceptor->own.fd = -1;
-	if (acceptor->io->worker == serve->home) {
+	if (io->worker == serve->home) {
 		acceptor->handle = &serve->listener->handle;
 		return 0;
 	}
-	acceptor->own.fd =
-		shared ? fcntl(listener->handle.fd, F_DUPFD_CLOEXEC, 0)
-		       : open_socket(&listener->address, listener->backlog, listener->nagle);
+	acceptor->own.fd = io->sockets->listen_along(io, listener->handle.fd, &listener->address,
+						     listener->backlog, listener->nagle);
 	if (acceptor->own.fd < 0)
-		return shared ? -errno : acceptor->own.fd;
+		return acceptor->own.fd;
 	acceptor->handle = &acceptor->own;
 	return 0;
 }

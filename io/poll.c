@@ -24,6 +24,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "io/socket.h"
 #include "runtime/fatal.h"
 
 enum { EVENTS_MAX = 256, ACCEPTS_MAX = 64 };
@@ -587,6 +588,7 @@ int weir__poll_open(struct weir__worker *worker, struct weir__io **ret)
 		return -ENOMEM;
 	poll->io.driver.ops = &driver_ops;
 	poll->io.ops = &io_ops;
+	poll->io.sockets = &weir__kernel_sockets;
 	poll->io.worker = worker;
 	poll->io.needs_nonblocking = true;
 	poll->epoll_fd = poll->wake_fd = -1;

@@ -21,6 +21,7 @@
 
 #include "io/buffer_ring.h"
 #include "io/ring.h"
+#include "io/socket.h"
 #include "io/uring_compat.h"
 
 enum { REAP_MAX = 256, SLOTS_FIRST = 64 };
@@ -704,6 +705,7 @@ static void init_ring(struct weir__ring *ring, struct weir__worker *worker)
 
 	ring->io.driver.ops = &driver_ops;
 	ring->io.ops = &io_ops;
+	ring->io.sockets = &weir__kernel_sockets;
 	ring->io.worker = worker;
 	ring->waiting_tail = &ring->waiting;
 	weir__buffer_ring_init(&ring->groups[0], &ring->uring, &ring->io.driver, 0,

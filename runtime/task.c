@@ -98,6 +98,8 @@ static inline void set_current(struct weir__worker *self, struct weir__task *tas
 static __attribute__((noinline)) void run_next_slow(struct weir__worker *self,
 						    struct weir__task *task)
 {
+	if (__builtin_expect(weir__virtual != NULL, 0))
+		weir__virtual->suspended(self, task);
 	struct weir__task *next = pick_runnable(self);
 
 	if (!next) {
