@@ -2,7 +2,7 @@
 /*
  * http: an HTTP/1.1 server.
  *
- *   ./http :8080
+ *   ./http :8080                                  or ./http :8080 5, to wait 5 s for slow clients
  *   curl -i localhost:8080/                       "Hello, World!"
  *   curl -d 'some text' localhost:8080/echo       the body comes back
  *   curl localhost:8080/stats                     what the runtime and its pools have done
@@ -16,6 +16,7 @@
 #include <llhttp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <time.h>
@@ -34,9 +35,11 @@ enum {
 	FIELD_BYTES = 16,	    /* enough for the header names looked at */
 };
 
-static const int64_t IDLE_NS = 60 * WEIR_SEC;	 /* between requests */
-static const int64_t REQUEST_NS = 30 * WEIR_SEC; /* from its first read to its last byte */
-static const int64_t SEND_NS = 30 * WEIR_SEC;	 /* for a client to take one batch of answers */
+/*
+ * How long a client may be silent between requests, take for one request, or for taking one batch
+ * of answers. Set before the runtime starts.
+ */
+static int64_t patience_ns = 60 * WEIR_SEC;
 static const int64_t LINGER_NS = 2 * WEIR_SEC;
 
 struct request {
@@ -99,7 +102,7 @@ static int flush(struct client *c)
 	count_answers(c);
 	if (len == 0)
 		return 0;
-	WEIR_SCOPE(sending, SEND_NS);
+	WEIR_SCOPE(sending, patience_ns);
 	ssize_t n = weir_send(c->conn, &c->out);
 	return n < 0 ? (int)n : (size_t)n < len ? -ETIME : 0;
 }
@@ -598,7 +601,7 @@ static int parse(struct client *c, const char *at, size_t len)
 
 static ssize_t receive(struct client *c, weir_buf *ret)
 {
-	int64_t patience = c->request ? c->request->deadline_ns - weir_now() : IDLE_NS;
+	int64_t patience = c->request ? c->request->deadline_ns - weir_now() : patience_ns;
 	WEIR_SCOPE(waiting, patience > 0 ? patience : 1);
 	return weir_recv(c->conn, ret);
 }
@@ -611,7 +614,7 @@ static void settle(struct client *c)
 	if (!r->begun)
 		request_end(c);
 	else if (r->deadline_ns == 0)
-		r->deadline_ns = weir_now() + REQUEST_NS;
+		r->deadline_ns = weir_now() + patience_ns;
 }
 
 /*
@@ -700,6 +703,8 @@ static int start(void *address)
 
 int main(int argc, char **argv)
 {
+	if (argc > 2)
+		patience_ns = atoi(argv[2]) * WEIR_SEC;
 	int err = weir_run(start, argc > 1 ? argv[1] : "127.0.0.1:8080");
 
 	if (err < 0 && err != -ECANCELED)

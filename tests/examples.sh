@@ -3,8 +3,8 @@
 #
 # examples.sh: the examples, driven by clients that nobody here wrote: curl, wrk, redis-cli, redis-benchmark
 # and the shell's own sockets; by echoload; and by hostile, which means them ill. On io_uring, then on epoll
-# (WEIR_DRIVER set: only there). B is the build directory, FULL=1 runs the long loads; with an argument, only
-# the parts named so: echo http kv fastest.
+# (WEIR_DRIVER set: only there). B is the build directory, FULL=1 runs the long loads, RUN goes in front of the
+# servers (RUN='valgrind -q --error-exitcode=9'); with an argument, only the parts named so: echo http kv fastest.
 #
 # Each line of output is a claim: "ok - ..." or "not ok - ..." and why. Ports are chosen by the kernel.
 set -uo pipefail
@@ -49,10 +49,10 @@ failure() { # text, files that tell more
 }
 
 # Runs the example in the background; sets server, address, host and port.
-start() { # example, address, descriptors
+start() { # example, address, descriptors, second argument
 	local tries
 	: >"$work/server.log"
-	(ulimit -n "${3:-$(ulimit -n)}" && exec "$build/examples/$1" "$2") >"$work/server.log" 2>&1 &
+	(ulimit -n "${3:-$(ulimit -n)}" && exec ${RUN:-} "$build/examples/$1" "$2" ${4:-}) >"$work/server.log" 2>&1 &
 	server=$!
 	for ((tries = 0; tries < 200; tries++)); do
 		address=$(sed -n 's/^.*listening on //p' "$work/server.log")
@@ -248,6 +248,15 @@ refused_but_read() { # the answer comes although the body is not read to its end
 	answers 413 -H 'Expect:' -H 'Transfer-Encoding: chunked' --data-binary @"$work/large" "$(url /echo)"
 }
 
+# A request in pieces that stop: 408 and the end. Nothing at all, or nothing after an answer: the end.
+stalls() { printf 'POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab' | talk 10 | grep '^HTTP/1.1 408'; }
+# After the answer to what is sent (there may be none) the server closes: cat sees the end before the time is up.
+closes_when_idle() { # answers, what is sent
+	exec 3<>"/dev/tcp/127.0.0.1/$port" || return
+	printf "$2" >&3
+	timeout 10 cat <&3 >"$work/answers" && [ "$(grep -c '^HTTP/1.1 200' "$work/answers")" = "$1" ]
+}
+
 half_open_http() { says_hello && wrk_clean 8; }
 
 wrk_clean() { # connections
@@ -282,6 +291,12 @@ test_http() {
 		claim "wrk with $n connections, no error" wrk_clean $n
 	done
 	claim 'no client leaves anything behind' all_gone "$before" clients_of_http
+	ends_well TERM 'SIGTERM'
+	start http 127.0.0.1:0 '' 1 || return
+	claim 'a request that stops half-way: 408' stalls
+	claim 'a client that says nothing is closed' closes_when_idle 0 ''
+	claim 'a client that stays silent after an answer is closed' closes_when_idle 1 'GET / HTTP/1.1\r\nHost: x\r\n\r\n'
+	ends_well TERM 'SIGTERM after that'
 	ends_under_load http 'wrk -t 1 -c 64 -d 30 "http://$address/"'
 	test_flood http
 }
