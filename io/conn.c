@@ -22,6 +22,7 @@
 #include "io/address.h"
 #include "io/conn.h"
 #include "runtime/fatal.h"
+#include "runtime/wait_kind.h"
 
 static const int64_t LINGER_NS = 5 * WEIR_SEC;
 
@@ -216,6 +217,14 @@ static void recv_abort(struct weir__task *task, int why)
 	weir__ready(task->worker, task, why);
 }
 
+static void describe_conn(const struct weir__task *task, char *ret, size_t cap)
+{
+	const weir_conn *conn = task->wait;
+
+	weir__handle_describe(&conn->handle, ret, cap);
+}
+WEIR__WAIT_KIND(recv_abort, "recv", describe_conn);
+
 /* Parks until recv_done() has filled *into, with the byte count; 0 at the end of the stream, or
  * -errno. */
 static inline ssize_t await_arrival(struct weir__worker *self, weir_conn *conn, weir_buf *into)
@@ -398,6 +407,8 @@ static void writer_abort(struct weir__task *task, int why)
 	conn->writer = NULL;
 	weir__ready(task->worker, task, why);
 }
+
+WEIR__WAIT_KIND(writer_abort, "send", describe_conn);
 
 /* Parks until the lease in flight is sent; 0, or the error it ended with, told once. */
 static int await_sent(struct weir__worker *self, weir_conn *conn, int64_t until_ns)
@@ -626,7 +637,7 @@ void weir_conn_close(weir_conn *conn)
 	weir__handle_cancel(conn->io, &conn->handle);
 	if (is_busy(conn)) {
 		conn->closer = conn->worker->current;
-		(void)weir__park(conn->worker, NULL, NULL);
+		weir__park_for(conn->worker, "close");
 	}
 	weir__handle_close(conn->io, &conn->handle);
 	conn->io->ops->forget(conn->io, &conn->recv);

@@ -204,6 +204,10 @@ static inline int weir__op_run(struct weir__io *io, struct weir__op *op)
 	return op->res == -ECANCELED && op->why < 0 ? op->why : op->res;
 }
 
+/* Says what it is, for people: "fd 7 of 127.0.0.1:4711". Any thread while the worker stands still.
+ */
+void weir__handle_describe(const struct weir__handle *handle, char *ret, size_t cap);
+
 /* Cancels what is in flight on the handle but kept operations. Does not wait. */
 void weir__handle_cancel(struct weir__io *io, struct weir__handle *handle);
 

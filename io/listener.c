@@ -17,6 +17,7 @@
 #include "io/conn.h"
 #include "runtime/fatal.h"
 #include "runtime/opts.h"
+#include "runtime/wait_kind.h"
 
 enum {
 	DESCRIPTORS_SPARE = 64,	  /* left to the process when conns_max goes by RLIMIT_NOFILE */
@@ -154,6 +155,14 @@ static void acceptor_abort(struct weir__task *task, int why)
 	acceptor->is_parked = false;
 	weir__ready(task->worker, task, why);
 }
+
+static void describe_acceptor(const struct weir__task *task, char *ret, size_t cap)
+{
+	const struct weir__acceptor *acceptor = task->wait;
+
+	snprintf(ret, cap, "%u clients open", acceptor->open);
+}
+WEIR__WAIT_KIND(acceptor_abort, "accept", describe_acceptor);
 
 static int acceptor_park(struct weir__acceptor *acceptor, int64_t until_ns)
 {
@@ -389,7 +398,7 @@ static void acceptor_close(struct weir__acceptor *acceptor)
 	stop_accept(acceptor);
 	while (acceptor->is_accepting) {
 		acceptor->is_parked = true;
-		(void)weir__park(acceptor->io->worker, NULL, NULL);
+		weir__park_for(acceptor->io->worker, "close");
 	}
 	for (size_t i = 0; i < acceptor->accepted_count; i++) {
 		struct weir__handle handle = {

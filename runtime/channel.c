@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "runtime/task.h"
+#include "runtime/wait_kind.h"
 
 struct queue;
 
@@ -112,6 +113,17 @@ static void abort_wait(struct weir__task *task, int why)
 	if (is_mine)
 		weir__ready(task->worker, task, why);
 }
+
+static void describe_wait(const struct weir__task *task, char *ret, size_t cap)
+{
+	const struct waiter *waiter = task->wait;
+	const weir_chan *chan = waiter->chan;
+
+	snprintf(ret, cap, "%s, %zu of %zu in it",
+		 waiter->queue == &chan->senders ? "to send" : "to receive", chan->count,
+		 chan->capacity);
+}
+WEIR__WAIT_KIND(abort_wait, "channel", describe_wait);
 
 /* Called with the lock held, returns without it. */
 static int wait_in(struct weir__worker *self, weir_chan *chan, struct queue *queue, void *item)

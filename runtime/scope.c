@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "runtime/fatal.h"
+#include "runtime/wait_kind.h"
 
 /* ---- Cancellation ------------------------------------------------------- */
 
@@ -125,6 +126,14 @@ static void abort_await(struct weir__task *task, int why)
 	weir__ready(task->worker, task, why);
 }
 
+static void describe_await(const struct weir__task *task, char *ret, size_t cap)
+{
+	const struct weir__scope *scope = task->wait;
+
+	snprintf(ret, cap, "%u tasks", scope->pending);
+}
+WEIR__WAIT_KIND(abort_await, "scope join", describe_await);
+
 /* Parks until no child is left, or, with `interruptible`, until the opener is interrupted. */
 static int await_children(struct weir__worker *self, struct weir__scope *scope, bool interruptible)
 {
@@ -132,7 +141,10 @@ static int await_children(struct weir__worker *self, struct weir__scope *scope, 
 
 	while (scope->pending > 0 && err == 0) {
 		scope->awaits = WEIR__AWAITS_CHILDREN;
-		err = weir__park(self, interruptible ? abort_await : NULL, scope);
+		if (interruptible)
+			err = weir__park(self, abort_await, scope);
+		else
+			weir__park_for(self, "scope join");
 	}
 	return err;
 }
@@ -267,7 +279,7 @@ static void unbind(struct weir__worker *self, struct weir__scope *scope)
 	weir__token_unbind(scope);
 	while (atomic_load_explicit(&scope->asked, memory_order_relaxed) == WEIR__ASKED_POSTED) {
 		scope->awaits = WEIR__AWAITS_ASK;
-		(void)weir__park(self, NULL, scope);
+		weir__park_for(self, "a canceller");
 	}
 }
 

@@ -16,6 +16,7 @@
 #include "runtime/opts.h"
 #include "runtime/sanitizer.h"
 #include "runtime/switch.h"
+#include "runtime/wait_kind.h"
 
 static weir_pool *task_pool;
 
@@ -445,8 +446,11 @@ static inline int park(struct weir__worker *self, weir__abort_fn abort, void *wa
 	task->abort = abort;
 	task->wait = wait;
 	task->state = WEIR__TASK_PARKED;
+	task->parked_ns = self->now_ns;
 	if (abort)
 		arm(self, task, wake_ns);
+	else
+		task->aborted = NULL;
 	run_next(self, task, false);
 	return task->result;
 }
@@ -470,6 +474,7 @@ void weir__interrupt(struct weir__task *task, int why)
 	if (task->state != WEIR__TASK_PARKED || !abort)
 		return;
 	task->abort = NULL;
+	task->aborted = abort;
 	abort(task, why);
 }
 
@@ -491,6 +496,14 @@ void weir__abort_ready(struct weir__task *task, int why)
 {
 	weir__ready(task->worker, task, why);
 }
+
+WEIR__WAIT_KIND(weir__abort_ready, "a wake-up", NULL);
+
+static void abort_sleep(struct weir__task *task, int why)
+{
+	weir__ready(task->worker, task, why);
+}
+WEIR__WAIT_KIND(abort_sleep, "sleep", NULL);
 
 static void requeue(struct weir__worker *self)
 {
@@ -538,7 +551,7 @@ int weir_sleep(int64_t ns)
 	if (err < 0)
 		return err;
 	int64_t until = ns < INT64_MAX - self->now_ns ? self->now_ns + ns : INT64_MAX;
-	return weir__park_until(self, weir__abort_ready, NULL, until);
+	return weir__park_until(self, abort_sleep, NULL, until);
 }
 
 /* ---- Asking ------------------------------------------------------------- */

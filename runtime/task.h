@@ -78,7 +78,10 @@ typedef void (*weir__abort_fn)(struct weir__task *task, int why);
 
 /* Three cache lines: what a switch touches, what spawn and end touch, what the curious touch. */
 struct weir__task {
-	struct weir__task *next;   /* run queue */
+	union {
+		struct weir__task *next; /* run queue */
+		int64_t parked_ns;	 /* while parked: since when */
+	};
 	void *sp;		   /* while not running; NULL before the first run */
 	struct weir__stack *stack; /* NULL before the first run */
 	int result;		   /* what park() returns; at the end what fn returned */
@@ -90,7 +93,11 @@ struct weir__task {
 	struct weir__scope *scope; /* innermost of its own; NULL: none open */
 	int64_t deadline_ns;	   /* effective, of the innermost scope */
 	weir__abort_fn abort;	   /* while parked; NULL: cannot be interrupted */
-	void *wait;		   /* the abort function's: what it is parked on */
+	/*
+	 * The abort function's: what it is parked on. Parked without one: a static text that says
+	 * so.
+	 */
+	void *wait;
 
 	weir_fn fn;
 	void *arg;
@@ -103,9 +110,12 @@ struct weir__task {
 	 */
 	struct weir__timer timer;
 
-	const char *name;	   /* borrowed; may be NULL */
-	const char *site;	   /* static */
-	int64_t wake_ns;	   /* of the current park: the earlier of deadline and sleep */
+	const char *name; /* borrowed; may be NULL */
+	const char *site; /* static */
+	union {
+		int64_t wake_ns;	/* while abort is set: the earlier of deadline and sleep */
+		weir__abort_fn aborted; /* parked without: what was called; NULL: nothing was */
+	};
 	struct weir__extra *extra; /* memory, deferred calls, values: see extra.h */
 	struct weir__msg in; /* START, CANCEL, WAKE from other workers; the record going home */
 	_Atomic uint8_t remote;
@@ -254,6 +264,12 @@ static inline int weir__interrupted(struct weir__worker *self, const struct weir
  * weir__ready().
  */
 int weir__park(struct weir__worker *self, weir__abort_fn abort, void *wait);
+
+/* Where nothing can end the wait early: `what` is a static text, such as "close". */
+static inline void weir__park_for(struct weir__worker *self, const char *what)
+{
+	(void)weir__park(self, NULL, (void *)what);
+}
 
 /* The same with a time of its own at which abort(task, 0) is called. */
 int weir__park_until(struct weir__worker *self, weir__abort_fn abort, void *wait, int64_t until_ns);
