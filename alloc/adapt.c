@@ -235,6 +235,10 @@ static void epoch_end(struct weir__home *home, uint32_t index, int64_t now_ns)
 	demand->epoch.fetched = home->bins[index].fetched - demand->epoch_fetched;
 	demand->fetched += 0.2 * ((double)demand->epoch.fetched - demand->fetched);
 	weir__law_measure(&demand->law, &demand->epoch, now_ns);
+	struct weir__bin *bin = &home->bins[index];
+	WEIR__SET(bin->need, (uint64_t)round_up(demand->law.swing));
+	if (demand->use_max > (int64_t)(bin->peak + bin->internal))
+		WEIR__SET(bin->peak, (uint64_t)demand->use_max - bin->internal);
 }
 
 /* How many of `want` objects the budget allows; what the cache has it keeps. */

@@ -22,6 +22,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -394,30 +395,51 @@ WEIR_API size_t weir_mem_compact(size_t want, enum weir_mem_level level);
 
 /* ---- Statistics ----------------------------------------------------------------------------- */
 
-/* One pool, summed over all heaps. Counters run from the start of the process. */
+/*
+ * One pool: of one heap, or summed over all. Counters run from the start of the process, or of the
+ * typed pool.
+ */
 struct weir_pool_stats {
 	const char *name; /* "16 B" ... "16 MiB", or the typed pool's name */
 	size_t object_bytes;
 	uint64_t allocs; /* objects handed out */
 	uint64_t misses; /* of those, the ones the cache could not serve: hits = allocs - misses */
-	uint64_t overflows;    /* frees that found the cache full */
-	uint64_t in_use;       /* objects out now */
-	uint64_t cached;       /* objects free in caches now */
-	uint64_t capacity;     /* sum of the caches' capacities */
+	uint64_t overflows; /* frees that found the cache full */
+	uint64_t in_use;    /* objects out now */
+	uint64_t peak;	    /* most objects out at once; summed over heaps, each at its own time */
+	uint64_t cached;    /* objects free in caches now */
+	uint64_t capacity;  /* sum of the caches' capacities */
+	uint64_t demand;    /* what the caches would need by what is remembered of demand */
 	uint64_t remote_frees; /* objects freed by a thread that did not own them */
 	uint64_t resizes;      /* times a cache's capacity has changed */
+	/*
+	 * Waste by rounding up to a class, from a sample: the calls that took the slow path. Its
+	 * share is 1 - sampled_bytes / (sampled * object_bytes).
+	 */
+	uint64_t sampled;
+	uint64_t sampled_bytes; /* that these have asked for */
+};
+
+/* What was done at one level of pressure, by all heaps. */
+struct weir_mem_stage_stats {
+	uint64_t runs;
+	uint64_t ns;		 /* spent in them, reclaimers included */
+	uint64_t returned_bytes; /* of memory that was there, given back to the OS by them */
 };
 
 struct weir_mem_stats {
 	uint64_t allocs;
 	uint64_t misses;
-	uint64_t span_bytes;	/* in spans that hold or held objects: what the process pays for */
-	uint64_t cached_bytes;	/* free in caches */
-	uint64_t stack_bytes;	/* task stacks handed out, times their size (virtual) */
-	uint64_t stacks;	/* task stacks in use */
-	uint64_t stacks_cached; /* task stacks free, warm */
-	uint64_t os_maps;	/* mmap calls so far */
-	uint64_t os_purged_bytes;  /* given back with madvise so far */
+	uint64_t span_bytes;	 /* in spans that hold or held objects: what the process pays for */
+	uint64_t free_bytes;	 /* of those, in no span now: any pool may have them next */
+	uint64_t large_bytes;	 /* of those, in blocks above WEIR_CLASS_BYTES_MAX */
+	uint64_t cached_bytes;	 /* free in caches */
+	uint64_t capacity_bytes; /* free in caches if all were full: what the budget limits */
+	uint64_t stack_bytes;	 /* task stacks handed out, times their size (virtual) */
+	uint64_t stacks;	 /* task stacks in use */
+	uint64_t stacks_cached;	 /* task stacks free, warm */
+	uint64_t os_maps;	 /* mmap calls so far */
+	uint64_t os_purged_bytes;  /* of memory that was there, given back so far */
 	uint64_t level;		   /* enum weir_mem_level */
 	uint64_t level_raises;	   /* times it went up */
 	uint64_t compactions;	   /* times a heap did what a level asks for */
@@ -426,6 +448,24 @@ struct weir_mem_stats {
 	uint64_t reclaimed_bytes;  /* what they have freed, measured */
 	uint64_t reclaim_overruns; /* times one took longer than 50 us */
 	size_t pools;		   /* entries a call of weir_pool_stats_get can fill */
+	size_t heaps;		   /* numbers a call of weir_heap_stats_get can have */
+	struct weir_mem_stage_stats stages[WEIR_MEM_CRITICAL + 1]; /* by enum weir_mem_level */
+};
+
+/* One heap: a worker's, an attached thread's, or that of the threads that have none. */
+struct weir_heap_stats {
+	int worker;    /* whose it is; -1: no worker's */
+	bool attached; /* a thread owns it */
+	uint64_t allocs;
+	uint64_t misses;
+	uint64_t span_bytes; /* in spans and free runs that own memory */
+	uint64_t free_bytes; /* of those, in no span */
+	uint64_t cached_bytes;
+	uint64_t capacity_bytes;
+	uint64_t remote_sent;	/* blocks of others that its thread has freed */
+	uint64_t waiting_bytes; /* freed by others, not yet taken home */
+	uint64_t stacks;
+	uint64_t stacks_cached;
 };
 
 /*
@@ -436,6 +476,21 @@ WEIR_API WEIR_NONNULL void weir_mem_stats_get(struct weir_mem_stats *ret);
 
 /* Fills up to `n` entries, one per pool that was ever used. Returns how many were filled. */
 WEIR_API size_t weir_pool_stats_get(struct weir_pool_stats *ret, size_t n);
+
+/*
+ * The same for one heap, by its number from 0 on; heaps never go away. Return 0 or the entries
+ * filled, or -EINVAL when there is no such heap.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_heap_stats_get(size_t heap, struct weir_heap_stats *ret);
+WEIR_API WEIR_MUST int weir_heap_pool_stats_get(size_t heap, struct weir_pool_stats *ret, size_t n);
+
+/*
+ * Writes all of it to `out`, per pool and heap: as one JSON object, or as the metric families of
+ * OpenMetrics text, without its closing "# EOF" so that more may follow. Return 0, or -EIO when the
+ * stream has an error. They may write to a file or a pipe that blocks, and allocate with malloc().
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_mem_write_json(FILE *out);
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_mem_write_openmetrics(FILE *out);
 
 /*
  * For tests: the `nth` slow-path request from now on (1: the next) and every one after it fails as

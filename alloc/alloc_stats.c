@@ -7,6 +7,7 @@
  * read at different moments can be off by what happened in between: differences are clamped at
  * zero.
  */
+#include <errno.h>
 #include <stdatomic.h>
 
 #include "alloc/heap.h"
@@ -16,19 +17,9 @@ static uint64_t less(uint64_t a, uint64_t b)
 	return a > b ? a - b : 0;
 }
 
-static void add_pool(const struct weir__home *home, uint32_t index, struct weir_pool_stats *sum)
+static uint64_t more(uint64_t a, uint64_t b)
 {
-	const struct weir__cache *cache = &home->heap.cache[index];
-	const struct weir__bin *bin = &home->bins[index];
-	uint64_t count = WEIR__GET(cache->count);
-	sum->allocs += WEIR__GET(cache->allocs);
-	sum->misses += WEIR__GET(cache->misses);
-	sum->overflows += WEIR__GET(bin->overflows);
-	sum->in_use += less(WEIR__GET(bin->out), count + WEIR__GET(bin->internal));
-	sum->cached += count;
-	sum->capacity += WEIR__GET(cache->cap);
-	sum->remote_frees += WEIR__GET(bin->remote_frees);
-	sum->resizes += WEIR__GET(bin->resizes);
+	return a > b ? a : b;
 }
 
 static uint32_t homes(void)
@@ -36,16 +27,45 @@ static uint32_t homes(void)
 	return atomic_load_explicit(&weir__home_count, memory_order_acquire);
 }
 
+/* ---- Pools ---------------------------------------------------------------------------------- */
+
+static void add_pool(const struct weir__home *home, uint32_t index, struct weir_pool_stats *sum)
+{
+	const struct weir__cache *cache = &home->heap.cache[index];
+	const struct weir__bin *bin = &home->bins[index];
+	if (index >= WEIR__GET(home->bins_end))
+		return;
+	uint64_t count = WEIR__GET(cache->count);
+	uint64_t in_use = less(WEIR__GET(bin->out), count + WEIR__GET(bin->internal));
+	sum->allocs += WEIR__GET(cache->allocs);
+	sum->misses += WEIR__GET(cache->misses);
+	sum->overflows += WEIR__GET(bin->overflows);
+	sum->in_use += in_use;
+	sum->peak += more(WEIR__GET(bin->peak), in_use);
+	sum->cached += count;
+	sum->capacity += WEIR__GET(cache->cap);
+	sum->demand += WEIR__GET(bin->need);
+	sum->remote_frees += WEIR__GET(bin->remote_frees);
+	sum->resizes += WEIR__GET(bin->resizes);
+	sum->sampled += WEIR__GET(bin->asked);
+	sum->sampled_bytes += WEIR__GET(bin->asked_bytes);
+}
+
+static struct weir_pool_stats empty_sum(uint32_t index)
+{
+	return (struct weir_pool_stats){ .name = weir__pools[index].name,
+					 .object_bytes = weir__pools[index].object_bytes };
+}
+
 static struct weir_pool_stats sum_of(uint32_t index)
 {
-	struct weir_pool_stats sum = { .name = weir__pools[index].name,
-				       .object_bytes = weir__pools[index].object_bytes };
+	struct weir_pool_stats sum = empty_sum(index);
 	for (uint32_t i = 0, n = homes(); i < n; i++)
-		if (index < WEIR__GET(weir__homes[i]->bins_end))
-			add_pool(weir__homes[i], index, &sum);
+		add_pool(weir__homes[i], index, &sum);
 	return sum;
 }
 
+/* What the pools that had the index before have counted does not count. */
 static struct weir_pool_stats pool_stats(uint32_t index)
 {
 	struct weir_pool_stats sum = sum_of(index);
@@ -74,6 +94,95 @@ size_t weir_pool_stats_get(struct weir_pool_stats *ret, size_t n)
 	return filled;
 }
 
+bool weir__heap_pool_stats(size_t heap, uint32_t index, struct weir_pool_stats *ret)
+{
+	struct weir_pool_stats sum = empty_sum(index);
+	if (heap < homes())
+		add_pool(weir__homes[heap], index, &sum);
+	*ret = sum;
+	return sum.allocs > 0 || sum.in_use > 0;
+}
+
+int weir_heap_pool_stats_get(size_t heap, struct weir_pool_stats *ret, size_t n)
+{
+	size_t filled = 0;
+	if (heap >= homes())
+		return -EINVAL;
+	for (uint32_t i = 1; i <= WEIR__POOLS_MAX && filled < n; i++)
+		filled += weir__heap_pool_stats(heap, i, &ret[filled]);
+	return (int)filled;
+}
+
+/* ---- Heaps ---------------------------------------------------------------------------------- */
+
+int weir_heap_stats_get(size_t heap, struct weir_heap_stats *ret)
+{
+	if (heap >= homes())
+		return -EINVAL;
+	struct weir__home *home = weir__homes[heap];
+	struct weir__stack_counts stacks = { 0 };
+	weir__stacks_count(home, &stacks);
+	uint64_t free_units = WEIR__GET(home->dirty_units);
+	*ret = (struct weir_heap_stats){
+		.worker = WEIR__GET(home->worker),
+		.attached = atomic_load_explicit(&home->owned, memory_order_relaxed) != 0,
+		.span_bytes = (WEIR__GET(home->span_units) + free_units) << WEIR__UNIT_SHIFT,
+		.free_bytes = free_units << WEIR__UNIT_SHIFT,
+		.capacity_bytes = WEIR__GET(home->cap_bytes),
+		.remote_sent = WEIR__GET(home->remote_sent),
+		.waiting_bytes = atomic_load_explicit(&home->inbox_bytes, memory_order_relaxed),
+		.stacks = stacks.in_use,
+		.stacks_cached = stacks.cached,
+	};
+	for (uint32_t i = 1; i < WEIR__GET(home->bins_end); i++) {
+		struct weir_pool_stats pool;
+		(void)weir__heap_pool_stats(heap, i, &pool);
+		ret->allocs += pool.allocs;
+		ret->misses += pool.misses;
+		ret->cached_bytes += pool.cached * pool.object_bytes;
+	}
+	return 0;
+}
+
+/* ---- The process ---------------------------------------------------------------------------- */
+
+static void add_heaps(struct weir_mem_stats *ret)
+{
+	struct weir__stack_counts stacks = { 0 };
+	ret->heaps = homes();
+	for (size_t i = 0; i < ret->heaps; i++) {
+		const struct weir__home *home = weir__homes[i];
+		uint64_t free_bytes = WEIR__GET(home->dirty_units) << WEIR__UNIT_SHIFT;
+		ret->span_bytes += WEIR__GET(home->span_units) << WEIR__UNIT_SHIFT;
+		ret->span_bytes += free_bytes;
+		ret->free_bytes += free_bytes;
+		ret->capacity_bytes += WEIR__GET(home->cap_bytes);
+		weir__stacks_count(home, &stacks);
+	}
+	ret->large_bytes = weir__large_bytes();
+	ret->span_bytes += ret->large_bytes;
+	ret->stack_bytes = stacks.bytes;
+	ret->stacks = stacks.in_use;
+	ret->stacks_cached = stacks.cached;
+}
+
+static void add_pressure(struct weir_mem_stats *ret)
+{
+	const struct weir__compact_counts *counts = &weir__compact_counts;
+	ret->level = (uint64_t)weir_mem_level_get();
+	ret->level_raises = atomic_load_explicit(&weir__level_raises, memory_order_relaxed);
+	for (unsigned i = 0; i <= WEIR_MEM_CRITICAL; i++) {
+		ret->stages[i].runs = counts->stages[i].runs;
+		ret->stages[i].ns = counts->stages[i].ns;
+		ret->stages[i].returned_bytes = counts->stages[i].returned_bytes;
+		ret->compactions += ret->stages[i].runs;
+	}
+	ret->moved = counts->moved;
+	ret->reclaims = counts->reclaims;
+	ret->reclaimed_bytes = counts->reclaimed_bytes;
+	ret->reclaim_overruns = counts->reclaim_overruns;
+}
+
 void weir_mem_stats_get(struct weir_mem_stats *ret)
 {
 	*ret = (struct weir_mem_stats){ 0 };
@@ -84,24 +193,8 @@ void weir_mem_stats_get(struct weir_mem_stats *ret)
 		ret->cached_bytes += stats.cached * stats.object_bytes;
 		ret->pools += stats.allocs > 0;
 	}
-	struct weir__stack_counts stacks = { 0 };
-	for (uint32_t i = 0, n = homes(); i < n; i++) {
-		ret->span_bytes += WEIR__GET(weir__homes[i]->span_units) << WEIR__UNIT_SHIFT;
-		ret->span_bytes += WEIR__GET(weir__homes[i]->dirty_units) << WEIR__UNIT_SHIFT;
-		weir__stacks_count(weir__homes[i], &stacks);
-	}
-	ret->span_bytes += weir__large_bytes();
-	ret->stack_bytes = stacks.bytes;
-	ret->stacks = stacks.in_use;
-	ret->stacks_cached = stacks.cached;
-	ret->level = (uint64_t)weir_mem_level_get();
-	ret->level_raises = atomic_load_explicit(&weir__level_raises, memory_order_relaxed);
-	for (unsigned i = 0; i <= WEIR_MEM_CRITICAL; i++)
-		ret->compactions += weir__compact_counts.stages[i];
-	ret->moved = weir__compact_counts.moved;
-	ret->reclaims = weir__compact_counts.reclaims;
-	ret->reclaimed_bytes = weir__compact_counts.reclaimed_bytes;
-	ret->reclaim_overruns = weir__compact_counts.reclaim_overruns;
+	add_heaps(ret);
+	add_pressure(ret);
 	ret->os_maps = atomic_load_explicit(&weir__os_counts.maps, memory_order_relaxed);
 	ret->os_purged_bytes =
 		atomic_load_explicit(&weir__os_counts.purged_bytes, memory_order_relaxed);

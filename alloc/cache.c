@@ -368,9 +368,22 @@ static void *get(uint32_t index)
 	return block;
 }
 
+/* The fast path does not know what was asked for: this is the sample that the waste is told from.
+ */
+static void note_asked(uint32_t index, size_t size)
+{
+	struct weir__home *home = weir__home_self();
+	if (home == NULL)
+		return;
+	WEIR__ADD(home->bins[index].asked, 1);
+	WEIR__ADD(home->bins[index].asked_bytes, size);
+}
+
 void *weir__alloc_exact(size_t room, size_t size, void *site)
 {
-	void *block = get(weir_size_class(room) + 1);
+	uint32_t index = weir_size_class(room) + 1;
+	void *block = get(index);
+	note_asked(index, size);
 	bool window_full = block == NULL && room > WEIR__UNIT_BYTES && weir__mode == 0;
 	if (window_full && !weir__fault()) /* the machine may not be */
 		return weir__large_alloc(size, WEIR__UNIT_BYTES);

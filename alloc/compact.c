@@ -226,9 +226,8 @@ static void shrink_cache(struct weir__home *home, uint32_t index, uint32_t level
 		weir__cache_flush(home, index, cache->count - keep);
 }
 
-static void stage(struct weir__home *home, uint32_t level, size_t want)
+static void run_stage(struct weir__home *home, uint32_t level, size_t want)
 {
-	count(&weir__compact_counts.stages[level], 1);
 	while (weir__remote_waiting(home))
 		weir__remote_drain(home);
 	/* other people's code runs on its own worker only, and never under the heaps lock */
@@ -242,6 +241,18 @@ static void stage(struct weir__home *home, uint32_t level, size_t want)
 		compact_pool(home, i);
 	weir__stacks_purge(home);
 	weir__runs_purge(home, INT64_MIN, UINT64_MAX);
+}
+
+/* The bytes are the process's: what other heaps give back meanwhile is in them too. */
+static void stage(struct weir__home *home, uint32_t level, size_t want)
+{
+	uint64_t before = atomic_load(&weir__os_counts.purged_bytes);
+	int64_t start = weir__os_now_exact();
+	run_stage(home, level, want);
+	count(&weir__compact_counts.stages[level].runs, 1);
+	count(&weir__compact_counts.stages[level].ns, (uint64_t)(weir__os_now_exact() - start));
+	count(&weir__compact_counts.stages[level].returned_bytes,
+	      atomic_load(&weir__os_counts.purged_bytes) - before);
 }
 
 bool weir__compact_is_due(const struct weir__home *home)

@@ -118,6 +118,7 @@ static struct weir__home *home_new(void)
 		return NULL;
 	}
 	home->id = id;
+	home->worker = -1;
 	home->bins_end = 1;
 	weir__homes[id] = home;
 	/* release: who reads the count, or a block of this window, sees the heap made */
@@ -187,6 +188,13 @@ void weir__heap_on_news(void (*wake)(void *arg), void *arg)
 	weir__remote_unlock();
 }
 
+void weir__heap_set_worker(int worker)
+{
+	struct weir__home *home = weir__home_self();
+	if (home != NULL)
+		WEIR__SET(home->worker, worker);
+}
+
 bool weir__heap_has_news(void)
 {
 	struct weir__home *home = weir__home_self();
@@ -225,6 +233,7 @@ void weir__heap_detach(void)
 	home->wake = NULL;
 	weir__remote_unlock();
 	home->turns_itself = false;
+	WEIR__SET(home->worker, -1);
 	weir__stacks_drop(home);
 	for (uint32_t i = 1; i < home->bins_end; i++)
 		weir__cache_close(home, i);

@@ -126,6 +126,10 @@ struct weir__bin {
 	uint64_t overflows;
 	uint64_t remote_frees;
 	uint64_t resizes;
+	uint64_t asked; /* requests that came by the slow path, and the bytes they wanted */
+	uint64_t asked_bytes;
+	uint64_t peak; /* of objects in use, as of the last epoch */
+	uint64_t need; /* demand.law.swing, for readers */
 	uint32_t spans;
 	uint32_t batch; /* of the last refill in a row of misses */
 	uint32_t room;	/* pointers that fit in cache.slots */
@@ -181,6 +185,7 @@ enum { WEIR__QUARANTINE = 256, WEIR__CANARY_BYTES = 16 };
 struct weir__home {
 	struct weir__heap heap; /* what alloc.h shows */
 	uint32_t id;
+	int worker;    /* -1: no worker's */
 	uint32_t mode; /* of weir__mode that the caches were set to */
 	uint32_t *map;
 	struct weir__span *spans;
@@ -379,6 +384,12 @@ bool weir__remote_waiting(struct weir__home *home);
 /* Has every heap's thread but the caller's look after it. */
 void weir__remote_wake_all(void);
 
+/* ---- alloc_stats.c -------------------------------------------------------------------------- */
+
+/* Fills *ret with one pool of one heap, not clearing what earlier pools of the index counted.
+ * False: the heap has never had an object of it. */
+bool weir__heap_pool_stats(size_t heap, uint32_t index, struct weir_pool_stats *ret);
+
 /* ---- large.c: blocks above WEIR_CLASS_BYTES_MAX --------------------------------------------- */
 
 void *weir__large_alloc(size_t size, size_t align);
@@ -430,7 +441,9 @@ bool weir__compact_is_due(const struct weir__home *home);
 void weir__compact_turn(struct weir__home *home);
 
 struct weir__compact_counts {
-	_Atomic uint64_t stages[WEIR_MEM_CRITICAL + 1]; /* times each was run, by any heap */
+	struct {
+		_Atomic uint64_t runs, ns, returned_bytes; /* by any heap */
+	} stages[WEIR_MEM_CRITICAL + 1];
 	_Atomic uint64_t moved;
 	_Atomic uint64_t reclaims;
 	_Atomic uint64_t reclaimed_bytes;
@@ -452,8 +465,11 @@ void weir__os_unmap(void *address, size_t bytes);
 /* Grows or shrinks a mapping, moving it when needed; NULL: refused, unchanged. */
 void *weir__os_remap(void *address, size_t bytes, size_t new_bytes);
 
-/* The pages read as zero afterwards and cost nothing until touched. */
-void weir__os_purge(void *address, size_t bytes);
+/*
+ * The pages read as zero afterwards and cost nothing until touched. Returns the bytes that had
+ * memory behind them.
+ */
+size_t weir__os_purge(void *address, size_t bytes);
 
 /* No huge pages here: sparse touching must cost small pages. */
 void weir__os_small_pages(void *address, size_t bytes);

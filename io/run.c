@@ -143,6 +143,7 @@ static int worker_open(struct weir__worker *worker)
 
 	if (err < 0)
 		return err;
+	weir__heap_set_worker(worker->index);
 	weir__worker_enter(worker);
 	err = weir__fatal_attach_thread();
 	if (err == 0)

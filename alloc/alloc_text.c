@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * alloc_text.c: the statistics as text: OpenMetrics for what scrapes, JSON for everything else.
+ *
+ * Both are made from three tables, of a pool's figures, a heap's and the process's, so that a new
+ * figure is one line here. OpenMetrics wants all samples of a family together: it walks heaps and
+ * pools once for each figure and keeps nothing, so that the memory it takes does not depend on how
+ * many there are. Pools may share a name and heaps change hands; numbers make their labels unique.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "alloc/heap.h"
+
+/* XX(field, type, text); the types are those of OpenMetrics. */
+/* clang-format off */
+#define POOL_MAP(XX) \
+	XX(allocs,        counter, "Objects handed out.") \
+	XX(misses,        counter, "Of those, the ones the cache could not serve.") \
+	XX(overflows,     counter, "Frees that found the cache full.") \
+	XX(remote_frees,  counter, "Objects freed by a thread that did not own them.") \
+	XX(resizes,       counter, "Times a cache's capacity has changed.") \
+	XX(sampled,       counter, "Requests whose exact size was seen.") \
+	XX(sampled_bytes, counter, "Bytes these have asked for.") \
+	XX(object_bytes,  gauge,   "Bytes of an object.") \
+	XX(in_use,        gauge,   "Objects out now.") \
+	XX(peak,          gauge,   "Most objects out at once.") \
+	XX(cached,        gauge,   "Objects free in the cache.") \
+	XX(capacity,      gauge,   "Objects the cache may hold.") \
+	XX(demand,        gauge,   "Objects the cache would need, by remembered demand.")
+
+#define HEAP_MAP(XX) \
+	XX(remote_sent,    counter, "Blocks of other heaps that its thread has freed.") \
+	XX(span_bytes,     gauge,   "Bytes of spans and of free runs that own memory.") \
+	XX(free_bytes,     gauge,   "Of those, in no span.") \
+	XX(cached_bytes,   gauge,   "Bytes free in caches.") \
+	XX(capacity_bytes, gauge,   "Bytes free in caches if all were full.") \
+	XX(waiting_bytes,  gauge,   "Bytes freed by others, not yet taken home.") \
+	XX(stacks,         gauge,   "Task stacks in use.") \
+	XX(stacks_cached,  gauge,   "Task stacks free, warm.")
+
+#define MEM_MAP(XX) \
+	XX(large_bytes,      gauge,   "Bytes of blocks above the largest class.") \
+	XX(os_maps,          counter, "mmap calls.") \
+	XX(os_purged_bytes,  counter, "Bytes of memory that was there, given back to the system.") \
+	XX(level,            gauge,   "Memory pressure: from 0, none, to 4, critical.") \
+	XX(level_raises,     counter, "Times the level went up.") \
+	XX(moved,            counter, "Objects of movable pools that changed place.") \
+	XX(reclaims,         counter, "Times a reclaimer was asked.") \
+	XX(reclaimed_bytes,  counter, "Bytes these have freed, measured.") \
+	XX(reclaim_overruns, counter, "Times one took longer than 50 us.")
+/* clang-format on */
+
+enum type { counter, gauge };
+
+struct figure {
+	const char *name;
+	const char *text;
+	size_t offset; /* of a uint64_t or size_t */
+	enum type type;
+};
+
+#define POOL(field, type, text) { #field, text, offsetof(struct weir_pool_stats, field), type },
+#define HEAP(field, type, text) { #field, text, offsetof(struct weir_heap_stats, field), type },
+#define MEM(field, type, text)	{ #field, text, offsetof(struct weir_mem_stats, field), type },
+static const struct figure pool_figures[] = { POOL_MAP(POOL) };
+static const struct figure heap_figures[] = { HEAP_MAP(HEAP) };
+static const struct figure mem_figures[] = { MEM_MAP(MEM) };
+_Static_assert(sizeof(size_t) == sizeof(uint64_t), "figures are read as uint64_t");
+
+#define COUNT(array) (sizeof(array) / sizeof(*(array)))
+
+static const char *const level_name[] = { "none", "low", "medium", "high", "critical" };
+
+static unsigned long long value(const void *stats, const struct figure *figure)
+{
+	uint64_t n;
+	memcpy(&n, (const char *)stats + figure->offset, sizeof(n));
+	return n;
+}
+
+static int end(FILE *out)
+{
+	return fflush(out) != 0 || ferror(out) ? -EIO : 0;
+}
+
+/* Between quotes; both formats escape alike, and a control character is not worth more than a '?'.
+ */
+static void write_quoted(FILE *out, const char *text)
+{
+	fputc('"', out);
+	for (; *text != '\0'; text++) {
+		if (*text == '"' || *text == '\\')
+			fputc('\\', out);
+		fputc((unsigned char)*text < ' ' ? '?' : *text, out);
+	}
+	fputc('"', out);
+}
+
+/* A typed pool's name is its owner's, who may take it back once the pool is freed. */
+static void write_pool_name(FILE *out, uint32_t index)
+{
+	char name[64];
+	pthread_mutex_lock(&weir__heaps_lock);
+	snprintf(name, sizeof(name), "%s", weir__pools[index].name);
+	pthread_mutex_unlock(&weir__heaps_lock);
+	write_quoted(out, name);
+}
+
+/* ---- OpenMetrics ---------------------------------------------------------------------------- */
+
+static void write_family(FILE *out, const char *prefix, const struct figure *figure)
+{
+	bool counts = figure->type == counter;
+	fprintf(out, "# TYPE weir_%s_%s %s\n# HELP weir_%s_%s %s\n", prefix, figure->name,
+		counts ? "counter" : "gauge", prefix, figure->name, figure->text);
+}
+
+static const char *suffix(const struct figure *figure)
+{
+	return figure->type == counter ? "_total" : "";
+}
+
+static void write_pools(FILE *out, const struct figure *figure, size_t heaps)
+{
+	struct weir_pool_stats stats;
+	write_family(out, "pool", figure);
+	for (size_t heap = 0; heap < heaps; heap++)
+		for (uint32_t i = 1; i <= WEIR__POOLS_MAX; i++) {
+			if (!weir__heap_pool_stats(heap, i, &stats))
+				continue;
+			fprintf(out, "weir_pool_%s%s{heap=\"%zu\",id=\"%u\",pool=", figure->name,
+				suffix(figure), heap, i);
+			write_pool_name(out, i);
+			fprintf(out, "} %llu\n", value(&stats, figure));
+		}
+}
+
+static void write_heaps(FILE *out, const struct figure *figure, size_t heaps)
+{
+	struct weir_heap_stats stats;
+	write_family(out, "heap", figure);
+	for (size_t heap = 0; weir_heap_stats_get(heap, &stats) == 0 && heap < heaps; heap++)
+		fprintf(out, "weir_heap_%s%s{heap=\"%zu\"} %llu\n", figure->name, suffix(figure),
+			heap, value(&stats, figure));
+}
+
+/* Not a label of everything: a heap may change hands, and its series would break. */
+static void write_workers(FILE *out, size_t heaps)
+{
+	static const struct figure figure = { "worker", "Whose heap it is; -1: no worker's.", 0,
+					      gauge };
+	struct weir_heap_stats stats;
+	write_family(out, "heap", &figure);
+	for (size_t heap = 0; weir_heap_stats_get(heap, &stats) == 0 && heap < heaps; heap++)
+		fprintf(out, "weir_heap_worker{heap=\"%zu\"} %d\n", heap, stats.worker);
+}
+
+static void write_stages(FILE *out, const struct weir_mem_stats *stats)
+{
+	static const struct figure figures[] = {
+		{ "runs", "Times the stage of a level was run.",
+		  offsetof(struct weir_mem_stage_stats, runs), counter },
+		{ "seconds", "Time spent in it.", offsetof(struct weir_mem_stage_stats, ns),
+		  counter },
+		{ "returned_bytes", "Bytes of memory that was there, given back by it.",
+		  offsetof(struct weir_mem_stage_stats, returned_bytes), counter },
+	};
+	for (unsigned i = 0; i < COUNT(figures); i++) {
+		const struct figure *figure = &figures[i];
+		bool is_time = figure->offset == offsetof(struct weir_mem_stage_stats, ns);
+		write_family(out, "mem_stage", figure);
+		for (unsigned level = WEIR_MEM_MEDIUM; level <= WEIR_MEM_CRITICAL; level++)
+			fprintf(out, "weir_mem_stage_%s_total{level=\"%s\"} %.9g\n", figure->name,
+				level_name[level],
+				(double)value(&stats->stages[level], figure) / (is_time ? 1e9 : 1));
+	}
+}
+
+int weir_mem_write_openmetrics(FILE *out)
+{
+	struct weir_mem_stats stats;
+	weir_mem_stats_get(&stats);
+	for (unsigned i = 0; i < COUNT(mem_figures); i++) {
+		write_family(out, "mem", &mem_figures[i]);
+		fprintf(out, "weir_mem_%s%s %llu\n", mem_figures[i].name, suffix(&mem_figures[i]),
+			value(&stats, &mem_figures[i]));
+	}
+	write_stages(out, &stats);
+	write_workers(out, stats.heaps);
+	for (unsigned i = 0; i < COUNT(heap_figures); i++)
+		write_heaps(out, &heap_figures[i], stats.heaps);
+	for (unsigned i = 0; i < COUNT(pool_figures); i++)
+		write_pools(out, &pool_figures[i], stats.heaps);
+	return end(out);
+}
+
+/* ---- JSON ----------------------------------------------------------------------------------- */
+
+static void write_members(FILE *out, const void *stats, const struct figure *figures, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		fprintf(out, "%s\"%s\":%llu", i > 0 ? "," : "", figures[i].name,
+			value(stats, &figures[i]));
+}
+
+static void write_json_stages(FILE *out, const struct weir_mem_stats *stats)
+{
+	fputs(",\"stages\":{", out);
+	for (unsigned level = WEIR_MEM_MEDIUM; level <= WEIR_MEM_CRITICAL; level++) {
+		const struct weir_mem_stage_stats *stage = &stats->stages[level];
+		fprintf(out, "%s\"%s\":{\"runs\":%llu,\"ns\":%llu,\"returned_bytes\":%llu}",
+			level > WEIR_MEM_MEDIUM ? "," : "", level_name[level],
+			(unsigned long long)stage->runs, (unsigned long long)stage->ns,
+			(unsigned long long)stage->returned_bytes);
+	}
+	fputc('}', out);
+}
+
+static void write_json_pools(FILE *out, size_t heap)
+{
+	struct weir_pool_stats stats;
+	const char *separator = "";
+	for (uint32_t i = 1; i <= WEIR__POOLS_MAX; i++) {
+		if (!weir__heap_pool_stats(heap, i, &stats))
+			continue;
+		fprintf(out, "%s\n{\"id\":%u,\"pool\":", separator, i);
+		write_pool_name(out, i);
+		fputc(',', out);
+		write_members(out, &stats, pool_figures, COUNT(pool_figures));
+		fputc('}', out);
+		separator = ",";
+	}
+}
+
+int weir_mem_write_json(FILE *out)
+{
+	struct weir_mem_stats stats;
+	struct weir_heap_stats heap_stats;
+	weir_mem_stats_get(&stats);
+	fputc('{', out);
+	write_members(out, &stats, mem_figures, COUNT(mem_figures));
+	write_json_stages(out, &stats);
+	fputs(",\"heaps\":[", out);
+	for (size_t heap = 0; weir_heap_stats_get(heap, &heap_stats) == 0; heap++) {
+		fprintf(out, "%s\n{\"heap\":%zu,\"worker\":%d,", heap > 0 ? "," : "", heap,
+			heap_stats.worker);
+		write_members(out, &heap_stats, heap_figures, COUNT(heap_figures));
+		fputs(",\"pools\":[", out);
+		write_json_pools(out, heap);
+		fputs("]}", out);
+	}
+	fputs("]}\n", out);
+	return end(out);
+}
