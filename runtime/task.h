@@ -214,6 +214,7 @@ struct weir__runtime {
 	_Atomic unsigned
 		stop_requests; /* signals and weir_stop() so far; any thread, signal handlers */
 	_Atomic unsigned left; /* workers out of their loops; any worker */
+	_Atomic unsigned foreign_posts; /* weir__worker_post() under way outside its workers */
 	/* worker 0 only */
 	unsigned stop_seen;
 	int64_t drain_until_ns; /* INT64_MAX: not draining */

@@ -61,7 +61,7 @@ static void wake_if_parked(struct weir__worker *target)
 		target->driver->ops->wake(target->driver, can_wait ? self->driver : NULL);
 }
 
-void weir__worker_post(struct weir__worker *target, struct weir__msg *msg)
+static void post(struct weir__worker *target, struct weir__msg *msg)
 {
 	struct weir__msg *head = atomic_load_explicit(&target->inbox, memory_order_relaxed);
 
@@ -71,6 +71,26 @@ void weir__worker_post(struct weir__worker *target, struct weir__msg *msg)
 	} while (!atomic_compare_exchange_weak_explicit(
 		&target->inbox, &head, msg, memory_order_release, memory_order_relaxed));
 	wake_if_parked(target);
+}
+
+/*
+ * Another runtime's worker, or no worker at all, is not waited for in leave_together() as one of
+ * ours; and once the message is out, the task it wakes may be the runtime's last.
+ */
+void weir__worker_post(struct weir__worker *target, struct weir__msg *msg)
+{
+	struct weir__worker *self = weir__worker_self();
+	struct weir__runtime *runtime = target->runtime;
+
+	if (__builtin_expect(self && self->runtime == runtime, 1)) {
+		post(target, msg);
+		return;
+	}
+	/* relaxed: the message, which the runtime's end depends on, is released after it */
+	atomic_fetch_add_explicit(&runtime->foreign_posts, 1, memory_order_relaxed);
+	post(target, msg);
+	/* release: pairs with the load in leave_together() */
+	atomic_fetch_sub_explicit(&runtime->foreign_posts, 1, memory_order_release);
 }
 
 void weir__worker_wake(struct weir__worker *target)
@@ -253,6 +273,8 @@ static void leave_together(struct weir__runtime *runtime)
 	/* acq_rel: pairs with the load below, in the other workers */
 	atomic_fetch_add_explicit(&runtime->left, 1, memory_order_acq_rel);
 	while (atomic_load_explicit(&runtime->left, memory_order_acquire) < runtime->workers_count)
+		sched_yield();
+	while (atomic_load_explicit(&runtime->foreign_posts, memory_order_acquire) > 0)
 		sched_yield();
 }
 
