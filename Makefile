@@ -69,13 +69,14 @@ model:  ## the lock-free pieces, model-checked with spin
 check-valgrind: $B/have-test $B/tests/run  ## the tests tagged fast or net under memcheck, on epoll
 	$(Q)printf '%s\n' $(SUITES) | CK_TIMEOUT_MULTIPLIER=20 CK_INCLUDE_TAGS="fast net" WEIR_DRIVER=epoll \
 		xargs -n 1 -P $$(nproc) valgrind -q --error-exitcode=9 $B/tests/run
-rivals: bench-build  ## bench-build and the rivals in Rust (cargo; fetches crates once)
-	$(Q)for m in bench/rivals/*/Cargo.toml; do d=$${m%/*}; cargo build -q --release --locked \
-		--manifest-path $$m --target-dir $B/bench/$${d##*/} || exit 1; done
-	$(Q)cargo build -q --release --locked --features mimalloc --manifest-path bench/rivals/tokio/Cargo.toml \
-		--target-dir $B/bench/tokio-mimalloc
-bench: bench-build  ## the microbenchmarks
-	$(Q)for b in $(filter $B/bench/bench_%,$(BENCHES)); do $$b || exit 1; done
+rivals:  ## weir and its rivals, which come from their registries once (Rust, Go, libuv)
+	$(Q)B=$B python3 bench/report --build
+bench:  ## weir beside its rivals: build/bench/report.html; about 10 minutes
+	@.ci/deps bench || true
+	$(Q)B=$B python3 bench/report
+bench-quick:  ## the core rows of it; about 90 seconds
+	@.ci/deps bench || true
+	$(Q)B=$B python3 bench/report --quick
 
 layers: $(HEADERS)  ## alloc <- runtime <- io, and nothing back
 	$(Q)! grep -snE '# *include *[<"](.*/)?((runtime|io)[/.]|weir\.h|liburing)' alloc/*.[chS]
@@ -165,6 +166,7 @@ $B/tests/switch_alone: tests/switch_alone.c runtime/switch_$(ARCH).S Makefile | 
 	$(call say,LD) $(CC) -std=gnu11 -O2 -g $(WARN) -static -I. -I$B/include $(filter-out Makefile,$^) -o $@
 
 .SECONDARY:
-.PHONY: all lib preload-smoke examples bench-build rivals deps demo test test-examples check-asan check-tsan check-valgrind bench \
+.PHONY: all lib preload-smoke examples bench-build rivals deps demo test test-examples check-asan check-tsan check-valgrind \
+	bench bench-quick \
 	layers symbols headers doc-examples lint model cross cross-objects install uninstall clean help
 -include $(wildcard $B/*/*.d $B/*/*/*.d)

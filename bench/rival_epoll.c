@@ -19,6 +19,7 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #define EVENTS	     1024
@@ -130,7 +131,7 @@ static void serve(int epoll, int listener)
 }
 
 /* Accepted sockets inherit TCP_NODELAY. */
-static int listen_on(unsigned port)
+static int listen_tcp(unsigned port)
 {
 	struct sockaddr_in addr = { .sin_family = AF_INET,
 				    .sin_port = htons((uint16_t)port),
@@ -146,6 +147,26 @@ static int listen_on(unsigned port)
 	return fd;
 }
 
+static int listen_unix(const char *path)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (fd < 0 || strlen(path) >= sizeof(addr.sun_path))
+		die("socket");
+	strcpy(addr.sun_path, path);
+	if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 || listen(fd, 4096) < 0)
+		die("listen");
+	return fd;
+}
+
+/* PORT or unix:PATH */
+static int listen_on(const char *place)
+{
+	if (strncmp(place, "unix:", 5) == 0)
+		return listen_unix(place + 5);
+	return listen_tcp((unsigned)atoi(place));
+}
+
 static void pin(int cpu)
 {
 	cpu_set_t set;
@@ -155,9 +176,9 @@ static void pin(int cpu)
 		die("--cpu");
 }
 
-static unsigned parse_options(int argc, char **argv)
+static const char *parse_options(int argc, char **argv)
 {
-	static const char usage[] = "usage: rival_epoll PORT [--cpu N]\n"
+	static const char usage[] = "usage: rival_epoll PORT|unix:PATH [--cpu N]\n"
 				    "Echoes on 127.0.0.1:PORT with one epoll thread.\n";
 	static const struct option options[] = { { "cpu", required_argument, NULL, 'c' },
 						 { "help", no_argument, NULL, 'h' },
@@ -171,16 +192,16 @@ static unsigned parse_options(int argc, char **argv)
 		fputs(usage, letter == 'h' ? stdout : stderr);
 		exit(letter == 'h' ? 0 : 1);
 	}
-	if (optind != argc - 1 || atoi(argv[optind]) <= 0) {
+	if (optind != argc - 1) {
 		fputs(usage, stderr);
 		exit(1);
 	}
-	return (unsigned)atoi(argv[optind]);
+	return argv[optind];
 }
 
 int main(int argc, char **argv)
 {
-	unsigned port = parse_options(argc, argv);
+	const char *place = parse_options(argc, argv);
 	struct rlimit limit;
 	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
 		die("getrlimit");
@@ -190,7 +211,7 @@ int main(int argc, char **argv)
 	int epoll = epoll_create1(EPOLL_CLOEXEC);
 	if (!rests || epoll < 0)
 		die("start");
-	int listener = listen_on(port);
+	int listener = listen_on(place);
 	watch(epoll, EPOLL_CTL_ADD, listener, EPOLLIN);
 	serve(epoll, listener);
 }

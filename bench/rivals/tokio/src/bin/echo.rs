@@ -1,24 +1,21 @@
 // SPDX-License-Identifier: MIT
-//! A TCP echo server as Tokio's documentation writes it: accept, spawn, read, write_all.
+//! An echo server as Tokio's documentation writes it: accept, spawn, read, write_all.
 //!
-//! usage: tokio_echo PORT [multi_thread|current_thread]
+//! usage: tokio_echo PORT|unix:PATH [multi_thread|current_thread] [WORKERS]
 //!
-//! multi_thread has one worker, as every server is compared with one. The accept loop runs in a spawned
-//! task so that it is on the worker and not on the thread of block_on.
+//! multi_thread has one worker unless more are asked for. The accept loop runs in a spawned task so that it
+//! is on a worker and not on the thread of block_on.
 
 use std::io;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::{Builder, Runtime};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixListener};
 
-#[cfg(feature = "mimalloc")]
-#[global_allocator]
-static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
+#[path = "../common.rs"]
+mod common;
 
 const BUFFER_BYTES: usize = 16 * 1024;
 
-async fn echo(mut socket: TcpStream) -> io::Result<()> {
-    socket.set_nodelay(true)?;
+async fn echo<S: AsyncRead + AsyncWrite + Unpin>(mut socket: S) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
         let n = socket.read(&mut buffer).await?;
@@ -29,37 +26,46 @@ async fn echo(mut socket: TcpStream) -> io::Result<()> {
     }
 }
 
-async fn serve(port: u16) -> io::Result<()> {
+async fn pause() {
+    tokio::time::sleep(std::time::Duration::from_millis(10)).await
+}
+
+// a client's reset is the client's affair
+async fn serve_tcp(port: u16) -> io::Result<()> {
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     loop {
         match listener.accept().await {
             Ok((socket, _)) => {
-                // a client's reset is the client's affair
                 tokio::spawn(async move {
-                    let _ = echo(socket).await;
+                    socket.set_nodelay(true)?;
+                    echo(socket).await
                 });
             }
-            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
+            Err(_) => pause().await,
         }
     }
 }
 
-fn runtime(flavor: &str) -> io::Result<Runtime> {
-    match flavor {
-        "multi_thread" => Builder::new_multi_thread().worker_threads(1).enable_all().build(),
-        "current_thread" => Builder::new_current_thread().enable_all().build(),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "no such flavor")),
+async fn serve_unix(path: String) -> io::Result<()> {
+    let listener = UnixListener::bind(path)?;
+    loop {
+        match listener.accept().await {
+            Ok((socket, _)) => {
+                tokio::spawn(echo(socket));
+            }
+            Err(_) => pause().await,
+        }
+    }
+}
+
+async fn serve(place: String) -> io::Result<()> {
+    match place.strip_prefix("unix:") {
+        Some(path) => serve_unix(path.to_string()).await,
+        None => serve_tcp(place.parse().expect("PORT is a number")).await,
     }
 }
 
 fn main() -> io::Result<()> {
-    let mut args = std::env::args().skip(1);
-    let port = args.next().and_then(|text| text.parse().ok());
-    let flavor = args.next().unwrap_or_else(|| "multi_thread".to_string());
-    let Some(port) = port else {
-        eprintln!("usage: tokio_echo PORT [multi_thread|current_thread]");
-        std::process::exit(1);
-    };
-    let runtime = runtime(&flavor)?;
-    runtime.block_on(async move { tokio::spawn(serve(port)).await.expect("serve never panics") })
+    let (place, runtime) = common::arguments("tokio_echo PORT|unix:PATH");
+    runtime.block_on(async move { tokio::spawn(serve(place)).await.expect("serve never panics") })
 }

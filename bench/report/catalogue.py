@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: MIT
+"""The workloads: what `make bench` measures, of whom, and what the columns mean.
+
+The first job list is the default, sized for about ten minutes; `quick` takes the core of it. The
+rest is run with --only or --all. Not every rival is in every row: the full field runs where the
+question is "which runtime", the nearest rivals where it is "and at this size".
+"""
+import samples
+from build import built
+from rounds import Job
+
+START_SECONDS = 0.35  # of a server, its warm-up and its end
+FIELD = ["weir", "uring", "epoll", "tokio", "tokio-mi", "monoio", "glommio", "go", "libuv"]
+NEAR = ["weir", "uring", "tokio", "monoio"]
+SIZES = [64, 1024, 4096, 16384, 65536]
+
+
+class Group:
+    """A table of the report: its title, the metric that is judged, and the other columns."""
+
+    def __init__(self, name, title, metric, columns, note, higher_is_better=False):
+        self.name, self.title, self.metric, self.columns = name, title, metric, columns
+        self.note, self.higher_is_better = note, higher_is_better
+
+
+LATENCY = ["rate", "p50_us", "p99_us", "p99.9_us"]
+GROUPS = [
+    Group("echo", "TCP echo, closed loop, one worker", "cpu_us", LATENCY,
+          "Client and server each own a CPU: requests/s end at the dearer of the two, so the "
+          "server's CPU time per request is what is judged."),
+    Group("echo2", "TCP echo, two workers, nothing pinned", "p99_us", ["cpu_us", *LATENCY],
+          "Server and load share the CPUs as the scheduler likes."),
+    Group("open", "TCP echo at a fixed rate (open loop)", "cpu_us", [*LATENCY, "p99.99_us"],
+          "Latency counts from the moment a message was due. 50 % and 80 % are of what the slower "
+          "of weir and Tokio reached in the first round's closed loop."),
+    Group("conns", "Connections", "cpu_us", LATENCY,
+          "churn: connect, one echo, reset. few active: 100 of 10,000 connections talk."),
+    Group("unix", "Echo over a Unix socket", "cpu_us", LATENCY, ""),
+    Group("http", "HTTP/1.1 plaintext, wrk, 64 connections", "cpu_us", LATENCY,
+          "wrk is the limit in requests/s, every good server ties there. Latency of pipelined "
+          "requests means little."),
+    Group("kv", "Key-value server, redis-benchmark, 50 connections", "cpu_us", LATENCY, ""),
+    Group("tasks", "Runtime microbenchmarks", "ns", [],
+          "Nanoseconds per operation; bench/README.md says which row is which of Tokio's."),
+    Group("memory", "Memory", "bytes", [], "User-space memory (RSS): bytes for each connection or "
+          "task that only waits."),
+]
+
+
+def groups():
+    return {group.name: group for group in GROUPS}
+
+
+def single(row, take):
+    """A job's take() for a function that measures one row."""
+    return lambda program, store: {row: take(program, store)}
+
+
+def job(group, row, programs, take, seconds):
+    return Job(group, row, programs, single(row, take), START_SECONDS + seconds)
+
+
+def echo_job(t, programs, size, connections, depth=1, group="echo", **options):
+    row = f"{size} B x {connections}" + (f", depth {depth}" if depth > 1 else "")
+    return job(group, row, programs,
+               lambda p, _: samples.echo(p, t, size, connections, depth, **options),
+               t + connections * 3e-5)
+
+
+def slower_rate(store):
+    """Requests/s that the slower of weir and Tokio reaches in a closed loop, found once in a run."""
+    if not hasattr(store, "slower_rate"):
+        rates = [store.values("echo", "64 B x 64", p, "rate").get(1)
+                 or samples.echo(p, 0.5)["rate"] for p in ("weir", "tokio")]
+        store.slower_rate = min(rates)
+    return store.slower_rate
+
+
+def open_job(t, programs, rate=None, share=None):
+    row = f"{rate // 1000} k/s" if rate else f"{share * 100:.0f} % of capacity"
+
+    def take(program, store):
+        return samples.echo(program, t, rate=rate or round(share * slower_rate(store)))
+    return job("open", row, programs, take, t)
+
+
+def http_job(t, depth):
+    return job("http", f"depth {depth}", ["weir", "tokio", "tokio-mi", "go"],
+               lambda p, _: samples.http(p, t, depth), max(1, round(t)))
+
+
+def kv_job(t, command, depth):
+    return job("kv", f"{command.upper()}, depth {depth}", ["weir", "redis"],
+               lambda p, _: samples.kv(p, t, command, depth), 1.3 * t)
+
+
+def idle_job(t):
+    def take(program, _store):
+        figures = samples.idle_connections(program, 0.3)
+        return {**figures, "bytes": figures["bytes_per_conn"]}
+    return job("memory", "10,000 idle connections", FIELD, take, 1.5 + 0 * t)
+
+
+MICRO = {
+    "weir": [built("bench", "bench_runtime"), "--csv", "--rounds", "5"],
+    "tokio": [built("bench", "tokio", "release", "tokio_micro"), "multi_thread", "5"],
+    "tokio-ct": [built("bench", "tokio", "release", "tokio_micro"), "current_thread", "5"],
+    "tokio-mi": [built("bench", "tokio-mimalloc", "release", "tokio_micro"), "multi_thread", "5"],
+    "tokio-mi-ct": [built("bench", "tokio-mimalloc", "release", "tokio_micro"), "current_thread",
+                    "5"],
+    "go": [built("bench", "go", "micro"), "5"],
+}
+
+
+def micro_job():
+    def take(program, _store):
+        return samples.table_of_rows(MICRO[program], {"GOMAXPROCS": "1"})
+    return Job("tasks", "all", MICRO, take, 1.5)
+
+
+def core(t):
+    """The rows of `make bench-quick`, and the first of the others."""
+    return [
+        echo_job(t, ["weir", "uring", "epoll", "tokio", "monoio", "go"], 64, 64),
+        open_job(t, ["weir", "epoll", "tokio"], rate=20000),
+        http_job(t, 1),
+        kv_job(t, "get", 1),
+        micro_job(),
+    ]
+
+
+def default(t):
+    return [
+        echo_job(t, FIELD, 64, 64),
+        *[echo_job(t, NEAR, size, 64) for size in SIZES[1:]],
+        echo_job(t, NEAR, 64, 64, 16),
+        echo_job(t, NEAR, 64, 1),
+        echo_job(t, NEAR, 64, 1000),
+        echo_job(t, NEAR[:3], 64, 10000),
+        echo_job(t, ["weir", "tokio", "go"], 64, 64, group="echo2", workers=2, pinned=False),
+        open_job(t, ["weir", "uring", "epoll", "tokio"], rate=20000),
+        open_job(t, ["weir", "uring", "epoll", "tokio"], rate=60000),
+        open_job(t, ["weir", "uring", "tokio"], share=0.8),
+        job("conns", "churn", ["weir", "uring", "epoll", "tokio"],
+            lambda p, _: samples.churn(p, t), t),
+        job("conns", "few active", ["weir", "uring", "tokio"],
+            lambda p, _: samples.few_active(p, t), t + 0.6),
+        job("unix", "64 B x 64", ["weir", "epoll", "tokio", "go"],
+            lambda p, _: samples.echo(p, t, unix=True), t),
+        http_job(t, 1), http_job(t, 16),
+        *[kv_job(t, command, depth) for command in ("get", "set") for depth in (1, 16)],
+        micro_job(),
+    ]
+
+
+def everything(t):
+    """Every size by every number of connections and both depths, the whole field each."""
+    wide = [echo_job(t, FIELD, size, connections, depth)
+            for size in SIZES for connections in (1, 64, 1000, 10000) for depth in (1, 16)]
+    names = {(j.group, j.name) for j in wide}
+    rest = [j for j in default(t) if (j.group, j.name) not in names]
+    return wide + rest + [open_job(t, FIELD, share=0.5), idle_job(t)]

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: MIT
+"""The plots, as SVG by gnuplot. Without gnuplot the report has tables only, and says nothing wrong."""
+import os
+import shutil
+import subprocess
+import sys
+
+from stats import median
+
+COLOURS = ["#1b6ca8", "#9aa5b1", "#c8ced6", "#d1495b", "#e79aa4", "#edae49", "#8d6a9f", "#3c896d",
+           "#6b705c"]
+HEAD = """set terminal svg size {width},{height} font 'sans-serif,13' background '#ffffff'
+set output '{output}'
+set style data histograms
+set style histogram clustered gap 1
+set style fill solid border -1
+set boxwidth 0.9
+set grid ytics lc rgb '#dddddd'
+set border 3
+set xtics nomirror scale 0
+set ytics nomirror
+set key outside top center horizontal
+set title '{title}'
+set ylabel '{ylabel}'
+"""
+
+
+FROM_ZERO = "set yrange [0:*]\n"
+
+
+def quoted(text):
+    return '"' + str(text).replace("_", "\\\\_") + '"'
+
+
+def bars(path, title, ylabel, rows, programs, value, options=""):
+    """A cluster of bars for each row; value(row, program) may be None."""
+    lines = ["\t".join(["row", *[quoted(p) for p in programs]])]
+    for row in rows:
+        cells = [value(row, p) for p in programs]
+        lines.append("\t".join([quoted(row), *["?" if c is None else f"{c:.5g}" for c in cells]]))
+    data = "$data << EOD\n" + "\n".join(lines) + "\nEOD\nset datafile missing '?'\n"
+    columns = ", ".join(
+        f"$data using {i + 2}{':xtic(1)' if i == 0 else ''} title {quoted(p)} "
+        f"lc rgb '{COLOURS[i % len(COLOURS)]}'" for i, p in enumerate(programs))
+    width = max(720, 60 * len(rows))
+    script = HEAD.format(width=width, height=420, output=path, title=title, ylabel=ylabel)
+    script += options + data + "plot " + columns + "\n"
+    done = subprocess.run(["gnuplot"], input=script, text=True, capture_output=True)
+    if done.returncode != 0:
+        print(f"plot {path}: {done.stderr.strip()}", file=sys.stderr)
+    return done.returncode == 0
+
+
+def medians(store, group, metric):
+    return lambda row, program: median(store.values(group, row, program, metric).values())
+
+
+def echo_plot(out, store):
+    rows = [row for row in store.rows("echo") if row.endswith(" x 64")]
+    programs = [p for p in ("weir", "uring", "epoll", "tokio", "monoio", "glommio", "go", "libuv")
+                if any(store.values("echo", row, p, "cpu_us") for row in rows)]
+    title = "TCP echo, 64 connections, one worker: server CPU time per request"
+    return rows and bars(os.path.join(out, "echo_cpu.svg"), title, "microseconds", rows, programs,
+                         medians(store, "echo", "cpu_us"), FROM_ZERO) and ("echo_cpu.svg", title)
+
+
+def tasks_plot(out, store):
+    programs = [p for p in ("tokio", "tokio-mi", "go") if p in store.programs("tasks")]
+    value = medians(store, "tasks", "ns")
+    rows = [row for row in store.rows("tasks")
+            if value(row, "weir") and any(value(row, p) for p in programs)]
+    title = "Runtime microbenchmarks: time over that of weir (above 1 weir is faster)"
+
+    def over_weir(row, program):
+        ours, theirs = value(row, "weir"), value(row, program)
+        return theirs / ours if ours and theirs else None
+    options = "set logscale y\nset yrange [0.5:*]\nset xtics rotate by -35\nset arrow from graph 0, first 1 " \
+              "to graph 1, first 1 nohead lw 1.5\n"
+    return rows and programs and bars(
+        os.path.join(out, "tasks.svg"), title, "ratio", rows, programs, over_weir,
+        options) and ("tasks.svg", title)
+
+
+def open_plot(out, store):
+    rows = store.rows("open")
+    title = "Echo at a fixed rate: p99 latency"
+    return rows and bars(os.path.join(out, "open_p99.svg"), title, "microseconds", rows,
+                         store.programs("open"),
+                         medians(store, "open", "p99_us"), FROM_ZERO) and ("open_p99.svg", title)
+
+
+def draw(out, store):
+    """(file, title) of each plot drawn."""
+    if not shutil.which("gnuplot"):
+        return []
+    return [found for found in (echo_plot(out, store), tasks_plot(out, store),
+                                open_plot(out, store)) if found]

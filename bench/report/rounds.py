@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: MIT
+"""Rounds: every job's programs one after another, each round in another order.
+
+A sample during which others used more than 10 % of a CPU (or the host took as much) is repeated,
+at most twice, and the least disturbed try is kept: the choice never looks at the result. What is
+above 25 % even then is kept in the CSV, marked, and left out of the tables.
+"""
+import sys
+import time
+
+import machine
+from process import Failure
+
+REPEAT_ABOVE = 10.0
+LEAVE_OUT_ABOVE = 25.0
+TRIES_MAX = 3
+
+
+class Job:
+    """What is sampled once in each round for each of its programs.
+
+    `take(program, store)` gives {row: {metric: value}}. `seconds` is what a sample takes in all.
+    """
+
+    def __init__(self, group, name, programs, take, seconds):
+        self.group, self.name, self.programs = group, name, list(programs)
+        self.take, self.seconds = take, seconds
+
+
+class Sample:
+    def __init__(self, group, row, program, number, tries, figures):
+        self.group, self.row, self.program, self.round = group, row, program, number
+        self.tries, self.figures = tries, figures
+        self.disturbance = figures.get("foreign_percent", 0) + figures.get("steal_percent", 0)
+
+    @property
+    def quiet(self):
+        return self.disturbance <= LEAVE_OUT_ABOVE
+
+
+class Store:
+    """All samples of a run."""
+
+    def __init__(self, keep_noisy=False):
+        self.keep_noisy = keep_noisy
+        self.samples = []
+        self.failures = {}  # (group, job, program): why there is no sample
+
+    def usable(self, sample):
+        return sample.quiet or self.keep_noisy
+
+    def values(self, group, row, program, metric):
+        """Figures by round."""
+        return {s.round: s.figures[metric] for s in self.samples
+                if (s.group, s.row, s.program) == (group, row, program)
+                and self.usable(s) and metric in s.figures}
+
+    def groups(self):
+        return list(dict.fromkeys(s.group for s in self.samples))
+
+    def rows(self, group):
+        return list(dict.fromkeys(s.row for s in self.samples if s.group == group))
+
+    def programs(self, group):
+        """Weir first, the others as they were first met."""
+        met = dict.fromkeys(s.program for s in self.samples if s.group == group)
+        return sorted(met, key=lambda program: program != "weir")
+
+
+class Progress:
+    """One line on a terminal, or a line a minute elsewhere."""
+
+    def __init__(self, expected_seconds):
+        self.expected = max(expected_seconds, 1.0)
+        self.planned_done = 0.0
+        self.start = time.monotonic()
+        self.last_line = 0.0
+
+    def left(self):
+        spent = time.monotonic() - self.start
+        share = self.planned_done / self.expected
+        # the plan until there is experience, then experience
+        pace = spent / self.planned_done if share > 0.05 else 1.0
+        return max(0.0, (self.expected - self.planned_done) * pace)
+
+    def show(self, text):
+        left = self.left()
+        line = f"{text}, {int(left) // 60} min {int(left) % 60:02d} s left"
+        if sys.stderr.isatty():
+            print(f"\r\033[K{line[:110]}", end="", file=sys.stderr, flush=True)
+        elif time.monotonic() - self.last_line > 30:
+            self.last_line = time.monotonic()
+            print(line, file=sys.stderr, flush=True)
+
+    def done(self, planned_seconds):
+        self.planned_done += planned_seconds
+
+    def clear(self):
+        if sys.stderr.isatty():
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def disturbance(rows):
+    return max(f.get("foreign_percent", 0) + f.get("steal_percent", 0) for f in rows.values())
+
+
+def take_quietly(job, program, store, patience):
+    """The least disturbed of up to TRIES_MAX tries, and how many there were."""
+    best, tries, failure = None, 0, None
+    for tries in range(1, TRIES_MAX + 1):
+        try:
+            rows = job.take(program, store)
+        except Failure as error:
+            failure = error
+            continue
+        if best is None or disturbance(rows) < disturbance(best):
+            best = rows
+        if disturbance(best) <= REPEAT_ABOVE or patience <= 0:
+            break
+        machine.wait_for_quiet(patience)
+    if best is None:
+        raise failure
+    return best, tries
+
+
+def sample_job(job, number, store, progress, patience, rounds):
+    turn = number % len(job.programs)
+    for program in job.programs[turn:] + job.programs[:turn]:
+        if (job.group, job.name, program) in store.failures:
+            progress.done(job.seconds)
+            continue
+        progress.show(f"round {number} of {rounds}: {job.group}, {job.name}, {program}")
+        try:
+            rows, tries = take_quietly(job, program, store, patience)
+            store.samples += [Sample(job.group, row, program, number, tries, figures)
+                              for row, figures in rows.items()]
+        except Failure as error:
+            store.failures[job.group, job.name, program] = str(error)
+        progress.done(job.seconds)
+
+
+def expected_seconds(jobs, rounds):
+    return rounds * sum(job.seconds * len(job.programs) for job in jobs)
+
+
+def run_rounds(jobs, rounds, patience, keep_noisy):
+    store = Store(keep_noisy)
+    progress = Progress(expected_seconds(jobs, rounds))
+    for number in range(1, rounds + 1):
+        for job in jobs:
+            sample_job(job, number, store, progress, patience, rounds)
+    progress.clear()
+    return store

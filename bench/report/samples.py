@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: MIT
+"""One sample of each kind of load: a fresh server, a load, a dictionary of figures.
+
+Every function gives {metric: value} with at least foreign_percent and steal_percent, and raises
+Failure when there is nothing to measure. Times are microseconds unless the name says otherwise.
+"""
+import csv
+import io
+import os
+import re
+import subprocess
+import tempfile
+import time
+
+import machine
+import servers
+from build import REPO, built
+from process import Failure, Server, free_port, run
+
+# What echoload calls it, and what the report does.
+ECHOLOAD = {
+    "server_cpu_us": "cpu_us", "requests_per_s": "rate", "p50_us": "p50_us", "p99_us": "p99_us",
+    "p99.9_us": "p99.9_us", "p99.99_us": "p99.99_us", "server_switches": "switches",
+    "server_rss_kb": "rss_kb", "bytes_per_conn": "bytes_per_conn", "syscalls": "syscalls",
+    "errors": "errors", "behind": "behind", "foreign_percent": "foreign_percent",
+    "steal_percent": "steal_percent",
+}
+
+
+def place_for(unix):
+    if unix:
+        return "unix:" + os.path.join(tempfile.gettempdir(), f"weir-bench-{os.getpid()}.sock")
+    return str(free_port())
+
+
+def echo_server(name, in_flight=64, workers=1, pinned=True, unix=False):
+    where = place_for(unix)
+    command, env = servers.ECHO[name](where, workers, in_flight)
+    return Server(command, where, machine.cpu_pair()[0] if pinned else None, env)
+
+
+def echoload(server, pinned=True, **options):
+    """Runs echoload with --name value for each option (True: no value); its line of CSV."""
+    command = [built("bench", "echoload"), "--csv-header", "-P", str(server.pid)]
+    for name, value in options.items():
+        command += ["--" + name] + ([] if value is True else [str(value)])
+    out = run(command + [servers.tcp(server.address)], machine.cpu_pair()[1] if pinned else None)
+    line = next(csv.DictReader(io.StringIO(out)))
+    figures = {ours: float(line[theirs]) for theirs, ours in ECHOLOAD.items() if line.get(theirs)}
+    if figures.get("errors"):
+        raise Failure(f"{figures['errors']:.0f} connections lost")
+    return figures
+
+
+def echo(name, seconds, size=64, connections=64, depth=1, workers=1, pinned=True, unix=False,
+         rate=None):
+    with echo_server(name, size * depth, workers, pinned, unix) as server:
+        options = {"rate": rate} if rate else {}
+        return echoload(server, pinned, size=size, connections=connections, depth=depth,
+                        warmup=0.2, time=seconds, **options)
+
+
+def churn(name, seconds, connections=64):
+    """Connect, one echo, close with a reset (so that no ports are used up), again."""
+    with echo_server(name) as server:
+        return echoload(server, churn=True, reset=True, connections=connections, warmup=0.2,
+                        time=seconds)
+
+
+def tcp_sockets():
+    found = re.search(r"TCP: inuse (\d+)", machine.read("/proc/net/sockstat", ""))
+    return int(found.group(1)) if found else 0
+
+
+def few_active(name, seconds, connections=10000, active=100):
+    """A hundredth of the connections talks; the others are there."""
+    idle = connections - active
+    with echo_server(name) as server:
+        before = tcp_sockets()
+        holder = subprocess.Popen(
+            [built("bench", "echoload"), "--idle", "--reset", "-c", str(idle), "-t", "60",
+             servers.tcp(server.address)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            end = time.monotonic() + 10
+            while tcp_sockets() < before + 2 * idle:
+                if time.monotonic() > end or holder.poll() is not None:
+                    raise Failure(f"{idle} connections did not come up")
+                time.sleep(0.05)
+            return echoload(server, size=64, connections=active, warmup=0.2, time=seconds)
+        finally:
+            holder.kill()
+            holder.wait()
+
+
+def idle_connections(name, seconds, connections=10000):
+    with echo_server(name) as server:
+        return echoload(server, idle=True, once=True, reset=True, connections=connections,
+                        time=seconds)
+
+
+def http(name, seconds, depth=1, connections=64):
+    """wrk counts whole seconds and has no warm-up."""
+    port = str(free_port())
+    command, env = servers.HTTP[name](port, 1, 0)
+    server_cpu, load_cpu = machine.cpu_pair()
+    with Server(command, port, server_cpu, env) as server:
+        watch = machine.Watch(server.pid)
+        out = run(["wrk", "-t", "1", "-c", str(connections), "-d", str(max(1, round(seconds))),
+                   "-s", os.path.join(REPO, "bench", "wrk.lua"), f"http://127.0.0.1:{port}/",
+                   "--", str(depth)], load_cpu)
+        used = watch.stop()
+    found = re.search(r"^figures (\d+) (\d+) ([\d.]+) ([\d.]+) ([\d.]+) (\d+)", out, re.M)
+    if not found or found.group(6) != "0" or found.group(1) == "0":
+        raise Failure("wrk saw errors: " + (found.group(0) if found else out[-200:]))
+    requests, window_us = float(found.group(1)), float(found.group(2))
+    return {"cpu_us": used["cpu_s"] * 1e6 / requests, "rate": requests * 1e6 / window_us,
+            "p50_us": float(found.group(3)), "p99_us": float(found.group(4)),
+            "p99.9_us": float(found.group(5)), "foreign_percent": used["foreign_percent"],
+            "steal_percent": used["steal_percent"]}
+
+
+def redis_benchmark(port, command, requests, depth, connections=50):
+    out = run(["redis-benchmark", "-p", port, "-t", command, "-n", str(requests), "-P", str(depth),
+               "-c", str(connections), "--csv"], machine.cpu_pair()[1])
+    line = next(csv.DictReader(io.StringIO(out)), None)
+    if not line or "rps" not in line:
+        raise Failure("redis-benchmark: " + out[-200:])
+    return line
+
+
+def kv(name, seconds, command="get", depth=1):
+    """As many requests as take about `seconds` at 120 k/s (1.6 M/s pipelined)."""
+    port = str(free_port())
+    program, env = servers.KV[name](port, 1, 0)
+    requests = int(seconds * (120_000 if depth == 1 else 100_000 * depth))
+    with Server(program, port, machine.cpu_pair()[0], env) as server:
+        redis_benchmark(port, "set", 2000, 1)
+        watch = machine.Watch(server.pid)
+        line = redis_benchmark(port, command, requests, depth)
+        used = watch.stop()
+    return {"cpu_us": used["cpu_s"] * 1e6 / requests, "rate": float(line["rps"]),
+            "p50_us": 1000 * float(line["p50_latency_ms"]),
+            "p99_us": 1000 * float(line["p99_latency_ms"]),
+            "foreign_percent": used["foreign_percent"], "steal_percent": used["steal_percent"]}
+
+
+def table_of_rows(command, env=None, pinned=True):
+    """A program that prints name,program,rounds,min_ns,median_ns,max_ns: {row: figures}."""
+    watch = machine.Watch()
+    out = run(command, machine.cpu_pair()[0] if pinned else None, env, timeout=300)
+    used = watch.stop()
+    lines = [line.split(",") for line in out.splitlines() if line.count(",") == 5]
+    rows = {name: {"ns": float(middle), "min_ns": float(low),
+                   "foreign_percent": used["foreign_percent"],
+                   "steal_percent": used["steal_percent"]}
+            for name, _program, rounds, low, middle, _high in lines if rounds.isdigit()}
+    if not rows:
+        raise Failure(f"{os.path.basename(command[0])} printed no rows")
+    return rows

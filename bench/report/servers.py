@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: MIT
+"""How each server is started, by workload.
+
+A function takes where to listen ("7000" or "unix:/path"), the number of workers and the bytes one
+connection has in flight (the roofline is told them), and gives the command and its environment.
+"""
+from build import built
+
+
+def tcp(where):
+    return where if where.startswith("unix:") else f"127.0.0.1:{where}"
+
+
+def weir_echo(where, workers, _bytes):
+    return [built("examples", "echo"), tcp(where)], {"WEIR_WORKERS": str(workers)}
+
+
+def uring_echo(where, _workers, in_flight):
+    class_bytes = 256
+    while class_bytes < in_flight and class_bytes < 65536:
+        class_bytes *= 2
+    return [built("bench", "rival_uring"), where, "--buffers", "128",
+            "--buffer-bytes", str(class_bytes)], {}
+
+
+def epoll_echo(where, _workers, _bytes):
+    return [built("bench", "rival_epoll"), where], {}
+
+
+def tokio(target, program):
+    def command(where, workers, _bytes):
+        path = built("bench", target, "release", "tokio_" + program)
+        return [path, where, "multi_thread", str(workers)], {}
+    return command
+
+
+def rust_echo(crate):
+    def command(where, _workers, _bytes):
+        return [built("bench", crate, "release", crate + "_echo"), where], {}
+    return command
+
+
+def go(program):
+    def command(where, workers, _bytes):
+        return [built("bench", "go", program), where], {"GOMAXPROCS": str(workers)}
+    return command
+
+
+def libuv_echo(where, _workers, _bytes):
+    return [built("bench", "libuv", "echo"), where], {}
+
+
+def weir_example(name):
+    def command(where, workers, _bytes):
+        return [built("examples", name), tcp(where)], {"WEIR_WORKERS": str(workers)}
+    return command
+
+
+def redis(where, _workers, _bytes):
+    return ["redis-server", "--port", where, "--bind", "127.0.0.1", "--save", "",
+            "--appendonly", "no", "--daemonize", "no"], {}
+
+
+ECHO = {
+    "weir": weir_echo,
+    "uring": uring_echo,
+    "epoll": epoll_echo,
+    "tokio": tokio("tokio", "echo"),
+    "tokio-mi": tokio("tokio-mimalloc", "echo"),
+    "monoio": rust_echo("monoio"),
+    "glommio": rust_echo("glommio"),
+    "go": go("echo"),
+    "libuv": libuv_echo,
+}
+HTTP = {
+    "weir": weir_example("http"),
+    "tokio": tokio("tokio", "http"),
+    "tokio-mi": tokio("tokio-mimalloc", "http"),
+    "go": go("http"),
+}
+KV = {"weir": weir_example("kv"), "redis": redis}

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: MIT
+"""The report: one document of headings, paragraphs, tables and pictures, as Markdown and as HTML."""
+import csv
+import html
+import os
+
+import build
+import catalogue
+import plots
+from rounds import LEAVE_OUT_ABOVE
+from stats import Ratio, median
+
+NAMES = {"rate": "requests/s", "cpu_us": "CPU us/request", "p50_us": "p50 us", "p99_us": "p99 us",
+         "p99.9_us": "p99.9 us", "p99.99_us": "p99.99 us", "ns": "ns/operation",
+         "min_ns": "min ns", "bytes": "bytes each"}
+ROOFLINES = ("uring", "epoll")
+
+
+def number(value):
+    if value is None:
+        return "-"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def with_spread(by_round):
+    """Median, and half the range in percent of it."""
+    values = list(by_round.values())
+    middle = median(values)
+    if middle is None:
+        return "-"
+    if not middle or len(values) == 1:
+        return number(middle)
+    return f"{number(middle)} ±{50 * (max(values) - min(values)) / middle:.0f}%"
+
+
+def ratio(store, group, row, program):
+    weir = store.values(group.name, row, "weir", group.metric)
+    other = store.values(group.name, row, program, group.metric)
+    return Ratio(other, weir)
+
+
+class Document:
+    """A list of (kind, content...) that renders itself twice."""
+
+    def __init__(self):
+        self.parts = []
+
+    def heading(self, text):
+        self.parts.append(("heading", text))
+
+    def text(self, text):
+        if text:
+            self.parts.append(("text", text))
+
+    def items(self, lines):
+        self.parts.append(("items", lines))
+
+    def table(self, header, rows):
+        if rows:
+            self.parts.append(("table", header, rows))
+
+    def picture(self, file, title):
+        self.parts.append(("picture", file, title))
+
+    def markdown(self):
+        out = []
+        for kind, *content in self.parts:
+            out.append(getattr(self, "markdown_" + kind)(*content))
+        return "# weir beside its rivals\n\n" + "\n\n".join(out) + "\n"
+
+    def markdown_heading(self, text):
+        return "## " + text
+
+    def markdown_text(self, text):
+        return text
+
+    def markdown_items(self, lines):
+        return "\n".join("* " + line for line in lines)
+
+    def markdown_table(self, header, rows):
+        lines = ["| " + " | ".join(header) + " |",
+                 "|---|" + "---:|" * (len(header) - 1)]
+        return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+    def markdown_picture(self, file, title):
+        return f"![{title}]({file})"
+
+    def html(self):
+        out = []
+        for kind, *content in self.parts:
+            out.append(getattr(self, "html_" + kind)(*content))
+        return HTML_HEAD + "\n".join(out) + "\n</body></html>\n"
+
+    def html_heading(self, text):
+        return f"<h2>{html.escape(text)}</h2>"
+
+    def html_text(self, text):
+        return f"<p>{html.escape(text)}</p>"
+
+    def html_items(self, lines):
+        return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
+
+    def html_table(self, header, rows):
+        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+        body = "\n".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+                         for row in rows)
+        return f"<table><tr>{head}</tr>\n{body}</table>"
+
+    def html_picture(self, file, title):
+        return f'<p><img src="{html.escape(file)}" alt="{html.escape(title)}"></p>'
+
+
+HTML_HEAD = """<!doctype html>
+<html><head><meta charset="utf-8"><title>weir beside its rivals</title>
+<style>
+body { font: 15px/1.45 sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; color: #222 }
+table { border-collapse: collapse; margin: 1em 0 } td, th { padding: .2em .7em; text-align: right }
+td:first-child, th:first-child { text-align: left } tr:nth-child(even) { background: #f4f4f4 }
+th { border-bottom: 2px solid #888 } img { max-width: 100% }
+</style></head><body>
+<h1>weir beside its rivals</h1>
+"""
+
+
+def row_tables(document, store, group):
+    """A table for each row: a line for each program, weir first."""
+    header = ["program", NAMES.get(group.metric, group.metric), "× weir's (95 %)",
+              *[NAMES.get(name, name) for name in group.columns]]
+    for row in store.rows(group.name):
+        lines = []
+        for program in store.programs(group.name):
+            judged = store.values(group.name, row, program, group.metric)
+            if not judged:
+                continue
+            against = "1" if program == "weir" else ratio(store, group, row, program).text()
+            lines.append([program, with_spread(judged), against,
+                          *[number(median(store.values(group.name, row, program, name).values()))
+                            for name in group.columns]])
+        if lines:
+            document.text(f"**{row}**" if group.name != "memory" else row)
+            document.table(header, lines)
+
+
+def best_rival(store, group, row):
+    """The program that comes nearest to weir in the row or is furthest ahead of it."""
+    medians = {p: median(store.values(group.name, row, p, group.metric).values())
+               for p in store.programs(group.name) if p != "weir"}
+    known = {program: value for program, value in medians.items() if value is not None}
+    return min(known, key=known.get) if known else None
+
+
+def wide_table(document, store, group):
+    """One table for all rows: a column for each program, and the ratio of the best of them."""
+    programs = store.programs(group.name)
+    lines = []
+    for row in store.rows(group.name):
+        best = best_rival(store, group, row)
+        against = f"{best} {ratio(store, group, row, best).text()}" if best else "-"
+        lines.append([row, *[with_spread(store.values(group.name, row, p, group.metric))
+                             for p in programs], against])
+    document.table(["row", *programs, "best rival × weir's (95 %)"], lines)
+
+
+def verdicts(store):
+    """(group, row, program, ratio, verdict) of every comparison with weir."""
+    found = []
+    for name, group in catalogue.groups().items():
+        for row in store.rows(name):
+            for program in store.programs(name):
+                if program == "weir":
+                    continue
+                compared = ratio(store, group, row, program)
+                verdict = compared.verdict(group.higher_is_better)
+                if verdict:
+                    found.append((group, row, program, compared, verdict))
+    return found
+
+
+def summary(document, store):
+    found = verdicts(store)
+    document.heading("In short")
+    lines = []
+    for program in dict.fromkeys(f[2] for f in found):
+        mine = [f[4] for f in found if f[2] == program]
+        kind = " (a bound, not a rival)" if program in ROOFLINES else ""
+        lines.append([program + kind, *[str(mine.count(v)) for v in ("ahead", "level", "behind")]])
+    document.text("Rows in which weir is ahead of, level with or behind each program; level means "
+                  "that the 95 % interval of the ratio holds 1.")
+    document.table(["against", "ahead", "level", "behind"], lines)
+    behind = [f"{g.title}: {row}: {program} needs {r.text()} of weir's {NAMES[g.metric]}"
+              for g, row, program, r, verdict in found if verdict == "behind"]
+    document.text("Where weir is behind:" if behind else "weir is behind in no row of this run.")
+    if behind:
+        document.items(behind)
+
+
+def noise(document, store):
+    samples = store.samples
+    if not samples:
+        document.text("There is not one sample.")
+        return
+    noisy = [s for s in samples if not s.quiet]
+    again = [s for s in samples if s.tries > 1]
+    share = sorted(s.disturbance for s in samples)
+    document.text(
+        f"{len(samples)} samples; others used {median(share):.1f} % of a CPU (median; at most "
+        f"{share[-1]:.1f} %); {len(again)} were repeated; {len(noisy)} were above "
+        f"{LEAVE_OUT_ABOVE:.0f} % even then and are "
+        + ("used all the same, as asked." if store.keep_noisy else "left out."))
+    if len(noisy) > len(samples) / 10:
+        document.text("**The machine was noisy, in more than a tenth of the samples: do not quote "
+                      "these figures.**")
+
+
+def left_out(document, store):
+    lines = [f"{rival.name}: {rival.missing}" for rival in build.ALL
+             if rival.missing and rival.missing != "not asked for"]
+    lines += [f"{program} in {group}, {job}: {why}"
+              for (group, job, program), why in store.failures.items()]
+    if lines:
+        document.text("Left out, and why:")
+        document.items(lines)
+
+
+def compose(store, facts, pictures):
+    document = Document()
+    summary(document, store)
+    noise(document, store)
+    left_out(document, store)
+    for file, title in pictures:
+        document.picture(file, title)
+    for name, group in catalogue.groups().items():
+        if not store.rows(name):
+            continue
+        document.heading(group.title)
+        document.text(group.note)
+        (wide_table if name == "tasks" else row_tables)(document, store, group)
+    document.heading("The machine and the programs")
+    document.table(["what", "here"], [list(fact) for fact in facts])
+    document.table(["rival", "what", "version"],
+                   [[r.name, r.what, r.version() or ""] for r in build.ALL if not r.missing])
+    document.text("Median of the rounds ± half their range. '× weir's' is the program's figure over "
+                  "weir's of the same round, median and bootstrap interval. bench/README.md has "
+                  "the method.")
+    return document
+
+
+def write_csv(path, store):
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        out = csv.writer(file, lineterminator="\n")
+        out.writerow(["group", "row", "program", "round", "tries", "usable", "metric", "value"])
+        for s in store.samples:
+            for metric, value in s.figures.items():
+                out.writerow([s.group, s.row, s.program, s.round, s.tries, int(store.usable(s)), metric,
+                              f"{value:.6g}"])
+
+
+def everything(out, store, facts):
+    os.makedirs(out, exist_ok=True)
+    write_csv(os.path.join(out, "samples.csv"), store)
+    pictures = plots.draw(out, store)
+    document = compose(store, facts, pictures)
+    for file, text in (("report.md", document.markdown()), ("report.html", document.html())):
+        with open(os.path.join(out, file), "w", encoding="utf-8") as target:
+            target.write(text)
+    print(document.markdown())
+    print(f"written: {os.path.join(out, 'report.md')}, report.html, samples.csv"
+          + "".join(", " + file for file, _title in pictures))
