@@ -90,8 +90,10 @@ start:
 	movq	%r13, %rdi
 	subq	$8, %rsp
 	.cfi_adjust_cfa_offset 8
-	call	*%r12
-	ud2
+	leaq	1f(%rip), %rax		/* a call that is never returned from, and not predicted to be */
+	pushq	%rax
+	jmp	*%r12
+1:	ud2
 	.cfi_endproc
 	.size	start, . - start
 #endif

@@ -151,11 +151,14 @@ END_TEST
 
 /* ---- Deferred calls ------------------------------------------------------------------------- */
 
+static _Atomic bool has_deferred;
+
 static int defer_three(void *arg)
 {
 	for (const char *p = "abc"; *p; p++)
 		TRY(weir_task_defer(note, (void *)(uintptr_t)p));
 	note("-");
+	has_deferred = true;
 	return arg ? weir_sleep(1000 * WEIR_SEC) : 0;
 }
 
@@ -164,7 +167,7 @@ static int end_or_cancel(void *arg)
 	WEIR_SCOPE(scope, WEIR_FOREVER);
 
 	TRY(weir_spawn(&scope, defer_three, arg, .worker = WEIR_ON_WORKER(1)));
-	while (!strchr(trace, '-'))
+	while (!has_deferred)
 		TRY(weir_sleep(WEIR_MS));
 	if (arg)
 		weir_scope_cancel(&scope);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Both context switches, the assembly and the portable one, as the runtime uses them. That every
- * callee-saved register survives is switch_alone's to show.
+ * The context switches, the assembly, called and inlined, and the portable one, as the runtime uses
+ * them. That every callee-saved register survives is switch_alone's to show.
  */
 #include <check.h>
 #include <stdint.h>
@@ -12,11 +12,26 @@
 
 enum { STACK_BYTES = 64 << 10, CONTEXTS = 5 };
 
+static unsigned inlined;
+
+static __attribute__((noinline)) void count_inlined(void)
+{
+	inlined++;
+}
+
+/* Calls something, as whoever inlines it must. */
+static __attribute__((noinline)) void switch_inlined(void **save_sp, void *load_sp)
+{
+	count_inlined();
+	weir__switch_inline(save_sp, load_sp);
+}
+
 static const struct {
 	void (*go)(void **save_sp, void *load_sp);
 	void *(*prepare)(void *stack_top, void (*entry)(void *), void *arg);
 } kinds[] = {
 	{ weir__switch, weir__switch_prepare },
+	{ switch_inlined, weir__switch_prepare },
 	{ weir__switch_ucontext, weir__switch_prepare_ucontext },
 };
 
@@ -196,8 +211,8 @@ Suite *runtime_switch_suite(void)
 	TCase *tasks = tcase_create("tasks");
 
 	if (!TESTS_SLOW) { /* a sanitizer must be told of every switch: the tasks are */
-		tcase_add_loop_test(bare, control_goes_where_it_is_sent_and_comes_back, 0, 2);
-		tcase_add_loop_test(bare, floating_point_values_survive, 0, 2);
+		tcase_add_loop_test(bare, control_goes_where_it_is_sent_and_comes_back, 0, 3);
+		tcase_add_loop_test(bare, floating_point_values_survive, 0, 3);
 	}
 	suite_add_tcase(suite, bare);
 	tcase_set_tags(tasks, "fast");
