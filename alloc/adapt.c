@@ -23,6 +23,7 @@
  */
 #include <errno.h>
 #include <stdatomic.h>
+#include <string.h>
 
 #include "alloc/heap.h"
 
@@ -79,6 +80,10 @@ int weir__alloc_configure(const struct weir__alloc_config *config)
 	if (config->debug > 3)
 		return -EINVAL;
 	if (config->debug != weir__config.debug && atomic_load(&weir__home_count) > 0)
+		return -EBUSY;
+	size_t n = sizeof(config->classes);
+	bool described = weir__pools[1].object_bytes != 0;
+	if (described && memcmp(&config->classes, &weir__config.classes, n) != 0)
 		return -EBUSY;
 	weir__config = *config;
 	if (config->debug > 0)
@@ -195,18 +200,30 @@ uint32_t weir__law_next(struct weir__law *law, const struct weir__epoch *epoch, 
 
 /* ---- For one pool of a heap ----------------------------------------------------------------- */
 
-/* The capacity below which no cache shrinks. */
-static uint32_t reserve(uint32_t object_bytes)
+uint32_t weir__adapt_kept(uint32_t index)
 {
-	uint32_t n = RESERVE_BYTES / object_bytes;
+	return index > WEIR_CLASS_COUNT ? 0 : weir__config.reserves.objects[index - 1];
+}
+
+/* The capacity below which no cache shrinks. */
+static uint32_t reserve(uint32_t index)
+{
+	uint32_t n = RESERVE_BYTES / weir__pools[index].object_bytes;
 	if (n > weir__config.reserve)
 		n = weir__config.reserve;
+	if (n < weir__adapt_kept(index))
+		n = weir__adapt_kept(index);
 	return n < 1 ? 1 : n;
 }
 
-uint32_t weir__adapt_first_cap(const struct weir__home *home, uint32_t object_bytes)
+uint32_t weir__adapt_first_cap(const struct weir__home *home, uint32_t index)
 {
+	uint32_t object_bytes = weir__pools[index].object_bytes;
+	uint32_t kept = weir__adapt_kept(index);
 	uint32_t cap = FIRST_BYTES / object_bytes;
+	if (home->cap_bytes + (uint64_t)kept * object_bytes <= weir__config.worker_bytes &&
+	    kept > 0)
+		return kept;
 	if (cap > FIRST_MAX)
 		cap = FIRST_MAX;
 	if (cap < 2)
@@ -261,8 +278,8 @@ void weir__adapt_pool(struct weir__home *home, uint32_t index, int64_t now_ns)
 	if (cache->cap == 0)
 		return;
 	epoch_end(home, index, now_ns);
-	uint32_t cap = weir__law_next(&demand->law, &demand->epoch, cache->cap,
-				      reserve(cache->object_bytes), now_ns);
+	uint32_t cap =
+		weir__law_next(&demand->law, &demand->epoch, cache->cap, reserve(index), now_ns);
 	if (cap > cache->cap)
 		cap = weir__home_may_grow(home) ? afford(home, index, cap) : cache->cap;
 	epoch_begin(home, index);
@@ -270,8 +287,9 @@ void weir__adapt_pool(struct weir__home *home, uint32_t index, int64_t now_ns)
 		demand->law.resized_ns = now_ns;
 		weir__cache_resize(home, index, cap);
 	}
-	if (cache->count > 0 && now_ns - demand->law.used_ns > UNUSED_NS)
-		weir__cache_flush(home, index, cache->count);
+	uint32_t kept = weir__adapt_kept(index);
+	if (cache->count > kept && now_ns - demand->law.used_ns > UNUSED_NS)
+		weir__cache_flush(home, index, cache->count - kept);
 }
 
 int64_t weir__adapt_due(const struct weir__home *home)
@@ -279,7 +297,8 @@ int64_t weir__adapt_due(const struct weir__home *home)
 	int64_t due = WEIR__NEVER;
 	for (uint32_t i = 1; i < home->bins_end; i++) {
 		int64_t used_ns = home->bins[i].demand.law.used_ns;
-		if (home->heap.cache[i].count > 0 && used_ns + UNUSED_NS + 1 < due)
+		if (home->heap.cache[i].count > weir__adapt_kept(i) &&
+		    used_ns + UNUSED_NS + 1 < due)
 			due = used_ns + UNUSED_NS + 1;
 	}
 	return due;
@@ -312,7 +331,7 @@ static uint32_t donor(const struct weir__home *home, uint32_t to)
 	uint32_t worst = 0;
 	for (uint32_t i = 1; i < home->bins_end; i++) {
 		const struct weir__cache *cache = &home->heap.cache[i];
-		if (i == to || cache->cap <= 1 || cache->cap <= reserve(cache->object_bytes))
+		if (i == to || cache->cap <= 1 || cache->cap <= reserve(i))
 			continue;
 		if (home->bins[i].demand.fetched * MOVE_HYSTERESIS >=
 		    home->bins[to].demand.fetched * (MOVE_HYSTERESIS - 1))
@@ -335,6 +354,6 @@ void weir__adapt_budget(struct weir__home *home, int64_t now_ns)
 	const struct weir__cache *cache = &home->heap.cache[from];
 	uint32_t give =
 		(uint32_t)(weir__config.worker_bytes / MOVE_SHARE / cache->object_bytes) + 1;
-	uint32_t least = reserve(cache->object_bytes);
+	uint32_t least = reserve(from);
 	weir__cache_resize(home, from, cache->cap > give + least ? cache->cap - give : least);
 }

@@ -71,14 +71,21 @@ void *weir_realloc(void *block, size_t size)
 	return moved;
 }
 
+/* Of the block that a request gets: the class's, which a preset may have made larger. */
+static size_t class_bytes(size_t size)
+{
+	size_t bytes = weir__config.classes.object_bytes[weir_size_class(size)];
+	return bytes != 0 ? bytes : weir_class_size(weir_size_class(size));
+}
+
 /* The least size of which every block is aligned: a class size that `align` divides. */
 static size_t aligned_size(size_t align, size_t size)
 {
 	if (size < align)
 		size = align;
-	size_t bytes = weir_class_size(weir_size_class(size));
+	size_t bytes = class_bytes(size);
 	while (bytes % align != 0)
-		bytes = weir_class_size(weir_size_class(bytes + 1));
+		bytes = class_bytes(bytes + 1);
 	return bytes;
 }
 

@@ -77,6 +77,27 @@ enum weir__adapt {
 	WEIR__ADAPT_OFF,
 };
 
+/* The size of each class's blocks; 0: weir_class_size(). */
+struct weir__classes {
+	uint32_t object_bytes[WEIR_CLASS_COUNT];
+};
+
+/* Blocks of a class that its caches keep once they had them; 0: by the general rule. */
+struct weir__reserves {
+	uint32_t objects[WEIR_CLASS_COUNT];
+};
+enum { WEIR__RESERVE_MAX = 65536 };
+
+/*
+ * "geom4", "pow2", "zokio", "grpc", "graded", or ascending sizes: "8k,16k,1m". Returns 0, or
+ * -EINVAL and *ret untouched.
+ */
+WEIR_MUST int weir__classes_parse(const char *text, struct weir__classes *ret);
+
+/* "none", "zokio", or blocks by size: "64:6000,4k:200". Returns 0, or -EINVAL and *ret untouched.
+ */
+WEIR_MUST int weir__reserves_parse(const char *text, struct weir__reserves *ret);
+
 /* What can be set; alloc/adapt.c has the defaults and docs/tuning.md the reasons to change them. */
 struct weir__alloc_config {
 	uint32_t adapt;			/* enum weir__adapt */
@@ -95,6 +116,8 @@ struct weir__alloc_config {
 	int64_t dwell_ns;		/* 5 s: between a cache's shrinks */
 	int64_t shrink_idle_ns;		/* 60 s */
 	int64_t decay_ns;		/* 10 s: until free memory goes back to the OS */
+	struct weir__classes classes;	/* before the first heap */
+	struct weir__reserves reserves;
 };
 
 void weir__alloc_config_get(struct weir__alloc_config *ret);
@@ -102,7 +125,7 @@ void weir__alloc_config_get(struct weir__alloc_config *ret);
 /*
  * Sets it, for every heap. Before the first heap is made, or with the caches as they are then.
  * Returns 0, -EINVAL when a value is out of range or the band is too narrow for the steps, or
- * -EBUSY when the debug level is to change and there are heaps.
+ * -EBUSY when the debug level or the classes are to change and there are heaps.
  */
 WEIR_MUST int weir__alloc_configure(const struct weir__alloc_config *config);
 

@@ -86,7 +86,7 @@ static void cache_open(struct weir__home *home, uint32_t index)
 	cache->object_bytes = pool->object_bytes;
 	cache->limit = pool->object_bytes * pool->span_objects;
 	cache->reciprocal = pool->reciprocal;
-	uint32_t cap = weir__adapt_first_cap(home, pool->object_bytes);
+	uint32_t cap = weir__adapt_first_cap(home, index);
 	cache->slots = slots_new(home, cap, &bin->room);
 	WEIR__SET(cache->cap, cache->slots == NULL ? 0 : cap);
 	home->cap_bytes += (uint64_t)cache->cap * cache->object_bytes;
@@ -387,7 +387,7 @@ void *weir__alloc_exact(size_t room, size_t size, void *site)
 	bool window_full = block == NULL && room > WEIR__UNIT_BYTES && weir__mode == 0;
 	if (window_full && !weir__fault()) /* the machine may not be */
 		return weir__large_alloc(size, WEIR__UNIT_BYTES);
-	weir__watch_alloc(block, size, weir_class_size(weir_size_class(room)));
+	weir__watch_alloc(block, size, weir__pools[index].object_bytes);
 	if (weir__config.debug > 0)
 		weir__check_alloc(block, size, site);
 	return block;

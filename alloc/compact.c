@@ -219,7 +219,8 @@ static void compact_pool(struct weir__home *home, uint32_t index)
 static void shrink_cache(struct weir__home *home, uint32_t index, uint32_t level)
 {
 	struct weir__cache *cache = &home->heap.cache[index];
-	uint32_t keep = level >= WEIR_MEM_HIGH ? 0 : weir__config.reserve;
+	uint32_t kept = weir__adapt_kept(index);
+	uint32_t keep = level >= WEIR_MEM_HIGH ? 0 : kept > 0 ? kept : weir__config.reserve;
 	if (level >= WEIR_MEM_CRITICAL)
 		weir__cache_close(home, index);
 	else if (cache->count > keep)

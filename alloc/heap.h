@@ -359,7 +359,10 @@ int64_t weir__adapt_due(const struct weir__home *home);
 double weir__halved(double x);
 
 /* The capacity a cache starts with. */
-uint32_t weir__adapt_first_cap(const struct weir__home *home, uint32_t object_bytes);
+uint32_t weir__adapt_first_cap(const struct weir__home *home, uint32_t index);
+
+/* How many free objects stay in an unused cache. */
+uint32_t weir__adapt_kept(uint32_t index);
 
 /* False while memory is short: caches keep the size they have. */
 bool weir__home_may_grow(const struct weir__home *home);

@@ -59,7 +59,9 @@ void weir__pools_init(void)
 	if (weir__pools[1].object_bytes != 0)
 		return;
 	for (unsigned i = 1; i <= WEIR_CLASS_COUNT; i++) {
-		size_t bytes = weir_class_size(i - 1);
+		size_t bytes = weir__config.classes.object_bytes[i - 1];
+		if (bytes == 0)
+			bytes = weir_class_size(i - 1);
 		weir__pool_describe(&weir__pools[i], (uint32_t)bytes);
 		weir__pools[i].name = class_name(i, bytes);
 	}

@@ -364,6 +364,16 @@ static int configure(struct weir__config *config, const struct weir_run_opts *op
 	return err;
 }
 
+/* What the option table has found good. */
+static void sizes_of(const struct weir__config *config, struct weir__alloc_config *pools)
+{
+	const char *classes = (const char *)(uintptr_t)config->pool_classes;
+	const char *reserves = (const char *)(uintptr_t)config->pool_reserves;
+
+	(void)!weir__classes_parse(classes ? classes : "geom4", &pools->classes);
+	(void)!weir__reserves_parse(reserves ? reserves : "none", &pools->reserves);
+}
+
 /*
  * The allocator reads no environment: it knows no table of options. Its parameters are the
  * process's: those of the first of the runtimes that run at once.
@@ -385,6 +395,7 @@ static int configure_alloc(const struct weir__config *config)
 	pools.reserve = (uint32_t)config->pool_reserve;
 	pools.worker_bytes = config->pool_worker_bytes;
 	pools.mem_limit = config->mem_limit;
+	sizes_of(config, &pools);
 	pools.epoch_ns = (int64_t)config->pool_epoch_ms * WEIR_MS;
 	pools.halflife_ns = (int64_t)config->pool_halflife_ms * WEIR_MS;
 	pools.dwell_ns = (int64_t)config->pool_dwell_ms * WEIR_MS;
@@ -398,6 +409,9 @@ static int configure_alloc(const struct weir__config *config)
 			"weir: WEIR_POOL_BAND_PERCENT=%u: want 5 %% more than "
 			"WEIR_POOL_GROW_PERCENT and than 100 / WEIR_POOL_SHRINK_PERCENT\n",
 			pools.band_percent);
+	if (err == -EBUSY)
+		fprintf(stderr, "weir: WEIR_MEM_DEBUG and WEIR_POOL_CLASSES cannot change once "
+				"memory has been allocated\n");
 	return err;
 }
 

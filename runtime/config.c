@@ -15,6 +15,8 @@
 #include <sys/auxv.h>
 #include <unistd.h>
 
+#include "alloc/alloc_internal.h"
+
 const struct weir__option_info weir__option_info[WEIR__OPTIONS] = {
 #define XX(field_, type_, variable_, preset_, min_, max_, unit_, text_)                            \
 	[WEIR__OPTION_##field_] = {                                                                \
@@ -195,6 +197,13 @@ void weir__option_format(enum weir__option option, uint64_t value, char *ret, si
 		snprintf(ret, cap, "none");
 		words_format(info->unit, value, ret, cap);
 		return;
+	case WEIR__CLASSES:
+	case WEIR__RESERVES:
+		if (value == 0)
+			words_format(info->unit, 1, ret, cap);
+		else
+			snprintf(ret, cap, "%s", (const char *)(uintptr_t)value);
+		return;
 	case WEIR__BYTES:
 		for (; scale < 3 && shown != 0 && shown % 1024 == 0; scale++)
 			shown /= 1024;
@@ -229,6 +238,10 @@ void weir__option_accepts(enum weir__option option, FILE *out)
 		      out);
 		for (const char *comma = ""; (word = word_next(&words, &len)) != NULL; comma = ", ")
 			fprintf(out, "%s%.*s", comma, (int)len, word);
+		return;
+	case WEIR__CLASSES:
+	case WEIR__RESERVES:
+		fputs(words + strcspn(words, "|") + 1, out);
 	}
 }
 
@@ -287,6 +300,16 @@ static bool parse_set(const char *words, const char *text, uint64_t *ret)
 	return true;
 }
 
+/* Whether the allocator will take it. */
+static bool parse_sizes(enum weir__option_type type, const char *text)
+{
+	struct weir__classes classes;
+	struct weir__reserves reserves;
+	int err = type == WEIR__CLASSES ? weir__classes_parse(text, &classes)
+					: weir__reserves_parse(text, &reserves);
+	return err == 0;
+}
+
 static bool parse(const struct weir__option_info *option, const char *text, uint64_t *ret)
 {
 	uint64_t value = 0;
@@ -311,6 +334,12 @@ static bool parse(const struct weir__option_info *option, const char *text, uint
 		if (!parse_set(option->unit, text, &value))
 			return false;
 		break;
+	case WEIR__CLASSES:
+	case WEIR__RESERVES:
+		if (!parse_sizes(option->type, text))
+			return false;
+		value = word_find(option->unit, text, strlen(text)) == 0 ? 0 : (uintptr_t)text;
+		break;
 	}
 	if (!fits(option, value))
 		return false;
@@ -320,7 +349,8 @@ static bool parse(const struct weir__option_info *option, const char *text, uint
 
 static bool fits(const struct weir__option_info *option, uint64_t value)
 {
-	return value >= option->min && value <= option->max;
+	bool is_text = option->type == WEIR__CLASSES || option->type == WEIR__RESERVES;
+	return is_text || (value >= option->min && value <= option->max);
 }
 
 /*

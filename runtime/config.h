@@ -42,6 +42,8 @@
  *   BOOL    0 or 1
  *   CHOICE  one of the words in `unit`, separated by |; the field holds its place from 0
  *   SET     words in `unit` with commas between them, or "none"; the field has a bit for each
+ *   CLASSES, RESERVES  what alloc/classes.c reads, `unit` being the default and then what it
+ *           takes; the field is 0, or the address of the text, which is the environment's
  */
 #define WEIR_CONFIG_MAP(XX) \
 	XX(workers, NUMBER, "WEIR_WORKERS", 0, 0, 256, "threads", \
@@ -109,6 +111,12 @@
 	   "hit rate below which an idle cache shrinks") \
 	XX(pool_reserve, NUMBER, "WEIR_POOL_RESERVE", 4, 1, 65536, "objects", \
 	   "no cache shrinks below, within 16 KiB") \
+	XX(pool_reserves, RESERVES, "WEIR_POOL_RESERVES", 0, 0, 0, \
+	   "none|none, zokio, or objects by size, as 64:6000,4k:200", \
+	   "blocks of a size that a cache keeps once it had them, used or not") \
+	XX(pool_classes, CLASSES, "WEIR_POOL_CLASSES", 0, 0, 0, \
+	   "geom4|geom4, pow2, zokio, grpc, graded, or ascending sizes, as 8k,16k,1m", \
+	   "block sizes; requests above the last of them have the default ones") \
 	XX(pool_worker_bytes, BYTES, "WEIR_POOL_WORKER_BYTES", \
 	   8 << 20, 1 << 16, 1LL << 40, "bytes", \
 	   "all caches of a worker together, when full") \
@@ -167,6 +175,8 @@ enum weir__option_type {
 	WEIR__BOOL,
 	WEIR__CHOICE,
 	WEIR__SET,
+	WEIR__CLASSES,
+	WEIR__RESERVES,
 };
 
 /* One line of the table. */

@@ -102,12 +102,29 @@ START_TEST(printed_values_parse_back)
 }
 END_TEST
 
+START_TEST(lists_of_sizes_are_checked_kept_and_named)
+{
+	struct weir__config config;
+	char text[WEIR__OPTION_TEXT_MAX];
+	static const char list[] = "8k,16k";
+	ck_assert_int_eq(load_with("WEIR_POOL_CLASSES", "16k,8k", &config), -EINVAL);
+	ck_assert_ptr_nonnull(strstr(spoken(), "WEIR_POOL_CLASSES=\"16k,8k\": want geom4, pow2"));
+	ck_assert_int_eq(load_with("WEIR_POOL_RESERVES", "64", &config), -EINVAL);
+	ck_assert_ptr_nonnull(strstr(spoken(), "WEIR_POOL_RESERVES=\"64\": want none, zokio"));
+	weir__config_init(&config);
+	ck_assert_int_eq(weir__config_set_text(&config, WEIR__OPTION_pool_classes, list, stderr),
+			 0);
+	weir__option_format(WEIR__OPTION_pool_classes, config.pool_classes, text, sizeof(text));
+	ck_assert_str_eq(text, list);
+}
+END_TEST
+
 START_TEST(bounds_are_enforced_and_named)
 {
 	const struct weir__option_info *option = &weir__option_info[_i];
 	struct weir__config config;
 	char text[32];
-	if (option->type == WEIR__CHOICE || option->type == WEIR__SET)
+	if (option->type == WEIR__CHOICE || option->type >= WEIR__SET)
 		return;
 	snprintf(text, sizeof(text), "%llu", (unsigned long long)option->max + 1);
 	ck_assert_int_eq(load_with(option->variable, text, &config), -EINVAL);
@@ -541,6 +558,7 @@ Suite *runtime_config_suite(void)
 	tcase_add_loop_test(table, each_line_is_consistent, 0, WEIR__OPTIONS);
 	tcase_add_loop_test(table, printed_values_parse_back, 0, WEIR__OPTIONS);
 	tcase_add_loop_test(table, bounds_are_enforced_and_named, 0, WEIR__OPTIONS);
+	tcase_add_test(table, lists_of_sizes_are_checked_kept_and_named);
 	tcase_add_test(table, union_view_and_fields_agree);
 	TCase *values = new_case(suite, "values");
 	tcase_add_test(values, an_empty_environment_gives_the_defaults);
