@@ -75,6 +75,8 @@ struct weir_task_opts {
 	const char *site; /* filled by the macro: "file.c:12" */
 	enum weir_stack_class stack;
 	unsigned worker; /* WEIR_ON_WORKER(n); 0: here */
+	bool any;	 /* here, or wherever a worker is idle before it has started; not with
+			    .worker */
 };
 
 /*
@@ -287,6 +289,7 @@ struct weir_worker_stats {
 	uint64_t recv_empty; /* receives that found no buffer (ENOBUFS) */
 	uint64_t cq_overflows;
 	uint64_t stale_completions;
+	uint64_t steals; /* un-started tasks (.any) it took from other workers */
 };
 #define WEIR_ALL_WORKERS (-1)
 

@@ -40,7 +40,7 @@ static struct weir__scope *enter_task(struct weir__task *task, struct weir__scop
 static struct weir__task *next_child(struct weir__worker *self, struct weir__task *child)
 {
 	for (; child; child = child->sibling_next) {
-		if (child->worker != self)
+		if (!weir__runs_here(self, child))
 			weir__task_cancel_remote(child);
 		else if (!child->base_cancelled)
 			break;

@@ -26,6 +26,7 @@ static void add_worker(const struct weir__worker *worker, struct weir_worker_sta
 	sum->spawns += peek(&counts->spawns);
 	sum->tasks += peek(&worker->live);
 	sum->wakes += peek(&counts->wakes);
+	sum->steals += peek(&counts->steals);
 	sum->timers_fired += peek(&counts->timers_fired);
 	sum->enters += peek(&driver->enters);
 	sum->submissions += peek(&driver->submissions);

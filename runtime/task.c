@@ -67,9 +67,13 @@ static inline struct weir__task *pick(struct weir__worker *self)
 {
 	struct weir__task *task = self->runq_head;
 
-	if (!task || self->slice_left <= 0)
+	if (self->slice_left <= 0 || (!task && weir__fresh_count(&self->fresh) == 0))
 		return NULL;
 	self->slice_left--;
+	if (!task)
+		return weir__fresh_take(self);
+	if (task == self->fed)
+		self->fed = NULL;
 	self->runq_head = task->next;
 	if (!task->next)
 		self->runq_tail = &self->runq_head;
@@ -270,7 +274,7 @@ static void post_remote(struct weir__task *task, uint8_t bit)
 	uint8_t old = atomic_fetch_or_explicit(&task->remote, bit | WEIR__REMOTE_QUEUED,
 					       memory_order_acq_rel);
 
-	if (old & (WEIR__REMOTE_QUEUED | WEIR__REMOTE_ENDED))
+	if (old & (WEIR__REMOTE_QUEUED | WEIR__REMOTE_ENDED | WEIR__REMOTE_FRESH))
 		return;
 	task->in.fn = handle_remote;
 	weir__worker_post(task->worker, &task->in);
@@ -333,7 +337,7 @@ static void init_task(struct weir__task *task, struct weir__worker *self, struct
 	task->timer.expires_ns = INT64_MAX;
 	task->name = spawn->name;
 	task->site = spawn->site;
-	atomic_init(&task->remote, 0);
+	atomic_init(&task->remote, spawn->any ? WEIR__REMOTE_FRESH : 0);
 	number(task, self);
 	task->worker = spawn->worker ? spawn->worker : self;
 }
@@ -368,7 +372,9 @@ int weir__spawn(struct weir__scope *scope, const struct weir__spawn *spawn)
 	}
 	adopt(scope, task);
 	self->counts.spawns++;
-	if (task->worker == self) {
+	if (spawn->any) {
+		weir__fresh_push(self, task);
+	} else if (task->worker == self) {
 		self->live++;
 		weir__ready(self, task, 0);
 	} else {
@@ -394,6 +400,8 @@ int weir_spawn_with(struct weir_scope *scope, const struct weir_task_opts *opts)
 		return err;
 	if (!known.fn || known.stack > WEIR_STACK_1M || known.worker > self->runtime->workers_count)
 		return -EINVAL;
+	if (known.any && known.worker)
+		return -EINVAL;
 	return weir__spawn(
 		weir__scope_of(scope),
 		&(struct weir__spawn){
@@ -403,6 +411,7 @@ int weir_spawn_with(struct weir_scope *scope, const struct weir_task_opts *opts)
 			.site = known.site,
 			.worker = known.worker ? self->runtime->workers[known.worker - 1] : NULL,
 			.stack_shift = weir__stack_shift(self->runtime, known.stack),
+			.any = known.any && self->runtime->workers_count > 1,
 		});
 }
 

@@ -39,6 +39,8 @@ struct weir__msg {
 
 /* Any thread. The message must stay alive until it is handled. */
 void weir__worker_post(struct weir__worker *target, struct weir__msg *msg);
+/* Wakes the worker if it is parked and nobody else has; says so. Any worker, after a fence. */
+bool weir__worker_wake_parked(struct weir__worker *target);
 
 /* Has it turn when it sleeps: what its heap has to do is not in its inbox. Any thread. */
 void weir__worker_wake(struct weir__worker *target);
@@ -46,7 +48,9 @@ void weir__worker_wake(struct weir__worker *target);
 /*
  * Bits of weir__task.remote. Whoever sets QUEUED pushes `in`; the task's worker takes the other
  * bits off when it handles it. ENDED is set once and stays: nobody pushes `in` after it, and
- * whoever of the ending task and the queued `in` comes last sends the record home.
+ * whoever of the ending task and the queued `in` comes last sends the record home. FRESH is set
+ * while the task waits for any worker to take it (fresh.c): nobody pushes `in`, and the taker sees
+ * the other bits.
  */
 enum {
 	WEIR__REMOTE_QUEUED = 1 << 0,
@@ -54,6 +58,7 @@ enum {
 	WEIR__REMOTE_CANCEL = 1 << 2,
 	WEIR__REMOTE_WAKE = 1 << 3,
 	WEIR__REMOTE_ENDED = 1 << 4,
+	WEIR__REMOTE_FRESH = 1 << 5,
 };
 
 /* ---- Tasks -------------------------------------------------------------- */
@@ -161,6 +166,14 @@ _Static_assert(sizeof(struct weir__scope) <= sizeof(struct weir_scope), "fits th
 
 enum weir__park_state { WEIR__AWAKE, WEIR__PARKED };
 
+/* Tasks that any worker may start; oldest first. Any worker, under the lock. */
+struct weir__fresh {
+	_Alignas(64) atomic_flag lock;
+	struct weir__task *head;
+	struct weir__task **tail;
+	_Atomic uint32_t count; /* written under the lock, read at any time */
+};
+
 struct weir__worker {
 	/* hot: owner only */
 	struct weir__task *current;
@@ -176,7 +189,7 @@ struct weir__worker {
 	bool is_settled; /* has published PARKED and not looked since */
 	uint16_t index;
 	struct weir__worker_counts {
-		uint64_t switches, turns, parks, spawns, wakes, timers_fired;
+		uint64_t switches, turns, parks, spawns, wakes, timers_fired, steals;
 	} counts; /* owner writes, others read relaxed */
 	struct weir__runtime *runtime;
 	struct weir__driver *driver;
@@ -185,6 +198,7 @@ struct weir__worker {
 	uint64_t ids;
 	uint64_t live;		    /* tasks that run here and have not ended */
 	struct weir__drain *drains; /* servers to tell when the runtime drains; owner only */
+	struct weir__task *fed;	    /* went from `fresh` into the run queue and has not started */
 	struct weir__msg *taken;    /* from the inbox, not handled yet; oldest first */
 	struct weir__wheel wheel;
 
@@ -193,6 +207,7 @@ struct weir__worker {
 	_Atomic int park_state;	  /* owner sets PARKED; exactly one waker takes it back */
 	struct weir__msg control; /* stop and drain orders from worker 0 */
 	_Atomic unsigned orders;  /* WEIR__ORDER_* bits that `control` carries */
+	struct weir__fresh fresh;
 };
 
 enum { WEIR__ORDER_QUEUED = 1 << 0, WEIR__ORDER_STOP = 1 << 1, WEIR__ORDER_DRAIN = 1 << 2 };
@@ -215,6 +230,7 @@ struct weir__runtime {
 		stop_requests; /* signals and weir_stop() so far; any thread, signal handlers */
 	_Atomic unsigned left; /* workers out of their loops; any worker */
 	_Atomic unsigned foreign_posts; /* weir__worker_post() under way outside its workers */
+	_Atomic bool has_fresh;		/* a task was spawned with .any: stays set */
 	/* worker 0 only */
 	unsigned stop_seen;
 	int64_t drain_until_ns; /* INT64_MAX: not draining */
@@ -317,6 +333,7 @@ struct weir__spawn {
 	struct weir__worker *worker; /* NULL: here */
 	uint8_t stack_shift;
 	bool stack_now; /* bind the stack here and now, so that running cannot fail */
+	bool any;	/* any worker may start it; without `worker` and stack_now */
 };
 WEIR_MUST int weir__spawn(struct weir__scope *scope, const struct weir__spawn *spawn);
 uint8_t weir__stack_shift(const struct weir__runtime *runtime, enum weir_stack_class stack_class);
@@ -385,6 +402,29 @@ struct weir__virtual {
 };
 extern __thread const struct weir__virtual *weir__virtual
 	__attribute__((tls_model("initial-exec")));
+
+/* ---- Tasks any worker may start (fresh.c) ------------------------------- */
+
+void weir__fresh_init(struct weir__fresh *fresh);
+/* Queues a task with REMOTE_FRESH set here, and wakes one parked worker. */
+void weir__fresh_push(struct weir__worker *self, struct weir__task *task);
+/* The oldest of this worker's own, claimed and in no queue; NULL: others were faster. */
+struct weir__task *weir__fresh_take(struct weir__worker *self);
+/* Makes one of this worker's own ready; if there is none and nothing else to do, some of another's.
+ */
+void weir__fresh_feed(struct weir__worker *self);
+bool weir__fresh_anywhere(const struct weir__runtime *runtime);
+static inline uint32_t weir__fresh_count(const struct weir__fresh *fresh)
+{
+	return atomic_load_explicit(&fresh->count, memory_order_relaxed);
+}
+/* False also while nobody runs it yet: then its home may not touch it. */
+static inline bool weir__runs_here(const struct weir__worker *self, const struct weir__task *task)
+{
+	/* acquire: pairs with the release of who takes it and writes `worker` */
+	return !(atomic_load_explicit(&task->remote, memory_order_acquire) & WEIR__REMOTE_FRESH) &&
+	       task->worker == self;
+}
 
 int64_t weir__clock_ns(void);
 

@@ -45,20 +45,22 @@ int64_t weir_now(void)
 
 /* ---- Messages and orders ------------------------------------------------ */
 
-static void wake_if_parked(struct weir__worker *target)
+bool weir__worker_wake_parked(struct weir__worker *target)
 {
 	struct weir__worker *self = weir__worker_self();
-	/* what our driver sends goes out at the end of our turn, and a task may compute until then
+	/*
+	 * What our driver sends goes out at the end of our turn, and a task may compute until then;
+	 * and it knows drivers of its own kind only, those of this runtime.
 	 */
-	bool can_wait = self && !self->current;
+	bool can_wait = self && !self->current && self->runtime == target->runtime;
 	int parked = WEIR__PARKED;
 
-	/* pairs with the fence in park(): our push is seen there, or its PARKED is seen here */
-	atomic_thread_fence(memory_order_seq_cst);
-	if (atomic_load_explicit(&target->park_state, memory_order_relaxed) == WEIR__PARKED &&
-	    atomic_compare_exchange_strong_explicit(&target->park_state, &parked, WEIR__AWAKE,
-						    memory_order_relaxed, memory_order_relaxed))
-		target->driver->ops->wake(target->driver, can_wait ? self->driver : NULL);
+	if (atomic_load_explicit(&target->park_state, memory_order_relaxed) != WEIR__PARKED ||
+	    !atomic_compare_exchange_strong_explicit(&target->park_state, &parked, WEIR__AWAKE,
+						     memory_order_relaxed, memory_order_relaxed))
+		return false;
+	target->driver->ops->wake(target->driver, can_wait ? self->driver : NULL);
+	return true;
 }
 
 static void post(struct weir__worker *target, struct weir__msg *msg)
@@ -70,7 +72,7 @@ static void post(struct weir__worker *target, struct weir__msg *msg)
 		/* release: pairs with the acquire in take_posted() */
 	} while (!atomic_compare_exchange_weak_explicit(
 		&target->inbox, &head, msg, memory_order_release, memory_order_relaxed));
-	wake_if_parked(target);
+	weir__worker_wake(target);
 }
 
 /*
@@ -95,7 +97,9 @@ void weir__worker_post(struct weir__worker *target, struct weir__msg *msg)
 
 void weir__worker_wake(struct weir__worker *target)
 {
-	wake_if_parked(target);
+	/* pairs with the fence in settle(): our push is seen there, or its PARKED is seen here */
+	atomic_thread_fence(memory_order_seq_cst);
+	(void)weir__worker_wake_parked(target);
 }
 
 /* What has been posted since the last look, oldest first. */
@@ -189,8 +193,9 @@ static void run_slice(struct weir__worker *self)
 
 	while (read < end) {
 		self->slice_left = (int32_t)self->slice_resumes;
+		weir__fresh_feed(self);
 		weir__run_ready(self);
-		if (!self->runq_head)
+		if (!self->runq_head && weir__fresh_count(&self->fresh) == 0)
 			return;
 		self->now_ns = weir__clock_ns();
 		self->slice_resumes = next_resumes(self->slice_resumes, self->now_ns - read);
@@ -201,7 +206,7 @@ static void run_slice(struct weir__worker *self)
 static bool has_news(struct weir__worker *self)
 {
 	if (self->taken || atomic_load_explicit(&self->inbox, memory_order_relaxed) ||
-	    weir__heap_has_news())
+	    weir__heap_has_news() || weir__fresh_anywhere(self->runtime))
 		return true;
 	return self->index == 0 &&
 	       atomic_load_explicit(&self->runtime->stop_requests, memory_order_relaxed) !=
@@ -210,7 +215,7 @@ static bool has_news(struct weir__worker *self)
 
 int64_t weir__worker_settle(struct weir__worker *self)
 {
-	if (self->runq_head)
+	if (self->runq_head || weir__fresh_count(&self->fresh) > 0)
 		return 0;
 	int64_t until = weir__wheel_next(&self->wheel);
 	int64_t heap = weir__heap_idle(self->now_ns);
@@ -221,7 +226,7 @@ int64_t weir__worker_settle(struct weir__worker *self)
 		until = self->runtime->drain_until_ns;
 	self->is_settled = true;
 	atomic_store_explicit(&self->park_state, WEIR__PARKED, memory_order_relaxed);
-	/* pairs with the fence in wake_if_parked() */
+	/* pairs with the fences in weir__worker_post() and weir__fresh_push() */
 	atomic_thread_fence(memory_order_seq_cst);
 	return until <= self->now_ns || has_news(self) ? 0 : until;
 }
@@ -314,6 +319,7 @@ void weir__worker_init(struct weir__worker *worker, struct weir__runtime *runtim
 	worker->slice_resumes = 1;
 	worker->runq_tail = &worker->runq_head;
 	worker->control.fn = handle_orders;
+	weir__fresh_init(&worker->fresh);
 	worker->now_ns = weir__clock_ns();
 	weir__wheel_init(&worker->wheel, worker->now_ns);
 }

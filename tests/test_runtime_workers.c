@@ -1,0 +1,356 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Many workers: un-started tasks go where there is time for them, messages cannot hold up a worker,
+ * calls and posts reach the worker they name.
+ */
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <time.h>
+
+#include "tests/runtime_test.h"
+
+#define TRY(call)                                                                                  \
+	do {                                                                                       \
+		int try_err = (call);                                                              \
+		if (try_err < 0)                                                                   \
+			return try_err;                                                            \
+	} while (0)
+
+static struct weir_worker_stats stats_of(int worker)
+{
+	struct weir_worker_stats stats;
+
+	ck_assert_int_eq(weir_worker_stats_get(worker, &stats), 0);
+	return stats;
+}
+
+static int nothing(void *arg)
+{
+	(void)arg;
+	return 0;
+}
+
+/* ---- Any worker ----------------------------------------------------------------------------- */
+
+enum { WORKERS_MAX = 4 };
+
+static _Atomic unsigned ran_on[WORKERS_MAX];
+static _Atomic unsigned ran;
+
+static int note_worker(void *arg)
+{
+	(void)arg;
+	ran_on[weir_worker_index()]++;
+	ran++;
+	return 0;
+}
+
+/* The spawner never leaves its worker until all have run: they can only run elsewhere. */
+static int spawn_and_compute(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	for (unsigned i = 0; i < 100; i++)
+		TRY(weir_spawn(&scope, note_worker, NULL, .any = true));
+	while (ran < 100)
+		(void)sched_yield();
+	ck_assert_uint_eq(ran_on[0], 0);
+	ck_assert_uint_eq(stats_of(WEIR_ALL_WORKERS).steals >= 100, 1);
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(tasks_of_a_busy_worker_start_elsewhere)
+{
+	run_on(2 + (unsigned)_i, spawn_and_compute, NULL);
+}
+END_TEST
+
+static _Atomic unsigned meeting;
+
+/* Does not end before another worker runs one too. */
+static int meet_other(void *arg)
+{
+	unsigned bit = 1u << weir_worker_index();
+
+	(void)arg;
+	meeting |= bit;
+	while (meeting == bit)
+		(void)sched_yield();
+	return 0;
+}
+
+static int spawn_pair(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	TRY(weir_sleep(*(int64_t *)arg)); /* the other worker parks meanwhile, or is about to */
+	for (unsigned i = 0; i < 2; i++)
+		TRY(weir_spawn(&scope, meet_other, NULL, .any = true));
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(a_parked_worker_is_woken_for_them)
+{
+	int64_t ns = 20 * WEIR_MS;
+
+	run_on(2, spawn_pair, &ns);
+}
+END_TEST
+
+static int spawn_pairs(void *arg)
+{
+	uint64_t *seed = arg;
+
+	for (int i = 0; i < ROUNDS(20000); i++) {
+		WEIR_SCOPE(scope, WEIR_FOREVER);
+		meeting = 0;
+		for (unsigned k = 0; k < 2; k++)
+			TRY(weir_spawn(&scope, meet_other, NULL, .any = true));
+		TRY(weir_scope_wait(&scope));
+		for (volatile uint64_t wait = random_next(seed) % 4096; wait > 0; wait--)
+			;
+	}
+	return 0;
+}
+
+/* Each round hangs if the other worker parks beside a task in the queue. */
+START_TEST(no_worker_parks_beside_one)
+{
+	uint64_t seed = test_seed();
+
+	run_on(2, spawn_pairs, &seed);
+}
+END_TEST
+
+static int spawn_tree(void *arg)
+{
+	uintptr_t depth = (uintptr_t)arg;
+
+	note_worker(NULL);
+	if (depth == 0)
+		return 0;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+	for (unsigned i = 0; i < 10; i++)
+		TRY(weir_spawn(&scope, spawn_tree, (void *)(depth - 1), .any = true));
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(a_tree_of_them_is_run_once_each)
+{
+	unsigned sum = 0;
+
+	run_on(WORKERS_MAX, spawn_tree, (void *)(uintptr_t)(TESTS_SLOW ? 3 : 4));
+	for (unsigned i = 0; i < WORKERS_MAX; i++)
+		sum += ran_on[i];
+	ck_assert_uint_eq(sum, TESTS_SLOW ? 1111 : 11111);
+}
+END_TEST
+
+static int same_worker(void *arg)
+{
+	int worker = weir_worker_index();
+
+	(void)arg;
+	for (int i = 0; i < 20; i++) {
+		TRY(weir_sleep(10 * WEIR_US));
+		expect(weir_worker_index() == worker);
+	}
+	return 0;
+}
+
+static int spawn_sleepers(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	for (unsigned i = 0; i < 200; i++)
+		TRY(weir_spawn(&scope, same_worker, NULL, .any = true));
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(what_has_started_stays)
+{
+	run_on(3, spawn_sleepers, NULL);
+}
+END_TEST
+
+static _Atomic bool must_yield;
+
+static int yield_on(void *arg)
+{
+	(void)arg;
+	while (must_yield)
+		TRY(weir_yield());
+	return 0;
+}
+
+static int stop_yielding(void *arg)
+{
+	(void)arg;
+	must_yield = false;
+	return 0;
+}
+
+/* Every worker always has something else to run. */
+static int spawn_beside_yielders(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	must_yield = true;
+	for (unsigned i = 0; i < 4; i++)
+		TRY(weir_spawn(&scope, yield_on, NULL, .worker = WEIR_ON_WORKER(i % 2)));
+	TRY(weir_sleep(5 * WEIR_MS));
+	TRY(weir_spawn(&scope, stop_yielding, NULL, .any = true));
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(they_run_beside_tasks_that_never_wait)
+{
+	run_on(2, spawn_beside_yielders, NULL);
+}
+END_TEST
+
+static int fail_at_once(void *arg)
+{
+	(void)arg;
+	ran++;
+	return -EIO;
+}
+
+static int sleep_on(void *arg)
+{
+	(void)arg;
+	int err = weir_sleep(1000 * WEIR_SEC);
+	ran++;
+	return err;
+}
+
+/* Cancelled in whatever state each of them is: queued, on its way, started here or there. */
+static int cancel_many(void *arg)
+{
+	uint64_t *seed = arg;
+
+	for (int i = 0; i < ROUNDS(2000); i++) {
+		WEIR_SCOPE(scope, WEIR_FOREVER);
+		ran = 0;
+		for (unsigned k = 0; k < 20; k++)
+			TRY(weir_spawn(&scope, sleep_on, NULL, .any = true));
+		for (volatile uint64_t wait = random_next(seed) % 8192; wait > 0; wait--)
+			;
+		if (random_next(seed) % 2)
+			TRY(weir_yield());
+		weir_scope_cancel(&scope);
+		expect(weir_scope_wait(&scope) == -ECANCELED);
+		expect(ran == 20);
+	}
+	return 0;
+}
+
+START_TEST(cancelling_finds_them_wherever_they_are)
+{
+	uint64_t seed = test_seed();
+
+	run_on(3, cancel_many, &seed);
+}
+END_TEST
+
+static int one_fails(void *arg)
+{
+	(void)arg;
+	for (int i = 0; i < ROUNDS(500); i++) {
+		WEIR_SCOPE(scope, WEIR_FOREVER);
+		for (unsigned k = 0; k < 10; k++)
+			TRY(weir_spawn(&scope, k == 5 ? fail_at_once : sleep_on, NULL,
+				       .any = true));
+		expect(weir_scope_wait(&scope) == -EIO);
+	}
+	return 0;
+}
+
+START_TEST(one_that_fails_cancels_the_others)
+{
+	run_on(3, one_fails, NULL);
+}
+END_TEST
+
+static int wrong_options(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	ck_assert_int_eq(
+		weir_spawn(&scope, nothing, NULL, .any = true, .worker = WEIR_ON_WORKER(0)),
+		-EINVAL);
+	return 0;
+}
+
+START_TEST(any_worker_and_one_worker_contradict)
+{
+	run_on(2, wrong_options, NULL);
+}
+END_TEST
+
+/* ---- Messages ------------------------------------------------------------------------------- */
+
+/* When its thread is free again there are 10,000 messages for it; it takes some of them at a time.
+ */
+static int watch_flood(void *arg)
+{
+	_Atomic bool *is_blocked = arg;
+
+	*is_blocked = true;
+	while (*is_blocked)
+		(void)sched_yield();
+	TRY(weir_yield());
+	ck_assert_uint_le(stats_of(1).tasks, 1 + 256);
+	return 0;
+}
+
+static int flood(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+	_Atomic bool is_blocked = false;
+
+	(void)arg;
+	TRY(weir_spawn(&scope, watch_flood, &is_blocked, .worker = WEIR_ON_WORKER(1)));
+	while (!is_blocked)
+		(void)sched_yield();
+	for (unsigned i = 0; i < 10000; i++)
+		TRY(weir_spawn(&scope, nothing, NULL, .worker = WEIR_ON_WORKER(1)));
+	is_blocked = false;
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(messages_are_taken_in_bounded_numbers)
+{
+	run_on(2, flood, NULL);
+}
+END_TEST
+
+Suite *runtime_workers_suite(void)
+{
+	Suite *suite = suite_create("runtime_workers");
+	TCase *any = tcase_create("any");
+	TCase *messages = tcase_create("messages");
+
+	tcase_set_timeout(any, 30);
+	tcase_add_loop_test(any, tasks_of_a_busy_worker_start_elsewhere, 0, 3);
+	tcase_add_test(any, a_parked_worker_is_woken_for_them);
+	tcase_add_test(any, no_worker_parks_beside_one);
+	tcase_add_test(any, a_tree_of_them_is_run_once_each);
+	tcase_add_test(any, what_has_started_stays);
+	tcase_add_test(any, they_run_beside_tasks_that_never_wait);
+	tcase_add_test(any, cancelling_finds_them_wherever_they_are);
+	tcase_add_test(any, one_that_fails_cancels_the_others);
+	tcase_add_test(any, any_worker_and_one_worker_contradict);
+	suite_add_tcase(suite, any);
+
+	tcase_set_timeout(messages, 30);
+	tcase_add_test(messages, messages_are_taken_in_bounded_numbers);
+	suite_add_tcase(suite, messages);
+	return suite;
+}
