@@ -77,6 +77,9 @@ bench:  ## weir beside its rivals: build/bench/report.html; about 10 minutes
 bench-quick:  ## the core rows of it; about 90 seconds
 	@.ci/deps bench || true
 	$(Q)B=$B python3 bench/report --quick
+# RECORD=1 makes the counts the baseline.
+bench-guard: $B/bench/bench_guard  ## instructions of the hot paths against bench/baseline.csv
+	$(Q)B=$B python3 bench/report/guard.py $(if $(RECORD),--record)
 
 layers: $(HEADERS)  ## alloc <- runtime <- io, and nothing back
 	$(Q)! grep -snE '# *include *[<"](.*/)?((runtime|io)[/.]|weir\.h|liburing)' alloc/*.[chS]
@@ -167,6 +170,6 @@ $B/tests/switch_alone: tests/switch_alone.c runtime/switch_$(ARCH).S Makefile | 
 
 .SECONDARY:
 .PHONY: all lib preload-smoke examples bench-build rivals deps demo test test-examples check-asan check-tsan check-valgrind \
-	bench bench-quick \
+	bench bench-quick bench-guard \
 	layers symbols headers doc-examples lint model cross cross-objects install uninstall clean help
 -include $(wildcard $B/*/*.d $B/*/*/*.d)

@@ -118,6 +118,20 @@ bool weir__watched(void)
 }
 
 /*
+ * Memcheck alone keeps state for a block. Under callgrind the paths stay those of a normal run, or
+ * its counts would be of something else. A request that only memcheck knows tells them apart.
+ */
+bool weir__blocks_watched(void)
+{
+#ifdef HAVE_VALGRIND
+	char probe = 0;
+	return VALGRIND_MAKE_MEM_DEFINED(&probe, sizeof(probe)) != 0;
+#else
+	return false;
+#endif
+}
+
+/*
  * ASan sees the bytes that were asked for and catches an overrun into the rest; valgrind sees the
  * room.
  */

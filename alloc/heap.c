@@ -108,7 +108,7 @@ static struct weir__home *home_new(void)
 	if (id == WEIR__HEAPS_MAX)
 		return NULL;
 	weir__pools_init();
-	if (weir__watched())
+	if (weir__blocks_watched())
 		atomic_fetch_or_explicit(&weir__mode, WEIR__MODE_WATCH, memory_order_relaxed);
 	struct weir__home *home = weir__os_map(sizeof(*home), 4096);
 	if (home == NULL)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Servers and programs under measurement: started on their CPU, stopped for certain."""
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -24,6 +25,12 @@ def placed(cpu):
     return (lambda: os.sched_setaffinity(0, {cpu})) if cpu is not None else None
 
 
+def last_words(text):
+    """The last line that says something, to end an error with."""
+    lines = [line.strip() for line in text.splitlines() if re.search("[a-z]", line)]
+    return ": " + lines[-1][:200] if lines else ""
+
+
 def run(command, cpu=None, env=None, timeout=120):
     """Runs a program to its end and gives what it printed. Raises Failure when it fails."""
     try:
@@ -32,9 +39,8 @@ def run(command, cpu=None, env=None, timeout=120):
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Failure(f"{command[0]}: {error}") from error
     if done.returncode != 0:
-        words = (done.stderr or done.stdout).strip().splitlines()
         raise Failure(f"{os.path.basename(command[0])}: exit code {done.returncode}"
-                      + (f": {words[-1]}" if words else ""))
+                      + last_words(done.stderr or done.stdout))
     return done.stdout
 
 
@@ -55,9 +61,8 @@ class Server:
                 return self
             time.sleep(0.01)
         self.__exit__()
-        words = self.process.stderr.read().decode(errors="replace").strip().splitlines()
         raise Failure(f"{os.path.basename(self.command[0])} does not listen"
-                      + (f": {words[-1]}" if words else ""))
+                      + last_words(self.process.stderr.read().decode(errors="replace")))
 
     def answers(self):
         try:
