@@ -260,6 +260,210 @@ static inline void weir__chan_cleanup(weir_chan **chan)
 }
 #define weir_auto_chan WEIR_CLEANUP(weir__chan_cleanup) weir_chan *
 
+/* ---- Locks and signals between tasks ------------------------------------ */
+
+/*
+ * They serve tasks of any workers, in the order in which those came to wait, and lie in the
+ * caller's memory. All-zero memory is as good as _init() where there is no count to give.
+ *
+ * What lets others on (unlock, post, set, notify, send) does not park and may come from any thread.
+ * What waits is for tasks: elsewhere it returns -EINVAL. A wait that returns -ECANCELED or -ETIME
+ * has taken nothing; one that was served says so even when it was cancelled a moment later.
+ *
+ * _done() ends the object's life; it does not park. Who still waits gets -EPIPE and does not touch
+ * the object again. Nobody else may be in a call on it, or come later.
+ */
+
+/* One task at a time. */
+struct weir_mutex {
+	unsigned state_; /* the fields are the runtime's */
+	unsigned lock_;
+	void *waiters_[2];
+};
+
+WEIR_API WEIR_NONNULL void weir_mutex_init(struct weir_mutex *mutex);
+WEIR_API WEIR_NONNULL void weir_mutex_done(struct weir_mutex *mutex);
+WEIR_API WEIR_MUST WEIR_NONNULL int weir__mutex_lock_slow(struct weir_mutex *mutex);
+WEIR_API WEIR_NONNULL void weir__mutex_unlock_slow(struct weir_mutex *mutex);
+
+/* Returns 0, or -EBUSY when it is held. Does not park. */
+WEIR_MUST WEIR_NONNULL static inline int weir_mutex_try_lock(struct weir_mutex *mutex)
+{
+	unsigned is_free = 0;
+
+	return __atomic_compare_exchange_n(&mutex->state_, &is_free, 1, false, __ATOMIC_ACQUIRE,
+					   __ATOMIC_RELAXED)
+		       ? 0
+		       : -EBUSY;
+}
+
+/*
+ * Parks while another holds it. Taking a free one is no cancellation point: clean-up code may do
+ * so. Returns 0 with the mutex held, or -ECANCELED, -ETIME, -EPIPE (done), -EINVAL (no task)
+ * without.
+ */
+WEIR_MUST WEIR_NONNULL static inline int weir_mutex_lock(struct weir_mutex *mutex)
+{
+	return WEIR_LIKELY(weir_mutex_try_lock(mutex) == 0) ? 0 : weir__mutex_lock_slow(mutex);
+}
+
+/* Hands it to who has waited longest. For the task that holds it. */
+WEIR_NONNULL static inline void weir_mutex_unlock(struct weir_mutex *mutex)
+{
+	unsigned held_alone = 1;
+
+	if (!WEIR_LIKELY(__atomic_compare_exchange_n(&mutex->state_, &held_alone, 0, false,
+						     __ATOMIC_RELEASE, __ATOMIC_RELAXED)))
+		weir__mutex_unlock_slow(mutex);
+}
+
+/* Waiting, with a mutex released, until another task says that something has changed. */
+struct weir_cond {
+	void *private_[3];
+};
+
+WEIR_API WEIR_NONNULL void weir_cond_init(struct weir_cond *cond);
+WEIR_API WEIR_NONNULL void weir_cond_done(struct weir_cond *cond);
+
+/*
+ * Unlocks the mutex, parks until signalled, and locks it again. The mutex is held when it returns,
+ * whatever it returns; locking it again is no cancellation point. Returns 0, -ECANCELED, -ETIME,
+ * -EPIPE (the condition is done); -EINVAL outside tasks. Look at the condition again after 0:
+ * another task may have been faster.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_cond_wait(struct weir_cond *cond,
+						   struct weir_mutex *mutex);
+
+/* Wakes who has waited longest, or all who wait. With the mutex held or not. */
+WEIR_API WEIR_NONNULL void weir_cond_signal(struct weir_cond *cond);
+WEIR_API WEIR_NONNULL void weir_cond_broadcast(struct weir_cond *cond);
+
+/* Many readers or one writer. First come first served, so neither starves the other. */
+struct weir_rwlock {
+	void *private_[3];
+};
+
+WEIR_API WEIR_NONNULL void weir_rwlock_init(struct weir_rwlock *lock);
+WEIR_API WEIR_NONNULL void weir_rwlock_done(struct weir_rwlock *lock);
+
+/* Park while it is held the other way, or a writer waits. Return like weir_mutex_lock(). */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_rwlock_read(struct weir_rwlock *lock);
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_rwlock_write(struct weir_rwlock *lock);
+/* -EBUSY instead of parking. */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_rwlock_try_read(struct weir_rwlock *lock);
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_rwlock_try_write(struct weir_rwlock *lock);
+/* Ends what _read() or _write() began. */
+WEIR_API WEIR_NONNULL void weir_rwlock_unlock(struct weir_rwlock *lock);
+
+/* A number of units, taken and given back: back-pressure. */
+struct weir_sem {
+	void *private_[4];
+};
+
+/* Starts with so many units. */
+WEIR_API WEIR_NONNULL void weir_sem_init(struct weir_sem *sem, size_t units);
+WEIR_API WEIR_NONNULL void weir_sem_done(struct weir_sem *sem);
+
+/*
+ * Takes `units` at once; parks until they are there. Who waits for many is not overtaken by who
+ * wants few. Returns 0, -ECANCELED, -ETIME, -EPIPE, -EINVAL.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_sem_wait_for(struct weir_sem *sem, size_t units);
+/* Takes one. */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_sem_wait(struct weir_sem *sem);
+/* -EAGAIN instead of parking, and while others wait. */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_sem_try_wait(struct weir_sem *sem, size_t units);
+
+/* Gives one, or so many; -EOVERFLOW, and nothing given, above SIZE_MAX / 4 units. */
+WEIR_API WEIR_NONNULL int weir_sem_post(struct weir_sem *sem);
+WEIR_API WEIR_NONNULL int weir_sem_post_many(struct weir_sem *sem, size_t units);
+
+/* Units free now. */
+WEIR_API WEIR_NONNULL size_t weir_sem_units(const struct weir_sem *sem);
+
+/* Something that has happened, or not yet: all who wait go on when it is set. */
+struct weir_event {
+	void *private_[3];
+};
+
+WEIR_API WEIR_NONNULL void weir_event_init(struct weir_event *event);
+WEIR_API WEIR_NONNULL void weir_event_done(struct weir_event *event);
+WEIR_API WEIR_NONNULL void weir_event_set(struct weir_event *event);
+WEIR_API WEIR_NONNULL void weir_event_reset(struct weir_event *event);
+WEIR_API WEIR_NONNULL bool weir_event_is_set(const struct weir_event *event);
+
+/* Parks until it is set. Returns 0, -ECANCELED, -ETIME, -EPIPE, -EINVAL. */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_event_wait(struct weir_event *event);
+
+/*
+ * A wake-up for one: a notification that finds nobody waiting is kept, one of them, for the next
+ * who comes.
+ */
+struct weir_notify {
+	void *private_[3];
+};
+
+WEIR_API WEIR_NONNULL void weir_notify_init(struct weir_notify *notify);
+WEIR_API WEIR_NONNULL void weir_notify_done(struct weir_notify *notify);
+WEIR_API WEIR_NONNULL void weir_notify_one(struct weir_notify *notify);
+/* Wakes all who wait now; keeps nothing. */
+WEIR_API WEIR_NONNULL void weir_notify_all(struct weir_notify *notify);
+/* Parks until notified. Returns 0, -ECANCELED, -ETIME, -EPIPE, -EINVAL. */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_notify_wait(struct weir_notify *notify);
+
+/* One value, sent once, received once. */
+struct weir_oneshot {
+	void *private_[4];
+};
+
+WEIR_API WEIR_NONNULL void weir_oneshot_init(struct weir_oneshot *oneshot);
+WEIR_API WEIR_NONNULL void weir_oneshot_done(struct weir_oneshot *oneshot);
+
+/*
+ * Hands over `value`, what it points at included. Returns 0; -EPIPE when closed, -EALREADY when
+ * there was one: `value` is the caller's still.
+ */
+WEIR_API WEIR_MUST int weir_oneshot_send(struct weir_oneshot *oneshot, void *value);
+
+/*
+ * Parks until the value has come. Returns 0, -EPIPE when closed before or received already,
+ * -ECANCELED, -ETIME, -EINVAL.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_oneshot_recv(struct weir_oneshot *oneshot, void **ret);
+/* -EAGAIN instead of parking. */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_oneshot_try_recv(struct weir_oneshot *oneshot, void **ret);
+
+/* Nothing more will be sent: what was sent can be received, then -EPIPE. Either side may say so. */
+WEIR_API WEIR_NONNULL void weir_oneshot_close(struct weir_oneshot *oneshot);
+
+/* ---- Waiting for several things ----------------------------------------- */
+
+/* One of the things a weir_select() waits for, made by a weir_case_...() function. */
+struct weir_case {
+	const void *source_; /* the fields but result are the runtime's */
+	void *object_;
+	void *item_;
+	int64_t count_;
+	int result; /* of the case that was taken: what the call by itself would have returned */
+};
+
+/*
+ * Parks until one of the cases can be had, and takes exactly that one: of the others nothing is
+ * taken, received or sent. Among several that are ready it chooses in turn. A closed channel is
+ * ready, with -EPIPE as its result. Returns the number of the case, whose `result` is set; or
+ * -ECANCELED, -ETIME, -EINVAL (no task, no case or more than WEIR_CASES_MAX), -ENOMEM.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_select(struct weir_case *cases, unsigned count);
+/* -EAGAIN instead of parking. */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_select_try(struct weir_case *cases, unsigned count);
+enum { WEIR_CASES_MAX = 64 };
+
+/* Each does what its call does; what is pointed at is borrowed until weir_select() returns. */
+WEIR_API WEIR_NONNULL struct weir_case weir_case_sem(struct weir_sem *sem, size_t units);
+WEIR_API WEIR_NONNULL struct weir_case weir_case_event(struct weir_event *event);
+WEIR_API WEIR_NONNULL struct weir_case weir_case_notify(struct weir_notify *notify);
+WEIR_API WEIR_NONNULL struct weir_case weir_case_oneshot(struct weir_oneshot *oneshot, void **ret);
+
 /* ---- Errors, version ---------------------------------------------------- */
 
 /* A constant sentence for a negative errno value, e.g. "connection reset by peer". Never NULL. */

@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * mutex.c: one task at a time, and waiting for a change under it.
+ *
+ * The state is 0 free, 1 held, 2 held and somebody may be waiting. Taking and giving back without
+ * company are one compare-and-swap each, inlined into the program. Once the state is 2 it changes
+ * only under the lock, and the mutex is handed from task to task without ever being free: nobody
+ * overtakes who waits.
+ */
+#include "runtime/wait.h"
+
+#include <string.h>
+
+struct mutex {
+	unsigned state;
+	struct weir__lock lock;
+	struct weir__waitq queue;
+};
+_Static_assert(sizeof(struct mutex) <= sizeof(struct weir_mutex), "fits the public struct");
+_Static_assert(offsetof(struct mutex, state) == offsetof(struct weir_mutex, state_), "the same");
+
+enum { FREE, HELD, AWAITED };
+
+static struct mutex *of(struct weir_mutex *mutex)
+{
+	return (struct mutex *)(void *)mutex;
+}
+
+void weir_mutex_init(struct weir_mutex *mutex)
+{
+	memset(mutex, 0, sizeof *mutex);
+}
+
+void weir_mutex_done(struct weir_mutex *mutex)
+{
+	weir__waitq_done(&of(mutex)->lock, &of(mutex)->queue);
+}
+
+/* Under the lock. True: it was free and is ours. Else whoever unlocks has to come here. */
+static bool take_or_announce(struct mutex *mutex)
+{
+	/* acquire: pairs with the release in weir_mutex_unlock() */
+	if (__atomic_exchange_n(&mutex->state, AWAITED, __ATOMIC_ACQUIRE) != FREE)
+		return false;
+	if (weir__waitq_is_empty(&mutex->queue))
+		__atomic_store_n(&mutex->state, HELD, __ATOMIC_RELAXED);
+	return true;
+}
+
+/* The lock is released on return. */
+static bool enter(struct weir__worker *self, struct mutex *mutex, struct weir__waiter *waiter)
+{
+	weir__lock(&mutex->lock);
+	bool is_ours = take_or_announce(mutex);
+	if (!is_ours) {
+		weir__waiter_init(waiter, self->current);
+		weir__waitq_add(&mutex->lock, &mutex->queue, waiter);
+	}
+	weir__unlock(&mutex->lock);
+	return is_ours;
+}
+
+int weir__mutex_lock_slow(struct weir_mutex *public_mutex)
+{
+	struct weir__worker *self = weir__worker_self();
+	struct weir__waiter waiter;
+	int err = weir__may_wait(self);
+
+	if (err < 0)
+		return err;
+	return enter(self, of(public_mutex), &waiter) ? 0 : weir__wait(self, &waiter);
+}
+
+/* For the return from a condition. */
+static void lock_shielded(struct weir__worker *self, struct weir_mutex *mutex)
+{
+	struct weir__waiter waiter;
+
+	if (weir_mutex_try_lock(mutex) < 0 && !enter(self, of(mutex), &waiter))
+		(void)weir__wait_shielded(self, &waiter);
+}
+
+/*
+ * The last access to a mutex without waiters is the one that frees it: whoever takes it then may
+ * free the memory.
+ */
+void weir__mutex_unlock_slow(struct weir_mutex *public_mutex)
+{
+	struct weir__worker *self = weir__worker_self();
+	struct mutex *mutex = of(public_mutex);
+
+	for (;;) {
+		unsigned held = HELD;
+
+		weir__lock(&mutex->lock);
+		/* fails for an unlock without a lock */
+		WEIR_ASSERT(__atomic_load_n(&mutex->state, __ATOMIC_RELAXED) == AWAITED);
+		struct weir__waiter *next = weir__waitq_grant(self, &mutex->queue, 0);
+		if (weir__waitq_is_empty(&mutex->queue))
+			__atomic_store_n(&mutex->state, HELD, __ATOMIC_RELAXED);
+		weir__unlock(&mutex->lock);
+		if (next) {
+			weir__wake_from(self, next->task);
+			return;
+		}
+		if (__atomic_compare_exchange_n(&mutex->state, &held, FREE, false, __ATOMIC_RELEASE,
+						__ATOMIC_RELAXED))
+			return;
+	}
+}
+
+/* ---- Conditions --------------------------------------------------------- */
+
+struct cond {
+	struct weir__lock lock;
+	struct weir__waitq queue;
+};
+_Static_assert(sizeof(struct cond) <= sizeof(struct weir_cond), "fits the public struct");
+
+static struct cond *cond_of(struct weir_cond *cond)
+{
+	return (struct cond *)(void *)cond;
+}
+
+void weir_cond_init(struct weir_cond *cond)
+{
+	memset(cond, 0, sizeof *cond);
+}
+
+void weir_cond_done(struct weir_cond *cond)
+{
+	weir__waitq_done(&cond_of(cond)->lock, &cond_of(cond)->queue);
+}
+
+/* In the queue before the mutex is given back: no signal falls between. */
+int weir_cond_wait(struct weir_cond *public_cond, struct weir_mutex *mutex)
+{
+	struct weir__worker *self = weir__worker_self();
+	struct cond *cond = cond_of(public_cond);
+	struct weir__waiter waiter;
+	int err = weir__may_wait(self);
+
+	if (err < 0)
+		return err;
+	weir__waiter_init(&waiter, self->current);
+	weir__lock(&cond->lock);
+	weir__waitq_add(&cond->lock, &cond->queue, &waiter);
+	weir__unlock(&cond->lock);
+	weir_mutex_unlock(mutex);
+	err = weir__wait(self, &waiter);
+	lock_shielded(self, mutex);
+	return err;
+}
+
+void weir_cond_signal(struct weir_cond *public_cond)
+{
+	struct weir__worker *self = weir__worker_self();
+	struct cond *cond = cond_of(public_cond);
+
+	weir__lock(&cond->lock);
+	struct weir__waiter *waiter = weir__waitq_grant(self, &cond->queue, 0);
+	weir__unlock(&cond->lock);
+	if (waiter)
+		weir__wake_from(self, waiter->task);
+}
+
+void weir_cond_broadcast(struct weir_cond *public_cond)
+{
+	struct weir__worker *self = weir__worker_self();
+	struct cond *cond = cond_of(public_cond);
+
+	weir__release_all(self, &cond->lock, &cond->queue, 0);
+}

@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * wait.c: entering and leaving the queues of wait.h, which has the rules; tests/model/wait.pml has
+ * the proof.
+ */
+#include "runtime/wait.h"
+
+#include <sched.h>
+
+enum { GRANTED_AT_ONCE = 64 }; /* wake-ups prepared while the lock is held */
+
+/* ---- The lock ----------------------------------------------------------- */
+
+/* The holder may have been preempted: then spinning on keeps it from running. */
+void weir__lock_slow(struct weir__lock *lock)
+{
+	unsigned spins = 0;
+
+	do {
+		while (atomic_load_explicit(&lock->is_taken, memory_order_relaxed)) {
+#if defined(__x86_64__)
+			__builtin_ia32_pause();
+#endif
+			if (++spins % 64 == 0)
+				sched_yield();
+		}
+	} while (atomic_exchange_explicit(&lock->is_taken, 1, memory_order_acquire));
+}
+
+/* ---- Leaving ------------------------------------------------------------ */
+
+static bool change_place(struct weir__waiter *waiter, uint8_t to)
+{
+	uint8_t in = WEIR__PLACE_IN;
+
+	/* acq_rel: who loses does not touch what the winner may free */
+	return atomic_compare_exchange_strong_explicit(&waiter->place, &in, to,
+						       memory_order_acq_rel, memory_order_acquire);
+}
+
+bool weir__waiter_drop(struct weir__waiter *waiter)
+{
+	struct weir__link link = waiter->link; /* read before: it may be gone after the change */
+
+	if (!change_place(waiter, WEIR__PLACE_OUT))
+		return false;
+	link.next->prev = link.prev;
+	link.prev->next = link.next;
+	return true;
+}
+
+void weir__waiter_leave(struct weir__worker *self, struct weir__waiter *waiter)
+{
+	struct weir__wakes wakes;
+
+	if (!change_place(waiter, WEIR__PLACE_LEAVING))
+		return;
+	weir__wakes_init(&wakes);
+	weir__lock(waiter->lock);
+	weir__link_del(&waiter->link);
+	if (waiter->left)
+		waiter->left(waiter, &wakes);
+	weir__unlock(waiter->lock);
+	weir__wakes_send(self, &wakes);
+}
+
+/* The abort function of every wait for one thing. */
+static void abort_wait(struct weir__task *task, int why)
+{
+	struct weir__waiter *waiter = task->wait;
+	uint32_t open = WEIR__CLAIM_OPEN;
+
+	if (!atomic_compare_exchange_strong_explicit(&waiter->own_claim, &open, WEIR__CLAIM_ENDED,
+						     memory_order_relaxed, memory_order_relaxed))
+		return; /* granted: the wake-up is under way */
+	weir__waiter_leave(task->worker, waiter);
+	weir__ready(task->worker, task, why);
+}
+
+/* ---- Waiting ------------------------------------------------------------ */
+
+int weir__wait(struct weir__worker *self, struct weir__waiter *waiter)
+{
+	int err = weir__park(self, abort_wait, waiter);
+
+	return err < 0 ? err : waiter->result;
+}
+
+int weir__wait_shielded(struct weir__worker *self, struct weir__waiter *waiter)
+{
+	(void)weir__park(self, NULL, waiter);
+	return waiter->result;
+}
+
+/* ---- Granting ----------------------------------------------------------- */
+
+void weir__wakes_send(struct weir__worker *self, struct weir__wakes *wakes)
+{
+	struct weir__link *next;
+
+	for (struct weir__link *link = wakes->first; link; link = next) {
+		next = link->next; /* the waiter is gone once its task is woken */
+		weir__wake_from(self, ((struct weir__waiter *)link)->task);
+	}
+}
+
+/* Under the lock: grants to some. True: there may be more. */
+static bool grant_some(struct weir__worker *self, struct weir__waitq *queue, int result,
+		       struct weir__wakes *wakes)
+{
+	struct weir__waiter *waiter;
+
+	weir__wakes_init(wakes);
+	for (int n = 0; n < GRANTED_AT_ONCE; n++) {
+		waiter = weir__waitq_grant(self, queue, result);
+		if (!waiter)
+			return false;
+		weir__wakes_add(wakes, waiter);
+	}
+	return !weir__waitq_is_empty(queue);
+}
+
+/*
+ * Until the queue is empty. Who is leaving by itself needs the lock once more: a matter of
+ * microseconds.
+ */
+static void serve(struct weir__worker *self, struct weir__lock *lock, struct weir__waitq *queue,
+		  int result)
+{
+	bool is_empty;
+
+	do {
+		struct weir__wakes wakes;
+
+		weir__lock(lock);
+		bool has_more = grant_some(self, queue, result, &wakes);
+		is_empty = weir__waitq_is_empty(queue);
+		weir__unlock(lock);
+		weir__wakes_send(self, &wakes);
+		if (!is_empty && !has_more)
+			sched_yield();
+	} while (!is_empty);
+}
+
+void weir__release_begin(struct weir__worker *self, struct weir__waitq *queue, int result,
+			 struct weir__release *release)
+{
+	struct weir__link *ring = &release->rest.ring;
+
+	release->result = result;
+	release->has_rest = grant_some(self, queue, result, &release->wakes);
+	if (release->has_rest) {
+		*ring = queue->ring;
+		ring->next->prev = ring->prev->next = ring;
+		queue->ring.next = NULL;
+	}
+}
+
+void weir__release_end(struct weir__worker *self, struct weir__lock *lock,
+		       struct weir__release *release)
+{
+	weir__wakes_send(self, &release->wakes);
+	if (release->has_rest)
+		serve(self, lock, &release->rest, release->result);
+}
+
+void weir__release_all(struct weir__worker *self, struct weir__lock *lock,
+		       struct weir__waitq *queue, int result)
+{
+	struct weir__release release;
+
+	weir__lock(lock);
+	weir__release_begin(self, queue, result, &release);
+	weir__unlock(lock);
+	weir__release_end(self, lock, &release);
+}
+
+void weir__waitq_done(struct weir__lock *lock, struct weir__waitq *queue)
+{
+	serve(weir__worker_self(), lock, queue, -EPIPE);
+}

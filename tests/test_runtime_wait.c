@@ -1,0 +1,731 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What every call that waits for another task keeps, asked of each of them in turn: first come,
+ * first served; a wait that is cancelled or out of time has taken nothing; one that was served
+ * counts even when it is cancelled before it runs; the end of the object ends the wait.
+ */
+#include <stdatomic.h>
+#include <string.h>
+
+#include "tests/runtime_test.h"
+
+#define TRY(call)                                                                                  \
+	do {                                                                                       \
+		int try_err = (call);                                                              \
+		if (try_err < 0)                                                                   \
+			return try_err;                                                            \
+	} while (0)
+
+static union {
+	struct weir_mutex mutex;
+	struct weir_rwlock rwlock;
+	struct weir_sem sem;
+	struct weir_event event;
+	struct weir_notify notify;
+	struct weir_oneshot oneshot;
+} one;
+static struct weir_mutex cond_mutex;
+static struct weir_cond cond;
+
+/* ---- The calls ------------------------------------------------------------------------------ */
+
+static int start_mutex(void)
+{
+	weir_mutex_init(&one.mutex);
+	return weir_mutex_lock(&one.mutex);
+}
+
+static int wait_mutex(void)
+{
+	return weir_mutex_lock(&one.mutex);
+}
+
+static void give_mutex(void)
+{
+	weir_mutex_unlock(&one.mutex);
+}
+
+static void done_mutex(void)
+{
+	weir_mutex_done(&one.mutex);
+}
+
+static int start_write(void)
+{
+	weir_rwlock_init(&one.rwlock);
+	return weir_rwlock_write(&one.rwlock);
+}
+
+static int start_read(void)
+{
+	weir_rwlock_init(&one.rwlock);
+	return weir_rwlock_read(&one.rwlock);
+}
+
+static int wait_write(void)
+{
+	return weir_rwlock_write(&one.rwlock);
+}
+
+static int wait_read(void)
+{
+	return weir_rwlock_read(&one.rwlock);
+}
+
+static void give_rwlock(void)
+{
+	weir_rwlock_unlock(&one.rwlock);
+}
+
+static void done_rwlock(void)
+{
+	weir_rwlock_done(&one.rwlock);
+}
+
+static int start_sem(void)
+{
+	weir_sem_init(&one.sem, 0);
+	return 0;
+}
+
+static int wait_sem(void)
+{
+	return weir_sem_wait(&one.sem);
+}
+
+static void give_sem(void)
+{
+	ck_assert_int_eq(weir_sem_post(&one.sem), 0);
+}
+
+static void done_sem(void)
+{
+	weir_sem_done(&one.sem);
+}
+
+static int start_event(void)
+{
+	weir_event_init(&one.event);
+	return 0;
+}
+
+static int wait_event(void)
+{
+	return weir_event_wait(&one.event);
+}
+
+static void give_event(void)
+{
+	weir_event_set(&one.event);
+}
+
+static void done_event(void)
+{
+	weir_event_done(&one.event);
+}
+
+static int start_notify(void)
+{
+	weir_notify_init(&one.notify);
+	return 0;
+}
+
+static int wait_notify(void)
+{
+	return weir_notify_wait(&one.notify);
+}
+
+static void give_notify(void)
+{
+	weir_notify_one(&one.notify);
+}
+
+static void done_notify(void)
+{
+	weir_notify_done(&one.notify);
+}
+
+static int start_cond(void)
+{
+	weir_cond_init(&cond);
+	weir_mutex_init(&cond_mutex);
+	return 0;
+}
+
+/* Holds the mutex afterwards, whatever has happened. */
+static int wait_cond(void)
+{
+	TRY(weir_mutex_lock(&cond_mutex));
+	int err = weir_cond_wait(&cond, &cond_mutex);
+	if (err != -EINVAL)
+		expect(weir_mutex_try_lock(&cond_mutex) == -EBUSY);
+	weir_mutex_unlock(&cond_mutex);
+	return err;
+}
+
+static void give_cond(void)
+{
+	weir_cond_signal(&cond);
+}
+
+static void done_cond(void)
+{
+	weir_cond_done(&cond);
+}
+
+static int start_oneshot(void)
+{
+	weir_oneshot_init(&one.oneshot);
+	return 0;
+}
+
+static int wait_oneshot(void)
+{
+	void *value = NULL;
+
+	TRY(weir_oneshot_recv(&one.oneshot, &value));
+	expect(value == &one);
+	return 0;
+}
+
+static void give_oneshot(void)
+{
+	ck_assert_int_eq(weir_oneshot_send(&one.oneshot, &one), 0);
+}
+
+static void done_oneshot(void)
+{
+	weir_oneshot_done(&one.oneshot);
+}
+
+/*
+ * Each kind has a wait that parks after start(), and a give() that ends it: that of one waiter
+ * (ONE), that of one and then the next's when the first gives in turn (CHAIN), or of all.
+ */
+enum serves { SERVES_ONE, SERVES_CHAIN, SERVES_ALL, SERVES_ONCE };
+
+static const struct kind {
+	const char *name;
+	int (*start)(void);
+	int (*wait)(void);
+	void (*give)(void);
+	void (*done)(void);
+	enum serves serves;
+} kinds[] = {
+	{ "mutex", start_mutex, wait_mutex, give_mutex, done_mutex, SERVES_CHAIN },
+	{ "write", start_write, wait_write, give_rwlock, done_rwlock, SERVES_CHAIN },
+	{ "write after read", start_read, wait_write, give_rwlock, done_rwlock, SERVES_CHAIN },
+	{ "read", start_write, wait_read, give_rwlock, done_rwlock, SERVES_ALL },
+	{ "semaphore", start_sem, wait_sem, give_sem, done_sem, SERVES_ONE },
+	{ "event", start_event, wait_event, give_event, done_event, SERVES_ALL },
+	{ "notify", start_notify, wait_notify, give_notify, done_notify, SERVES_ONE },
+	{ "condition", start_cond, wait_cond, give_cond, done_cond, SERVES_ONE },
+	{ "oneshot", start_oneshot, wait_oneshot, give_oneshot, done_oneshot, SERVES_ONCE },
+};
+enum { KINDS = sizeof kinds / sizeof *kinds, WAITERS = 5 };
+
+static const struct kind *kind;
+static int results[WAITERS], order[WAITERS];
+static _Atomic unsigned begun, ended;
+
+static int wait_for_it(void *arg)
+{
+	int number = (int)(intptr_t)arg;
+
+	begun++;
+	int err = kind->wait();
+	if (err == 0 && kind->serves == SERVES_CHAIN)
+		kind->give();
+	results[number] = err;
+	order[ended++] = number;
+	return 0;
+}
+
+static int spawn_waiter(struct weir_scope *scope, int number, unsigned worker)
+{
+	results[number] = 1;
+	return weir_spawn(scope, wait_for_it, (void *)(intptr_t)number,
+			  .worker = WEIR_ON_WORKER(worker));
+}
+
+static void give_to(int count)
+{
+	int times = kind->serves == SERVES_ONE ? count : 1;
+
+	for (int i = 0; i < times; i++)
+		kind->give();
+}
+
+static int start(int which)
+{
+	kind = &kinds[which];
+	ended = 0;
+	return kind->start();
+}
+
+/* ---- Rules ---------------------------------------------------------------------------------- */
+
+static int serve_in_turn(void *arg)
+{
+	int count = *(int *)arg;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	TRY(start(*(int *)arg));
+	count = kind->serves == SERVES_ONCE ? 1 : WAITERS;
+	for (int i = 0; i < count; i++)
+		TRY(spawn_waiter(&scope, i, 0));
+	TRY(weir_yield());
+	give_to(count);
+	TRY(weir_scope_wait(&scope));
+	for (int i = 0; i < count; i++) {
+		ck_assert_msg(results[i] == 0, "%s: %d", kind->name, results[i]);
+		ck_assert_msg(order[i] == i, "%s: %d as number %d", kind->name, order[i], i);
+	}
+	return 0;
+}
+
+START_TEST(who_waits_longest_is_served_first)
+{
+	run_on(1, serve_in_turn, &_i);
+}
+END_TEST
+
+/* The first of two waiters is interrupted; what comes then is the other's. */
+static int pass_by(void *arg)
+{
+	bool by_deadline = *(int *)arg >= KINDS;
+	WEIR_SCOPE(others, WEIR_FOREVER);
+	WEIR_SCOPE(victim, by_deadline ? 2 * WEIR_MS : WEIR_FOREVER);
+
+	TRY(start(*(int *)arg % KINDS));
+	TRY(spawn_waiter(&victim, 0, 0));
+	TRY(spawn_waiter(&others, 1, 0));
+	TRY(weir_yield());
+	if (!by_deadline)
+		weir_scope_cancel(&victim);
+	while (results[0] == 1)
+		(void)weir_yield();
+	ck_assert_msg(results[0] == (by_deadline ? -ETIME : -ECANCELED), "%s: %d", kind->name,
+		      results[0]);
+	ck_assert_int_eq(results[1], 1);
+	weir_scope_close(&victim);
+	give_to(1);
+	TRY(weir_scope_wait(&others));
+	ck_assert_msg(results[1] == 0, "%s: %d", kind->name, results[1]);
+	return 0;
+}
+
+START_TEST(an_interrupted_wait_takes_nothing)
+{
+	run_on(1, pass_by, &_i);
+}
+END_TEST
+
+/* Served, then cancelled before it has run: it was served. */
+static int serve_then_cancel(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	TRY(start(*(int *)arg));
+	TRY(spawn_waiter(&scope, 0, 0));
+	TRY(weir_yield());
+	give_to(1);
+	weir_scope_cancel(&scope);
+	weir_scope_close(&scope);
+	ck_assert_msg(results[0] == 0, "%s: %d", kind->name, results[0]);
+	return 0;
+}
+
+START_TEST(what_was_served_counts_although_cancelled)
+{
+	run_on(1, serve_then_cancel, &_i);
+}
+END_TEST
+
+/* A task that is cancelled already does not even begin to wait. */
+static int come_cancelled(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	TRY(start(*(int *)arg));
+	TRY(spawn_waiter(&scope, 0, 0));
+	weir_scope_cancel(&scope);
+	weir_scope_close(&scope);
+	ck_assert_msg(results[0] == -ECANCELED, "%s: %d", kind->name, results[0]);
+	return 0;
+}
+
+START_TEST(a_cancelled_task_does_not_wait)
+{
+	run_on(1, come_cancelled, &_i);
+}
+END_TEST
+
+/* Waiters of two workers; the memory is used for something else at once. */
+static int done_with_waiters(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	TRY(start(*(int *)arg));
+	for (int i = 0; i < WAITERS; i++)
+		TRY(spawn_waiter(&scope, i, (unsigned)i % 2));
+	while (begun < WAITERS)
+		TRY(weir_sleep(WEIR_MS));
+	TRY(weir_sleep(2 * WEIR_MS));
+	kind->done();
+	memset(&one, 0xa5, sizeof one);
+	TRY(weir_scope_wait(&scope));
+	for (int i = 0; i < WAITERS; i++)
+		ck_assert_msg(results[i] == -EPIPE, "%s: %d", kind->name, results[i]);
+	return 0;
+}
+
+START_TEST(the_end_of_the_object_ends_the_waits)
+{
+	run_on(2, done_with_waiters, &_i);
+}
+END_TEST
+
+START_TEST(outside_tasks_there_is_no_waiting)
+{
+	static const int held[] = { -EINVAL };
+
+	kind = &kinds[_i];
+	if (kind->serves == SERVES_CHAIN || kind->wait == wait_read) { /* a free lock may be had */
+		memset(&one, 0, sizeof one);
+		ck_assert_int_eq(kind->wait(), 0);
+		ck_assert_int_eq(wait_write == kind->wait || wait_read == kind->wait
+					 ? weir_rwlock_write(&one.rwlock)
+					 : kind->wait(),
+				 held[0]);
+		return;
+	}
+	ck_assert_int_eq(kind->start(), 0);
+	ck_assert_int_eq(kind->wait(), -EINVAL);
+}
+END_TEST
+
+/* ---- Of single kinds ------------------------------------------------------------------------ */
+
+enum { CROWD = 10000 };
+static _Atomic unsigned crowd_woken;
+
+static int join_crowd(void *arg)
+{
+	(void)arg;
+	begun++;
+	TRY(weir_event_wait(&one.event));
+	crowd_woken++;
+	return 0;
+}
+
+static int wake_crowd(void *arg)
+{
+	unsigned workers = *(int *)arg ? 2 : 1;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	weir_event_init(&one.event);
+	for (unsigned i = 0; i < (unsigned)ROUNDS(CROWD); i++)
+		TRY(weir_spawn(&scope, join_crowd, NULL, .worker = WEIR_ON_WORKER(i % workers)));
+	while (begun < (unsigned)ROUNDS(CROWD))
+		TRY(weir_sleep(WEIR_MS));
+	weir_event_set(&one.event);
+	if (workers == 1) /* who waits is woken all the same */
+		weir_event_reset(&one.event);
+	TRY(weir_scope_wait(&scope));
+	ck_assert_uint_eq(crowd_woken, (unsigned)ROUNDS(CROWD));
+	return 0;
+}
+
+START_TEST(ten_thousand_wait_for_one_event)
+{
+	run_on(2, wake_crowd, &_i);
+}
+END_TEST
+
+static unsigned got_units;
+
+static int want_units(void *arg)
+{
+	size_t units = (size_t)(intptr_t)arg;
+
+	TRY(weir_sem_wait_for(&one.sem, units));
+	got_units = got_units * 10 + (unsigned)units;
+	return 0;
+}
+
+static int save_up(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+	WEIR_SCOPE(many, WEIR_FOREVER);
+
+	(void)arg;
+	weir_sem_init(&one.sem, 1);
+	TRY(weir_spawn(&scope, want_units, (void *)3));
+	TRY(weir_spawn(&scope, want_units, (void *)1));
+	TRY(weir_yield());
+	ck_assert_int_eq(weir_sem_try_wait(&one.sem, 1), -EAGAIN); /* that one is being saved */
+	ck_assert_int_eq(weir_sem_post(&one.sem), 0);
+	TRY(weir_yield());
+	ck_assert_uint_eq(got_units, 0);
+	ck_assert_int_eq(weir_sem_post_many(&one.sem, 2), 0);
+	TRY(weir_sleep(WEIR_MS));
+	ck_assert_uint_eq(got_units, 31);
+	/* who gives up saving lets the others go on */
+	TRY(weir_spawn(&many, want_units, (void *)5));
+	TRY(weir_yield());
+	TRY(weir_spawn(&scope, want_units, (void *)2));
+	TRY(weir_yield());
+	ck_assert_int_eq(weir_sem_post_many(&one.sem, 2), 0);
+	TRY(weir_yield());
+	ck_assert_uint_eq(got_units, 31);
+	weir_scope_cancel(&many);
+	weir_scope_close(&many);
+	TRY(weir_scope_wait(&scope));
+	ck_assert_uint_eq(got_units, 312);
+	ck_assert_uint_eq(weir_sem_units(&one.sem), 0);
+	ck_assert_int_eq(weir_sem_post_many(&one.sem, SIZE_MAX), -EOVERFLOW);
+	ck_assert_int_eq(weir_sem_post_many(&one.sem, SIZE_MAX / 4), 0);
+	ck_assert_int_eq(weir_sem_post(&one.sem), -EOVERFLOW);
+	return 0;
+}
+
+START_TEST(who_wants_many_units_is_not_overtaken)
+{
+	run_on(1, save_up, NULL);
+}
+END_TEST
+
+static char letters[16];
+
+static int read_it(void *arg)
+{
+	TRY(weir_rwlock_read(&one.rwlock));
+	strcat(letters, "r");
+	int err = weir_yield();
+	weir_rwlock_unlock(&one.rwlock);
+	(void)arg;
+	return err;
+}
+
+static int write_it(void *arg)
+{
+	TRY(weir_rwlock_write(&one.rwlock));
+	strcat(letters, "W");
+	int err = weir_yield();
+	weir_rwlock_unlock(&one.rwlock);
+	(void)arg;
+	return err;
+}
+
+static int read_and_write(void *arg)
+{
+	static const weir_fn fns[] = { read_it, read_it, write_it, read_it, read_it, write_it };
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	weir_rwlock_init(&one.rwlock);
+	TRY(weir_rwlock_read(&one.rwlock));
+	for (unsigned i = 0; i < 6; i++)
+		TRY(weir_spawn(&scope, fns[i], NULL));
+	for (unsigned i = 0; i < 4; i++)
+		TRY(weir_yield());
+	ck_assert_str_eq(letters, "rr"); /* later readers do not pass the writer */
+	ck_assert_int_eq(weir_rwlock_try_read(&one.rwlock), -EBUSY);
+	weir_rwlock_unlock(&one.rwlock);
+	TRY(weir_scope_wait(&scope));
+	ck_assert_str_eq(letters, "rrWrrW");
+	TRY(weir_rwlock_try_read(&one.rwlock));
+	TRY(weir_rwlock_try_read(&one.rwlock));
+	ck_assert_int_eq(weir_rwlock_try_write(&one.rwlock), -EBUSY);
+	weir_rwlock_unlock(&one.rwlock);
+	weir_rwlock_unlock(&one.rwlock);
+	TRY(weir_rwlock_try_write(&one.rwlock));
+	ck_assert_int_eq(weir_rwlock_try_read(&one.rwlock), -EBUSY);
+	weir_rwlock_unlock(&one.rwlock);
+	return 0;
+}
+
+START_TEST(neither_readers_nor_writers_starve)
+{
+	run_on(1, read_and_write, NULL);
+}
+END_TEST
+
+static int keep_one(void *arg)
+{
+	void *value = NULL;
+
+	(void)arg;
+	weir_notify_init(&one.notify);
+	weir_notify_one(&one.notify);
+	weir_notify_one(&one.notify);
+	TRY(weir_notify_wait(&one.notify)); /* one is kept, not two */
+	{
+		WEIR_SCOPE(scope, WEIR_MS);
+		ck_assert_int_eq(weir_notify_wait(&one.notify), -ETIME);
+	}
+	weir_notify_all(&one.notify); /* nobody there, nothing kept */
+	WEIR_SCOPE(scope, WEIR_MS);
+	ck_assert_int_eq(weir_notify_wait(&one.notify), -ETIME);
+	weir_scope_close(&scope);
+
+	weir_oneshot_init(&one.oneshot);
+	ck_assert_int_eq(weir_oneshot_try_recv(&one.oneshot, &value), -EAGAIN);
+	TRY(weir_oneshot_send(&one.oneshot, &value));
+	ck_assert_int_eq(weir_oneshot_send(&one.oneshot, &value), -EALREADY);
+	weir_oneshot_close(&one.oneshot);
+	TRY(weir_oneshot_recv(&one.oneshot, &value));
+	ck_assert_ptr_eq(value, &value);
+	ck_assert_int_eq(weir_oneshot_recv(&one.oneshot, &value), -EPIPE);
+	ck_assert_int_eq(weir_oneshot_send(&one.oneshot, &value), -EPIPE);
+	return 0;
+}
+
+START_TEST(one_notification_is_kept_and_one_value_received_once)
+{
+	run_on(1, keep_one, NULL);
+}
+END_TEST
+
+/* ---- Stress --------------------------------------------------------------------------------- */
+
+/*
+ * Tasks of two workers take and give back, some give up waiting after microseconds. What the locks
+ * protect must hold at every moment, and in the end everything has been given back.
+ */
+enum { PARTIES = 8, UNITS = 3 };
+
+static uint64_t guarded[2];
+static _Atomic int inside_read, inside_written, units_out;
+
+static int use_mutex(uint64_t *seed)
+{
+	TRY(weir_mutex_lock(&one.mutex));
+	expect(guarded[0] == guarded[1]);
+	guarded[0]++;
+	if (random_next(seed) % 8 == 0)
+		(void)weir_yield();
+	guarded[1]++;
+	weir_mutex_unlock(&one.mutex);
+	return 0;
+}
+
+static int use_rwlock(uint64_t *seed)
+{
+	bool writes = random_next(seed) % 4 == 0;
+
+	TRY(writes ? weir_rwlock_write(&one.rwlock) : weir_rwlock_read(&one.rwlock));
+	if (writes) {
+		expect(inside_written++ == 0);
+		expect(inside_read == 0);
+	} else {
+		inside_read++;
+		expect(inside_written == 0);
+	}
+	if (random_next(seed) % 4 == 0)
+		(void)weir_yield();
+	if (writes)
+		inside_written--;
+	else
+		inside_read--;
+	weir_rwlock_unlock(&one.rwlock);
+	return 0;
+}
+
+static int use_sem(uint64_t *seed)
+{
+	int units = 1 + (int)(random_next(seed) % UNITS);
+
+	TRY(weir_sem_wait_for(&one.sem, (size_t)units));
+	expect((units_out += units) <= UNITS);
+	if (random_next(seed) % 4 == 0)
+		(void)weir_yield();
+	units_out -= units;
+	expect(weir_sem_post_many(&one.sem, (size_t)units) == 0);
+	return 0;
+}
+
+static int (*const uses[])(uint64_t *seed) = { use_mutex, use_rwlock, use_sem };
+static int (*use)(uint64_t *seed);
+
+static int take_part(void *arg)
+{
+	uint64_t seed = *(uint64_t *)arg;
+	int64_t patience = (int64_t)(random_next(&seed) % 30000);
+	WEIR_SCOPE(scope, patience < 15000 ? patience : WEIR_FOREVER);
+
+	for (int err = 0; err == 0;) {
+		err = use(&seed);
+		if (err == 0 && random_next(&seed) % 32 == 0)
+			err = weir_yield();
+	}
+	return 0;
+}
+
+static int party_round(uint64_t *seed)
+{
+	uint64_t seeds[PARTIES];
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	for (int i = 0; i < PARTIES; i++) {
+		seeds[i] = random_next(seed);
+		TRY(weir_spawn(&scope, take_part, &seeds[i],
+			       .worker = WEIR_ON_WORKER((unsigned)random_next(seed) % 2)));
+	}
+	return weir_sleep((int64_t)(random_next(seed) % 400000)); /* then all are cancelled */
+}
+
+static int hold_parties(void *arg)
+{
+	uint64_t *seed = arg;
+
+	for (int round = 0; round < ROUNDS(1000); round++)
+		TRY(party_round(seed));
+	return 0;
+}
+
+START_TEST(a_cancelled_waiter_swallows_nothing)
+{
+	uint64_t seed = test_seed();
+
+	memset(&one, 0, sizeof one);
+	use = uses[_i];
+	if (use == use_sem)
+		weir_sem_init(&one.sem, UNITS);
+	run_on(2, hold_parties, &seed);
+	ck_assert_uint_eq(guarded[0], guarded[1]);
+	if (use == use_mutex)
+		ck_assert_int_eq(weir_mutex_try_lock(&one.mutex), 0);
+	else if (use == use_rwlock)
+		ck_assert_int_eq(weir_rwlock_try_write(&one.rwlock), 0);
+	else
+		ck_assert_uint_eq(weir_sem_units(&one.sem), UNITS);
+}
+END_TEST
+
+Suite *runtime_wait_suite(void)
+{
+	Suite *suite = suite_create("runtime_wait");
+	TCase *rules = tcase_create("rules");
+	TCase *stress = tcase_create("stress");
+
+	tcase_set_tags(rules, "fast");
+	tcase_set_timeout(rules, 10);
+	tcase_add_loop_test(rules, who_waits_longest_is_served_first, 0, KINDS);
+	tcase_add_loop_test(rules, an_interrupted_wait_takes_nothing, 0, 2 * KINDS);
+	tcase_add_loop_test(rules, what_was_served_counts_although_cancelled, 0, KINDS);
+	tcase_add_loop_test(rules, a_cancelled_task_does_not_wait, 0, KINDS);
+	tcase_add_loop_test(rules, the_end_of_the_object_ends_the_waits, 0, KINDS);
+	tcase_add_loop_test(rules, outside_tasks_there_is_no_waiting, 0, KINDS);
+	tcase_add_test(rules, who_wants_many_units_is_not_overtaken);
+	tcase_add_test(rules, neither_readers_nor_writers_starve);
+	tcase_add_test(rules, one_notification_is_kept_and_one_value_received_once);
+	suite_add_tcase(suite, rules);
+
+	tcase_set_timeout(stress, 60);
+	tcase_add_loop_test(stress, ten_thousand_wait_for_one_event, 0, 2);
+	tcase_add_loop_test(stress, a_cancelled_waiter_swallows_nothing, 0, 3);
+	suite_add_tcase(suite, stress);
+	return suite;
+}
