@@ -17,8 +17,11 @@
 
 #include "io/io_internal.h"
 #include "io/probe.h"
+#include "io/signal.h"
+#include "runtime/capture.h"
 #include "runtime/fatal.h"
 #include "runtime/opts.h"
+#include "runtime/watch.h"
 
 /* One run: what the starting threads share. */
 struct run {
@@ -36,56 +39,6 @@ struct run {
 /* Guards what is made once per process. */
 static pthread_mutex_t start_lock = PTHREAD_MUTEX_INITIALIZER;
 static unsigned runtimes; /* that run now; under start_lock */
-
-/* ---- Signals ------------------------------------------------------------ */
-
-/* The runtime that SIGINT and SIGTERM stop: the first one that asked. */
-static _Atomic(struct weir__runtime *) signal_runtime;
-static struct sigaction old_actions[2];
-static const int stop_signals[2] = { SIGINT, SIGTERM };
-
-/* First: drain. Second: cancel. A third finds the default action: the process ends. */
-static void on_stop_signal(int signal_number)
-{
-	struct weir__runtime *runtime = atomic_load_explicit(&signal_runtime, memory_order_acquire);
-	int saved = errno;
-
-	if (!runtime)
-		return;
-	if (atomic_load_explicit(&runtime->stop_requests, memory_order_relaxed) >= 1)
-		(void)signal(signal_number, SIG_DFL);
-	weir__runtime_stop(runtime);
-	errno = saved;
-}
-
-static bool catch_signals(struct weir__runtime *runtime)
-{
-	struct sigaction action = { .sa_handler = on_stop_signal,
-				    .sa_flags = SA_ONSTACK | SA_RESTART };
-	struct weir__runtime *none = NULL;
-
-	if (!atomic_compare_exchange_strong(&signal_runtime, &none, runtime))
-		return false;
-	sigemptyset(&action.sa_mask);
-	for (int i = 0; i < 2; i++)
-		(void)sigaction(stop_signals[i], &action, &old_actions[i]);
-	return true;
-}
-
-static void release_signals(void)
-{
-	for (int i = 0; i < 2; i++)
-		(void)sigaction(stop_signals[i], &old_actions[i], NULL);
-	atomic_store(&signal_runtime, NULL);
-}
-
-void weir_stop(void)
-{
-	struct weir__worker *self = weir__worker_self();
-
-	if (self)
-		weir__runtime_stop(self->runtime);
-}
 
 /* ---- One worker --------------------------------------------------------- */
 
@@ -145,11 +98,13 @@ static int worker_open(struct weir__worker *worker)
 		return err;
 	weir__heap_set_worker(worker->index);
 	weir__worker_enter(worker);
+	weir__capture_attach_thread();
 	err = weir__fatal_attach_thread();
 	if (err == 0)
 		err = open_driver(worker);
 	if (err < 0) {
 		weir__fatal_detach_thread();
+		weir__capture_detach_thread();
 		weir__worker_leave(worker);
 		weir__heap_detach();
 		return err;
@@ -163,6 +118,7 @@ static void worker_close(struct weir__worker *worker)
 	weir__heap_on_news(NULL, NULL);
 	worker->driver->ops->close(worker->driver);
 	weir__fatal_detach_thread();
+	weir__capture_detach_thread();
 	weir__worker_leave(worker);
 	weir__heap_detach();
 }
@@ -222,6 +178,7 @@ static int start_thread(struct run *run, unsigned index)
 	sigfillset(&all);
 	sigdelset(&all, SIGSEGV);
 	sigdelset(&all, SIGBUS);
+	sigdelset(&all, SIGURG);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	int err = -pthread_create(&run->threads[index], NULL, worker_main, start);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
@@ -279,7 +236,8 @@ static void report(const struct weir__runtime *runtime)
 		(unsigned long long)mem.span_bytes / 1024, (unsigned long long)mem.os_maps);
 }
 
-/* The first task. It reports while every worker is still there to be asked. */
+/* The first task. It reports while every worker is still there to be asked, and watched until then.
+ */
 static int main_task(void *arg)
 {
 	struct run *run = arg;
@@ -287,6 +245,7 @@ static int main_task(void *arg)
 
 	if (run->runtime.config.verbose)
 		report(&run->runtime);
+	weir__watcher_stop(&run->runtime);
 	return result;
 }
 
@@ -300,17 +259,18 @@ static int run_workers(struct run *run, const struct weir_run_opts *opts)
 		runtime->config.pin && sched_getaffinity(0, sizeof affinity, &affinity) == 0;
 
 	int own = worker_open(first);
-	int err = start_all(run, own, &started);
+	int err = own < 0 ? own : weir__watcher_start(runtime);
+	err = start_all(run, err, &started);
 	if (err == 0) {
 		if (is_pinned)
 			pin(first);
-		bool has_signals = !opts->signals_ignored && catch_signals(runtime);
+		bool has_signals = !opts->signals_ignored && weir__signals_catch(runtime);
 		run->fn = opts->fn;
 		run->arg = opts->arg;
 		weir__task_root(runtime, main_task, run);
 		weir__worker_run(first);
 		if (has_signals)
-			release_signals();
+			weir__signals_release();
 		if (is_pinned)
 			(void)sched_setaffinity(0, sizeof affinity, &affinity);
 		err = runtime->root_result;
@@ -319,6 +279,7 @@ static int run_workers(struct run *run, const struct weir_run_opts *opts)
 		pthread_join(run->threads[i], NULL);
 	if (own == 0)
 		worker_close(first);
+	weir__watcher_free(runtime);
 	return err;
 }
 

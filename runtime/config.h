@@ -71,6 +71,8 @@
 	   "time the first SIGINT or SIGTERM leaves to clients before they are cancelled") \
 	XX(defer_ms, NUMBER, "WEIR_DEFER_MS", 5000, 0, 3600000, "ms", \
 	   "time the deferred calls of a task that ends may block in all") \
+	XX(dump_signal, BOOL, "WEIR_DUMP_SIGNAL", 1, 0, 1, "", \
+	   "SIGQUIT writes all tasks to standard error and the program goes on") \
 	XX(pin, BOOL, "WEIR_PIN", 0, 0, 1, "", \
 	   "bind worker i to the i-th allowed CPU") \
 	XX(recv_bytes, BYTES, "WEIR_RECV_BYTES", 4096, 512, 1 << 20, "bytes", \

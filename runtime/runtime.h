@@ -502,6 +502,16 @@ struct weir_worker_stats {
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_worker_stats_get(int worker,
 							  struct weir_worker_stats *ret);
 
+/*
+ * Writes every task of the runtime, as a tree, to `out`, which is borrowed: id, name, what it waits
+ * for and how long it has, where it was spawned, its stack (in use, of, and touched so far) and its
+ * frames. All workers stand still while it looks, not while it writes; one that does not let itself
+ * be stopped for 100 ms is interrupted by SIGURG and shown with what it runs. The caller's worker
+ * waits. Does not park. Returns 0, -EINVAL outside a runtime, -ENOMEM, or the error of writing.
+ * SIGQUIT does the same to standard error (WEIR_DUMP_SIGNAL=0: not).
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_tasks_write(FILE *out);
+
 #ifdef __cplusplus
 }
 #endif

@@ -192,6 +192,7 @@ static inline void open_scope(struct weir__scope *scope, int64_t timeout_ns, boo
 	scope->awaits = WEIR__AWAITS_NOTHING;
 	atomic_init(&scope->asked, WEIR__ASKED_NOT);
 	scope->is_bound = 0;
+	atomic_signal_fence(memory_order_release); /* for dump.c, which may interrupt us */
 	task->scope = scope;
 	task->deadline_ns = deadline;
 }

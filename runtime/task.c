@@ -210,6 +210,8 @@ static void task_main(void *unused)
 	}
 }
 
+const uintptr_t weir__task_entry = (uintptr_t)task_main;
+
 static void go_home(struct weir__worker *self, struct weir__msg *msg)
 {
 	struct weir__task *task = (void *)((char *)msg - offsetof(struct weir__task, in));
@@ -348,6 +350,7 @@ static void adopt(struct weir__scope *scope, struct weir__task *task)
 	task->sibling_pprev = &scope->children;
 	if (scope->children)
 		scope->children->sibling_pprev = &task->sibling_next;
+	atomic_signal_fence(memory_order_release); /* for dump.c, which may interrupt us */
 	scope->children = task;
 	scope->pending++;
 }

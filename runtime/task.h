@@ -14,6 +14,7 @@
 #define WEIR_TASK_H
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <time.h>
 
@@ -208,9 +209,18 @@ struct weir__worker {
 	struct weir__msg control; /* stop and drain orders from worker 0 */
 	_Atomic unsigned orders;  /* WEIR__ORDER_* bits that `control` carries */
 	struct weir__fresh fresh;
+
+	/* for who watches from outside: see watch.h */
+	pthread_t thread;
+	struct weir__capture *capture; /* the watcher's; NULL: there is none */
 };
 
-enum { WEIR__ORDER_QUEUED = 1 << 0, WEIR__ORDER_STOP = 1 << 1, WEIR__ORDER_DRAIN = 1 << 2 };
+enum {
+	WEIR__ORDER_QUEUED = 1 << 0,
+	WEIR__ORDER_STOP = 1 << 1,
+	WEIR__ORDER_DRAIN = 1 << 2,
+	WEIR__ORDER_STAND_STILL = 1 << 3
+};
 
 /* A server that finishes its clients before the runtime stops. Lives on its worker. */
 struct weir__drain {
@@ -237,6 +247,7 @@ struct weir__runtime {
 	_Atomic bool draining;
 	struct weir__task root;
 	int root_result;
+	struct weir__watch *watch; /* NULL: all workers are one thread's; see watch.h */
 };
 
 /* ---- Services inside the library ---------------------------------------- */
@@ -318,6 +329,9 @@ static inline void weir__budget_spend(struct weir__worker *self)
 	if (__builtin_expect(--self->budget < 0, 0))
 		weir__budget_spend_slow(self);
 }
+
+/* Where the outermost frame of every task is. */
+extern const uintptr_t weir__task_entry;
 
 /* The pool of task records, made once. Called under io/run.c's start lock. */
 WEIR_MUST int weir__task_pool_init(void);

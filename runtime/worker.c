@@ -17,6 +17,7 @@
 #include <time.h>
 
 #include "runtime/sanitizer.h"
+#include "runtime/watch.h"
 
 enum {
 	RESUMES_PER_CLOCK_MAX = 64,
@@ -144,6 +145,8 @@ static void handle_orders(struct weir__worker *self, struct weir__msg *msg)
 			drain->begin(drain);
 		}
 	}
+	if (orders & WEIR__ORDER_STAND_STILL)
+		weir__watcher_stand_still(self);
 	if (orders & WEIR__ORDER_STOP)
 		self->stopping = true;
 }
@@ -327,6 +330,7 @@ void weir__worker_init(struct weir__worker *worker, struct weir__runtime *runtim
 void weir__worker_enter(struct weir__worker *worker)
 {
 	weir__worker_tls = worker;
+	worker->thread = pthread_self();
 	weir__san_thread(&worker->thread_stack);
 }
 

@@ -1,0 +1,339 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * watch.c: a thread per runtime that looks at the workers from outside.
+ *
+ * A list of tasks touches every worker's memory, so they are made to stand still: each finds an
+ * order in its inbox, at its turn, and waits in weir__watcher_stand_still(). One that has not come
+ * within 100 ms runs a task that does not let go: its thread is asked by a signal what it does, and
+ * held in the handler. A worker whose task asks for the list waits for the watcher and
+ * stands still meanwhile: so two of them cannot wait for each other.
+ */
+#include "runtime/watch.h"
+
+#include <pthread.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/capture.h"
+#include "runtime/dump.h"
+
+static const int64_t COME_NS = 100 * WEIR_MS;
+
+/* A task's call of weir_tasks_write(); lies on its stack. */
+struct request {
+	struct request *next;
+	FILE *out;
+	bool is_done;
+	int result;
+};
+
+struct weir__watch {
+	struct weir__runtime *runtime;
+	pthread_t thread;
+	bool is_stopped; /* worker 0's */
+	sem_t news;
+	_Atomic unsigned orders; /* enum weir__watch_order; set by anybody, taken by the thread */
+	pthread_mutex_t lock;	 /* of all below */
+	pthread_cond_t came;
+	pthread_cond_t go_on;
+	struct request *requests;
+	bool is_looking;
+	struct weir__view
+		*views; /* of each worker; is_here under the lock, the rest the thread's */
+	struct weir__capture *captures;
+};
+
+/* ---- Standing still ----------------------------------------------------- */
+
+void weir__watcher_stand_still(struct weir__worker *self)
+{
+	struct weir__watch *watch = self->runtime->watch;
+
+	pthread_mutex_lock(&watch->lock);
+	if (watch->is_looking) {
+		watch->views[self->index].is_here = true;
+		pthread_cond_signal(&watch->came);
+		while (watch->is_looking)
+			pthread_cond_wait(&watch->go_on, &watch->lock);
+		watch->views[self->index].is_here = false;
+	}
+	pthread_mutex_unlock(&watch->lock);
+}
+
+static bool all_here(const struct weir__watch *watch)
+{
+	for (unsigned i = 0; i < watch->runtime->workers_count; i++)
+		if (!watch->views[i].is_here)
+			return false;
+	return true;
+}
+
+/* Has the workers stand still, those that can; `views` says which. */
+static void ask_all(struct weir__watch *watch, struct weir__view *views)
+{
+	unsigned count = watch->runtime->workers_count;
+	int64_t end = weir__clock_ns() + COME_NS;
+	const struct timespec until = { .tv_sec = end / WEIR_SEC, .tv_nsec = end % WEIR_SEC };
+
+	pthread_mutex_lock(&watch->lock);
+	watch->is_looking = true;
+	for (unsigned i = 0; i < count; i++)
+		if (!watch->views[i].is_here)
+			weir__worker_order(watch->runtime->workers[i], WEIR__ORDER_STAND_STILL);
+	while (!all_here(watch) && pthread_cond_timedwait(&watch->came, &watch->lock, &until) == 0)
+		;
+	memcpy(views, watch->views, count * sizeof *views);
+	pthread_mutex_unlock(&watch->lock);
+}
+
+/* One that did not come is held where it is; some tries, because that may be amid a switch. */
+static void hold(struct weir__watch *watch, unsigned i, struct weir__view *view)
+{
+	enum { TRIES = 8 };
+	struct weir__capture *capture = &watch->captures[i];
+
+	for (unsigned n = 0; n < TRIES && !view->is_here; n++) {
+		if (!weir__capture_take(watch->runtime->workers[i], capture, true))
+			return;
+		view->capture = capture;
+		view->is_here = capture->is_orderly;
+		if (!view->is_here)
+			weir__capture_release(capture);
+	}
+}
+
+static void halt(struct weir__watch *watch, struct weir__view *views)
+{
+	ask_all(watch, views);
+	for (unsigned i = 0; i < watch->runtime->workers_count; i++)
+		if (!views[i].is_here)
+			hold(watch, i, &views[i]);
+}
+
+static void resume(struct weir__watch *watch, const struct weir__view *views)
+{
+	for (unsigned i = 0; i < watch->runtime->workers_count; i++)
+		if (views[i].capture && views[i].is_here)
+			weir__capture_release(&watch->captures[i]);
+	pthread_mutex_lock(&watch->lock);
+	watch->is_looking = false;
+	pthread_cond_broadcast(&watch->go_on);
+	pthread_mutex_unlock(&watch->lock);
+}
+
+static int write_tasks(struct weir__watch *watch, FILE *out)
+{
+	struct weir__view *views = calloc(watch->runtime->workers_count, sizeof *views);
+	struct weir__dump *dump = weir__dump_new(watch->runtime);
+	int err = -ENOMEM;
+
+	if (views && dump) {
+		halt(watch, views);
+		err = weir__dump_take(dump, views);
+		resume(watch, views);
+		if (err == 0)
+			err = weir__dump_write(dump, views, out);
+	}
+	weir__dump_free(dump);
+	free(views);
+	return err;
+}
+
+/* ---- The thread --------------------------------------------------------- */
+
+static struct request *take_request(struct weir__watch *watch)
+{
+	pthread_mutex_lock(&watch->lock);
+	struct request *request = watch->requests;
+	if (request)
+		watch->requests = request->next;
+	pthread_mutex_unlock(&watch->lock);
+	return request;
+}
+
+static void serve_requests(struct weir__watch *watch)
+{
+	struct request *request;
+
+	while ((request = take_request(watch)) != NULL) {
+		int result = write_tasks(watch, request->out);
+
+		pthread_mutex_lock(&watch->lock);
+		request->result = result;
+		request->is_done = true;
+		pthread_cond_broadcast(&watch->go_on);
+		pthread_mutex_unlock(&watch->lock);
+	}
+}
+
+static void *watch_main(void *arg)
+{
+	struct weir__watch *watch = arg;
+	unsigned orders = 0;
+
+	(void)pthread_setname_np(pthread_self(), "weir/watch");
+	while (!(orders & WEIR__WATCH_QUIT)) {
+		(void)sem_wait(&watch->news);
+		orders = atomic_exchange_explicit(&watch->orders, 0, memory_order_acquire);
+		serve_requests(watch);
+		if (orders & WEIR__WATCH_DUMP)
+			(void)write_tasks(watch, stderr);
+	}
+	return NULL;
+}
+
+void weir__watcher_order(struct weir__runtime *runtime, unsigned order)
+{
+	struct weir__watch *watch = runtime->watch;
+
+	atomic_fetch_or_explicit(&watch->orders, order, memory_order_release);
+	(void)sem_post(&watch->news);
+}
+
+/* ---- Asking ------------------------------------------------------------- */
+
+/* The worker's thread waits, and stands still until it is served. */
+static int ask(struct weir__worker *self, FILE *out)
+{
+	struct weir__watch *watch = self->runtime->watch;
+	struct weir__view *view = &watch->views[self->index];
+	struct request request = { .out = out };
+
+	pthread_mutex_lock(&watch->lock);
+	struct request **link = &watch->requests;
+	while (*link)
+		link = &(*link)->next;
+	*link = &request;
+	weir__view_caller(view, self);
+	view->is_here = true;
+	pthread_cond_signal(&watch->came);
+	(void)sem_post(&watch->news);
+	while (!request.is_done)
+		pthread_cond_wait(&watch->go_on, &watch->lock);
+	while (watch->is_looking) /* for another */
+		pthread_cond_wait(&watch->go_on, &watch->lock);
+	view->is_here = false;
+	view->frames = 0;
+	pthread_mutex_unlock(&watch->lock);
+	return request.result;
+}
+
+/* All workers of a runtime without a watcher are this thread's. */
+static int write_own(struct weir__worker *self, FILE *out)
+{
+	struct weir__view *views = calloc(self->runtime->workers_count, sizeof *views);
+	struct weir__dump *dump = weir__dump_new(self->runtime);
+	int err = -ENOMEM;
+
+	if (views && dump) {
+		for (unsigned i = 0; i < self->runtime->workers_count; i++)
+			views[i].is_here = true;
+		weir__view_caller(&views[self->index], self);
+		err = weir__dump_take(dump, views);
+		if (err == 0)
+			err = weir__dump_write(dump, views, out);
+	}
+	weir__dump_free(dump);
+	free(views);
+	return err;
+}
+
+int weir_tasks_write(FILE *out)
+{
+	struct weir__worker *self = weir__worker_self();
+
+	if (!self)
+		return -EINVAL;
+	return self->runtime->watch ? ask(self, out) : write_own(self, out);
+}
+
+/* ---- Life --------------------------------------------------------------- */
+
+static void watch_free(struct weir__watch *watch)
+{
+	unsigned count = watch->runtime->workers_count;
+
+	for (unsigned i = 0; watch->captures && i < count; i++)
+		weir__capture_done(&watch->captures[i]);
+	(void)sem_destroy(&watch->news);
+	pthread_cond_destroy(&watch->go_on);
+	pthread_cond_destroy(&watch->came);
+	pthread_mutex_destroy(&watch->lock);
+	free(watch->captures);
+	free(watch->views);
+	free(watch);
+}
+
+static struct weir__watch *watch_new(struct weir__runtime *runtime)
+{
+	unsigned count = runtime->workers_count;
+	struct weir__watch *watch = calloc(1, sizeof *watch);
+	pthread_condattr_t attr;
+
+	if (!watch)
+		return NULL;
+	watch->runtime = runtime;
+	(void)sem_init(&watch->news, 0, 0);
+	pthread_mutex_init(&watch->lock, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&watch->came, &attr);
+	pthread_cond_init(&watch->go_on, &attr);
+	pthread_condattr_destroy(&attr);
+	watch->views = calloc(count, sizeof *watch->views);
+	watch->captures = calloc(count, sizeof *watch->captures);
+	for (unsigned i = 0; watch->captures && i < count; i++)
+		weir__capture_init(&watch->captures[i]);
+	if (watch->views && watch->captures)
+		return watch;
+	watch_free(watch);
+	return NULL;
+}
+
+int weir__watcher_start(struct weir__runtime *runtime)
+{
+	struct weir__watch *watch = watch_new(runtime);
+	sigset_t all, old;
+
+	if (!watch)
+		return -ENOMEM;
+	weir__capture_init_process();
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	int err = -pthread_create(&watch->thread, NULL, watch_main, watch);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (err < 0) {
+		watch_free(watch);
+		return err;
+	}
+	for (unsigned i = 0; i < runtime->workers_count; i++)
+		runtime->workers[i]->capture = &watch->captures[i];
+	runtime->watch = watch;
+	return 0;
+}
+
+void weir__watcher_stop(struct weir__runtime *runtime)
+{
+	struct weir__watch *watch = runtime->watch;
+
+	if (watch->is_stopped)
+		return;
+	watch->is_stopped = true;
+	pthread_mutex_lock(&watch->lock);
+	watch->views[0].is_here = true; /* it may be waited for just now */
+	pthread_cond_signal(&watch->came);
+	pthread_mutex_unlock(&watch->lock);
+	weir__watcher_order(runtime, WEIR__WATCH_QUIT);
+	pthread_join(watch->thread, NULL);
+}
+
+void weir__watcher_free(struct weir__runtime *runtime)
+{
+	if (!runtime->watch)
+		return;
+	weir__watcher_stop(runtime);
+	watch_free(runtime->watch);
+	runtime->watch = NULL;
+}

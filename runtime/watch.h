@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * watch.h: a thread per runtime that looks at the workers from outside.
+ *
+ * It sleeps without a timeout unless somebody asks for something.
+ */
+#ifndef WEIR_WATCH_H
+#define WEIR_WATCH_H
+
+#include "runtime/task.h"
+
+/* What can be asked for from signal handlers. */
+enum weir__watch_order {
+	WEIR__WATCH_QUIT = 1 << 0,
+	WEIR__WATCH_DUMP = 1 << 1, /* all tasks to standard error */
+};
+
+/* Before any worker has a task. Returns 0, -EAGAIN or -ENOMEM. */
+WEIR_MUST int weir__watcher_start(struct weir__runtime *runtime);
+
+/*
+ * On worker 0's thread, before any worker leaves: waits until nobody will be asked anything any
+ * more. Orders are still taken, and nothing comes of them, until all threads are gone.
+ */
+void weir__watcher_stop(struct weir__runtime *runtime);
+/* Does that first where it has not been done. */
+void weir__watcher_free(struct weir__runtime *runtime);
+
+/* Any thread, signal handlers too, while the runtime is watched. */
+void weir__watcher_order(struct weir__runtime *runtime, unsigned order);
+
+/* A worker has found the order to stand still: returns when it may go on. On the scheduler stack.
+ */
+void weir__watcher_stand_still(struct weir__worker *self);
+
+#endif
