@@ -241,7 +241,7 @@ static void report(const struct weir__runtime *runtime)
 static int main_task(void *arg)
 {
 	struct run *run = arg;
-	int result = run->fn(run->arg);
+	int result = weir__runtime_main(&run->runtime, run->fn, run->arg);
 
 	if (run->runtime.config.verbose)
 		report(&run->runtime);

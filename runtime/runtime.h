@@ -225,6 +225,56 @@ WEIR_API WEIR_MUST int weir_task_set(const struct weir_task_key *key, void *valu
 /* Borrows the running task's value for `key`; NULL: it has none. */
 WEIR_API void *weir_task_get(const struct weir_task_key *key);
 
+/* ---- Other workers, other threads --------------------------------------- */
+
+/* Workers of the runtime the caller runs in, 0 outside one. */
+WEIR_API int weir_worker_count(void);
+
+/*
+ * Parks until fn(arg) has run as a task on worker `worker`. `arg` is borrowed until it returns. The
+ * caller's cancellation and deadline reach the task, and its end is waited for. Returns what fn
+ * returned; -ECANCELED or -ETIME when there was no time to start it, -EINVAL (no such worker),
+ * -ENOMEM.
+ */
+WEIR_API WEIR_MUST int weir_call_on(unsigned worker, weir_fn fn, void *arg);
+
+/*
+ * Has fn(arg) run on worker `worker`, soon, and forgets it. It runs between tasks, without a stack
+ * of its own: it must be brief, and what would park in it returns -EINVAL. Posts of one task to one
+ * worker run in their order, and all of them before the runtime ends. For tasks, and in posted
+ * functions. Does not park. Returns 0, -EAGAIN (4096 wait for that worker already), -ENOMEM,
+ * -EINVAL, -ESHUTDOWN (the runtime has ended but for what was posted).
+ */
+WEIR_API WEIR_MUST int weir_post(unsigned worker, void (*fn)(void *arg), void *arg);
+
+/* A runtime's name, for threads that are none of its workers. Never used for another. */
+typedef struct weir_runtime {
+	uint64_t id;
+} weir_runtime;
+
+/* That of the runtime the caller runs in; id 0 outside one. */
+WEIR_API weir_runtime weir_runtime_self(void);
+
+struct weir_submit_opts {
+	weir_runtime runtime; /* the three positional ones come first */
+	weir_fn fn;
+	void *arg;	    /* borrowed until it returns */
+	size_t size;	    /* filled by the macro */
+	int64_t timeout_ns; /* the task's deadline; 0: none */
+	unsigned worker;    /* WEIR_ON_WORKER(n); 0: worker 0 */
+};
+
+/*
+ * From a thread that is no worker: runs fn(arg) as a task of the runtime and blocks the thread
+ * until it has ended. When the program's main function returns, or the runtime is stopped hard, the
+ * task is cancelled. Returns what fn returned; -ESHUTDOWN when the runtime has been stopped or has
+ * ended (whenever that was), -EDEADLK on a worker's thread, -EINVAL, -ENOMEM.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_submit_with(const struct weir_submit_opts *opts);
+#define weir_submit(...)                                                                           \
+	weir_submit_with(&(struct weir_submit_opts){ __VA_ARGS__,                                  \
+						     .size = sizeof(struct weir_submit_opts) })
+
 /* ---- Channels ----------------------------------------------------------- */
 
 typedef struct weir_chan weir_chan;

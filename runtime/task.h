@@ -208,6 +208,7 @@ struct weir__worker {
 	_Atomic int park_state;	  /* owner sets PARKED; exactly one waker takes it back */
 	struct weir__msg control; /* stop and drain orders from worker 0 */
 	_Atomic unsigned orders;  /* WEIR__ORDER_* bits that `control` carries */
+	_Atomic unsigned posts;	  /* weir_post() to this worker under way */
 	struct weir__fresh fresh;
 
 	/* for who watches from outside: see watch.h */
@@ -241,6 +242,11 @@ struct weir__runtime {
 	_Atomic unsigned left; /* workers out of their loops; any worker */
 	_Atomic unsigned foreign_posts; /* weir__worker_post() under way outside its workers */
 	_Atomic bool has_fresh;		/* a task was spawned with .any: stays set */
+	/* for submissions: see call.c */
+	uint64_t id;
+	struct weir__runtime *next_running; /* under call.c's lock */
+	_Atomic unsigned submissions;	    /* posted to worker 0 and not handled yet */
+	struct weir_scope submitted;	    /* of the root task, around the main function */
 	/* worker 0 only */
 	unsigned stop_seen;
 	int64_t drain_until_ns; /* INT64_MAX: not draining */
@@ -394,6 +400,8 @@ bool weir__worker_turn(struct weir__worker *worker, int64_t wait_until_ns);
 void weir__worker_leave(struct weir__worker *worker);
 void weir__worker_order(struct weir__worker *target, unsigned order);
 void weir__task_root(struct weir__runtime *runtime, weir_fn fn, void *arg);
+/* Runs the program's main function in the root task, open to submissions (call.c). */
+int weir__runtime_main(struct weir__runtime *runtime, weir_fn fn, void *arg);
 void weir__run_ready(
 	struct weir__worker *self); /* from the scheduler stack: up to slice_left resumptions */
 

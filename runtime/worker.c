@@ -308,6 +308,8 @@ void weir__worker_run(struct weir__worker *self)
 	while (weir__worker_turn(self, weir__worker_settle(self)))
 		;
 	leave_together(self->runtime);
+	while (self->taken || atomic_load_explicit(&self->inbox, memory_order_relaxed))
+		handle_messages(self); /* weir_post(): from here on it is refused */
 }
 
 /* ---- Life --------------------------------------------------------------- */
