@@ -65,6 +65,12 @@
 	   "how tasks are switched; ucontext is slow and portable") \
 	XX(slice_us, NUMBER, "WEIR_SLICE_US", 150, 1, 100000, "us", \
 	   "time a worker runs ready tasks before it looks for completions") \
+	XX(shares_high, NUMBER, "WEIR_SHARES_HIGH", 1000, 1, 100000, "shares", \
+	   "of a worker's time for tasks of high priority, where others are ready too") \
+	XX(shares_normal, NUMBER, "WEIR_SHARES_NORMAL", 100, 1, 100000, "shares", \
+	   "the same for normal tasks") \
+	XX(shares_background, NUMBER, "WEIR_SHARES_BACKGROUND", 10, 1, 100000, "shares", \
+	   "the same for tasks in the background") \
 	XX(budget, NUMBER, "WEIR_BUDGET", 128, 1, 65536, "operations", \
 	   "operations a task may complete without waiting before others get their turn") \
 	XX(drain_ms, NUMBER, "WEIR_DRAIN_MS", 1000, 0, 3600000, "ms", \

@@ -180,7 +180,9 @@ void weir__fresh_feed(struct weir__worker *self)
 		}
 		return;
 	}
-	for (unsigned n = 1; !self->runq_head && n < runtime->workers_count; n++) {
+	if (self->runq_head || self->classes_waiting)
+		return;
+	for (unsigned n = 1; n < runtime->workers_count; n++) {
 		at = at + 1 < runtime->workers_count ? at + 1 : 0;
 		if (steal_from(self, runtime->workers[at]))
 			return;

@@ -62,6 +62,19 @@ enum weir_stack_class {
 	WEIR_STACK_1M,
 };
 
+/*
+ * Classes of tasks. Where tasks of several are ready on a worker, each class gets time in
+ * proportion to its shares (WEIR_SHARES_HIGH, _NORMAL, _BACKGROUND: 1000, 100, 10), so none is shut
+ * out. A class that was idle has saved nothing up, but a task of a higher class that becomes ready
+ * is next.
+ */
+enum weir_priority {
+	WEIR_PRIORITY_INHERIT, /* that of the task that opened the scope; the first has NORMAL */
+	WEIR_PRIORITY_HIGH,
+	WEIR_PRIORITY_NORMAL,
+	WEIR_PRIORITY_BACKGROUND,
+};
+
 /* worker number + 1, so that zero stays the default: the spawner's own worker */
 #define WEIR_ON_WORKER(n) ((n) + 1)
 
@@ -77,6 +90,7 @@ struct weir_task_opts {
 	unsigned worker; /* WEIR_ON_WORKER(n); 0: here */
 	bool any;	 /* here, or wherever a worker is idle before it has started; not with
 			    .worker */
+	enum weir_priority priority;
 };
 
 /*
@@ -97,6 +111,12 @@ WEIR_API WEIR_MUST WEIR_NONNULL int weir_spawn_with(struct weir_scope *scope,
 
 /* Lets other ready tasks run. Returns 0, -ECANCELED or -ETIME. */
 WEIR_API int weir_yield(void);
+
+/*
+ * The running task is of another class from when it next parks or yields. Returns 0, or -EINVAL
+ * outside tasks or for WEIR_PRIORITY_INHERIT.
+ */
+WEIR_API int weir_task_priority_set(enum weir_priority priority);
 
 /* The running task's name, or a generated one; never NULL inside a task. */
 WEIR_API const char *weir_task_name(void);

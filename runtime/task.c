@@ -62,6 +62,17 @@ static int bind_stack(struct weir__worker *self, struct weir__task *task)
 
 static void end_task(struct weir__worker *self, struct weir__task *task, int result);
 
+/* One that may start anywhere starts here, unless it has to wait for the turn of its class. */
+static __attribute__((noinline)) struct weir__task *pick_fresh(struct weir__worker *self)
+{
+	struct weir__task *task = weir__fresh_take(self);
+
+	if (!task || task->priority == self->priority)
+		return task;
+	weir__ready(self, task, 0);
+	return NULL;
+}
+
 /* The next ready task, NULL when there is none or the slice is used up. */
 static inline struct weir__task *pick(struct weir__worker *self)
 {
@@ -71,7 +82,7 @@ static inline struct weir__task *pick(struct weir__worker *self)
 		return NULL;
 	self->slice_left--;
 	if (!task)
-		return weir__fresh_take(self);
+		return pick_fresh(self);
 	if (task == self->fed)
 		self->fed = NULL;
 	self->runq_head = task->next;
@@ -327,6 +338,7 @@ static void init_task(struct weir__task *task, struct weir__worker *self, struct
 	task->state = WEIR__TASK_NEW;
 	task->cancelled = 0;
 	task->base_cancelled = 0;
+	task->priority = spawn->priority ? spawn->priority : scope->task->priority;
 	task->stack_shift = spawn->stack_shift & 15u;
 	task->has_extra = 0;
 	task->scope = NULL;
@@ -401,7 +413,8 @@ int weir_spawn_with(struct weir_scope *scope, const struct weir_task_opts *opts)
 	int err = weir__opts_copy(&known, sizeof known, opts, opts->size);
 	if (err < 0)
 		return err;
-	if (!known.fn || known.stack > WEIR_STACK_1M || known.worker > self->runtime->workers_count)
+	if (!known.fn || known.stack > WEIR_STACK_1M || known.priority > WEIR_PRIORITY_BACKGROUND ||
+	    known.worker > self->runtime->workers_count)
 		return -EINVAL;
 	if (known.any && known.worker)
 		return -EINVAL;
@@ -415,6 +428,7 @@ int weir_spawn_with(struct weir_scope *scope, const struct weir_task_opts *opts)
 			.worker = known.worker ? self->runtime->workers[known.worker - 1] : NULL,
 			.stack_shift = weir__stack_shift(self->runtime, known.stack),
 			.any = known.any && self->runtime->workers_count > 1,
+			.priority = (uint8_t)known.priority,
 		});
 }
 
@@ -432,6 +446,7 @@ void weir__task_root(struct weir__runtime *runtime, weir_fn fn, void *arg)
 	root->timer.expires_ns = INT64_MAX;
 	number(root, self);
 	root->worker = self;
+	root->priority = WEIR_PRIORITY_NORMAL;
 	root->stack_shift = weir__stack_shift(runtime, WEIR_STACK_DEFAULT) & 15u;
 	if (root->stack_shift < 3)
 		root->stack_shift = 3; /* main functions are the deep ones: 256 KiB */

@@ -21,6 +21,7 @@
 #include <weir/runtime.h>
 
 #include "alloc/alloc_internal.h"
+#include "runtime/classes.h"
 #include "runtime/config.h"
 #include "runtime/driver.h"
 #include "runtime/fatal.h"
@@ -88,17 +89,18 @@ struct weir__task {
 		struct weir__task *next; /* run queue */
 		int64_t parked_ns;	 /* while parked: since when */
 	};
-	void *sp;		   /* while not running; NULL before the first run */
-	struct weir__stack *stack; /* NULL before the first run */
-	int result;		   /* what park() returns; at the end what fn returned */
-	uint8_t state;		   /* enum weir__task_state */
-	uint8_t cancelled;	   /* of the innermost scope: checked by every blocking call */
-	uint8_t base_cancelled;	   /* of the task itself, below its own scopes */
-	uint8_t stack_shift : 4;   /* stack of 32 KiB << stack_shift */
-	uint8_t has_extra : 1;	   /* `extra` is set */
-	struct weir__scope *scope; /* innermost of its own; NULL: none open */
-	int64_t deadline_ns;	   /* effective, of the innermost scope */
-	weir__abort_fn abort;	   /* while parked; NULL: cannot be interrupted */
+	void *sp;		    /* while not running; NULL before the first run */
+	struct weir__stack *stack;  /* NULL before the first run */
+	int result;		    /* what park() returns; at the end what fn returned */
+	uint8_t state;		    /* enum weir__task_state */
+	uint8_t cancelled;	    /* of the innermost scope: checked by every blocking call */
+	uint8_t priority;	    /* enum weir_priority */
+	uint8_t stack_shift : 4;    /* stack of 32 KiB << stack_shift */
+	uint8_t has_extra : 1;	    /* `extra` is set */
+	uint8_t base_cancelled : 1; /* of the task itself, below its own scopes */
+	struct weir__scope *scope;  /* innermost of its own; NULL: none open */
+	int64_t deadline_ns;	    /* effective, of the innermost scope */
+	weir__abort_fn abort;	    /* while parked; NULL: cannot be interrupted */
 	/*
 	 * The abort function's: what it is parked on. Parked without one: a static text that says
 	 * so.
@@ -178,13 +180,16 @@ struct weir__fresh {
 struct weir__worker {
 	/* hot: owner only */
 	struct weir__task *current;
-	struct weir__task *runq_head;
+	struct weir__task *runq_head; /* of the class that has its turn; see classes.h */
 	struct weir__task **runq_tail;
 	int32_t slice_left; /* resumptions until the loop looks at the clock again */
 	int32_t budget;	    /* operations the current task may complete without parking */
 	int64_t now_ns;	    /* the clock when it was last read: see run_slice() */
 	void *scheduler_sp;
-	int32_t budget_full; /* from the configuration, like the next */
+	uint8_t priority;	 /* of the run queue */
+	uint8_t classes_waiting; /* bit p: class p, which is not that, has ready tasks */
+	uint8_t classes_new;	 /* the same, of those that had none when the turn began */
+	int32_t budget_full;	 /* from the configuration, like the next */
 	bool use_ucontext;
 	bool stopping;	 /* leave the loop when nothing is left */
 	bool is_settled; /* has published PARKED and not looked since */
@@ -201,6 +206,7 @@ struct weir__worker {
 	struct weir__drain *drains; /* servers to tell when the runtime drains; owner only */
 	struct weir__task *fed;	    /* went from `fresh` into the run queue and has not started */
 	struct weir__msg *taken;    /* from the inbox, not handled yet; oldest first */
+	struct weir__class classes[WEIR__PRIORITIES];
 	struct weir__wheel wheel;
 
 	/* shared: any thread */
@@ -315,6 +321,10 @@ static inline void weir__ready(struct weir__worker *self, struct weir__task *tas
 	task->result = result;
 	task->state = WEIR__TASK_READY;
 	task->next = NULL;
+	if (__builtin_expect(task->priority != self->priority, 0)) {
+		weir__class_ready(self, task);
+		return;
+	}
 	*self->runq_tail = task;
 	self->runq_tail = &task->next;
 }
@@ -352,8 +362,9 @@ struct weir__spawn {
 	const char *site;
 	struct weir__worker *worker; /* NULL: here */
 	uint8_t stack_shift;
-	bool stack_now; /* bind the stack here and now, so that running cannot fail */
-	bool any;	/* any worker may start it; without `worker` and stack_now */
+	uint8_t priority; /* WEIR_PRIORITY_INHERIT: that of the scope's opener */
+	bool stack_now;	  /* bind the stack here and now, so that running cannot fail */
+	bool any;	  /* any worker may start it; without `worker` and stack_now */
 };
 WEIR_MUST int weir__spawn(struct weir__scope *scope, const struct weir__spawn *spawn);
 uint8_t weir__stack_shift(const struct weir__runtime *runtime, enum weir_stack_class stack_class);

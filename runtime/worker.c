@@ -194,14 +194,21 @@ static void run_slice(struct weir__worker *self)
 	int64_t read = self->now_ns;
 	int64_t end = read + (int64_t)self->runtime->config.slice_us * WEIR_US;
 
+	if (self->classes_waiting)
+		weir__class_next(self, 0);
 	while (read < end) {
 		self->slice_left = (int32_t)self->slice_resumes;
 		weir__fresh_feed(self);
 		weir__run_ready(self);
-		if (!self->runq_head && weir__fresh_count(&self->fresh) == 0)
+		if (!self->runq_head && !self->classes_waiting &&
+		    weir__fresh_count(&self->fresh) == 0)
 			return;
 		self->now_ns = weir__clock_ns();
+		if (self->slice_left > 0) /* the class has run dry */
+			self->slice_resumes -= (uint32_t)self->slice_left;
 		self->slice_resumes = next_resumes(self->slice_resumes, self->now_ns - read);
+		if (self->classes_waiting)
+			weir__class_next(self, self->now_ns - read);
 		read = self->now_ns;
 	}
 }
@@ -218,7 +225,7 @@ static bool has_news(struct weir__worker *self)
 
 int64_t weir__worker_settle(struct weir__worker *self)
 {
-	if (self->runq_head || weir__fresh_count(&self->fresh) > 0)
+	if (self->runq_head || self->classes_waiting || weir__fresh_count(&self->fresh) > 0)
 		return 0;
 	int64_t until = weir__wheel_next(&self->wheel);
 	int64_t heap = weir__heap_idle(self->now_ns);
@@ -323,6 +330,7 @@ void weir__worker_init(struct weir__worker *worker, struct weir__runtime *runtim
 	worker->use_ucontext = runtime->use_ucontext;
 	worker->slice_resumes = 1;
 	worker->runq_tail = &worker->runq_head;
+	weir__classes_init(worker);
 	worker->control.fn = handle_orders;
 	weir__fresh_init(&worker->fresh);
 	worker->now_ns = weir__clock_ns();
