@@ -188,6 +188,85 @@ WEIR_API WEIR_MUST WEIR_NONNULL int weir_conn_peer(weir_conn *conn, char *ret, s
 /* The .user of the weir_serve() that accepted it; NULL otherwise. */
 WEIR_API WEIR_NONNULL void *weir_conn_user(const weir_conn *conn);
 
+/* ---- Simulation --------------------------------------------------------- */
+
+/*
+ * How often a simulated machine does what a real one may, per thousand occasions. The first group
+ * is what the library hides from a program, the second what it reports as errors.
+ */
+struct weir_sim_faults {
+	unsigned short_io;	 /* fewer bytes are moved than could be */
+	unsigned late;		 /* an operation, a packet or a wake-up takes up to 20 ms */
+	unsigned no_buffers;	 /* a receive finds no buffer and tries again */
+	unsigned late_success;	 /* a cancelled operation succeeds */
+	unsigned cancel_refused; /* it cannot be cancelled now, later perhaps */
+	unsigned overflow;	 /* completions wait outside a full queue */
+	unsigned stall;		 /* a worker's thread stands still for up to 50 ms */
+
+	unsigned reset;		 /* a transfer finds its connection broken: -ECONNRESET */
+	unsigned refuse;	 /* connecting: -ECONNREFUSED or -ETIMEDOUT */
+	unsigned no_descriptors; /* accepting, connecting: -EMFILE */
+	unsigned no_memory;	 /* allocations */
+};
+
+/* An operation that is about to start. The last three fields may be changed. */
+struct weir_sim_op {
+	const char *name; /* "accept", "connect", "recv", "send", "shutdown" */
+	uint64_t nth;	  /* of that name in this run, from 1 */
+	unsigned worker;
+	int error;	  /* when not 0: it ends with this negative errno */
+	size_t bytes_max; /* when not 0: no more than that at a time */
+	int64_t delay_ns; /* before it does anything */
+};
+typedef void (*weir_sim_script)(struct weir_sim_op *op, void *arg);
+
+/* What a run was. The same seed gives the same. */
+struct weir_sim_result {
+	uint64_t seed;
+	uint64_t hash;	      /* of every decision and completion */
+	uint64_t steps;	      /* times a worker went on */
+	uint64_t suspensions; /* times a task was parked where it can be cancelled */
+	uint64_t faults;      /* that happened */
+	int64_t elapsed_ns;   /* of virtual time */
+};
+
+struct weir_sim_opts {
+	uint64_t seed; /* the three positional ones come first and never move */
+	weir_fn fn;
+	void *arg;
+	size_t size;	  /* filled by the macro */
+	uint64_t runs;	  /* with this seed and those after it, until one fails; 0: 1 */
+	unsigned workers; /* 0: 1 to 4, by the seed */
+	bool calm;	  /* no faults, no delays: for tests of time alone */
+	bool failures;	  /* errors too; without it the faults are those a program cannot see */
+	const struct weir_sim_faults *faults; /* NULL: some of them, by the seed */
+	weir_sim_script script; /* asked at each start of an operation; NULL: nobody */
+	void *script_arg;
+	uint64_t cancel_at; /* everything is cancelled at this suspension, from 1; 0: never */
+	bool cancel_task;   /* at that point, only the task that is parked there */
+	bool leaks_allowed; /* of memory: what fn allocates may outlive it */
+	uint64_t steps_max; /* 0: 10 million */
+	FILE *report;	    /* where a failure is explained; NULL: stderr */
+	struct weir_sim_result *result; /* of the last run; NULL: not wanted */
+};
+
+/*
+ * Runs fn(arg) like weir_run(), but on virtual workers on the calling thread, in virtual time, with
+ * a network in memory that nothing outside can see; every choice a machine would make is drawn from
+ * `seed`. Takes fn as a task; it must touch the outside only through this library. Time passes when
+ * nobody can run, and a little with each reading of the clock. WEIR_SIM_SEED in the environment
+ * replaces `seed` and `runs`; WEIR_SIM_TRACE=1 writes each step to the report.
+ *
+ * Returns what fn returned, or -EDEADLK when all tasks wait and nothing will come (the report says
+ * who waits on what; then everything is cancelled), -ELOOP after `steps_max` steps, -ENOTEMPTY when
+ * descriptors, operations, leases or memory were left over, -EINVAL (options, or inside a runtime),
+ * -ENOMEM. The report names the seed of the run that failed.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_sim_run_with(const struct weir_sim_opts *opts);
+#define weir_sim_run(...)                                                                          \
+	weir_sim_run_with(                                                                         \
+		&(struct weir_sim_opts){ __VA_ARGS__, .size = sizeof(struct weir_sim_opts) })
+
 static inline void weir__conn_cleanup(weir_conn **conn)
 {
 	weir_conn_close(*conn);

@@ -41,6 +41,7 @@ enum weir__op_code {
 	WEIR__OP_SHUTDOWN, /* of the sending half */
 	WEIR__OP_INSTALL,  /* res: a descriptor for a slot, the caller's to close; only for direct
 			      handles */
+	WEIR__OP_CODES,
 };
 
 enum weir__op_state {
@@ -222,6 +223,13 @@ unsigned weir__descriptors_max(void);
 WEIR_MUST int weir__conn_new(struct weir__io *io, int fd, bool is_direct, weir_conn **ret);
 /* Frees one that was never used: its descriptor is the caller's again. */
 void weir__conn_free(weir_conn *conn);
+
+/*
+ * Around a runtime, on any thread: what is made once per process. Returns 0, -ENOMEM, or -EINVAL
+ * when the allocator does not take the configuration.
+ */
+WEIR_MUST int weir__process_enter(const struct weir__config *config);
+void weir__process_leave(void);
 
 /* A process-wide pool for connections, made once. Called under io/run.c's start lock. */
 WEIR_MUST int weir__conn_pool_init(void);

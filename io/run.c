@@ -376,7 +376,7 @@ static int configure_alloc(const struct weir__config *config)
 	return err;
 }
 
-static int init_process(const struct weir__config *config)
+int weir__process_enter(const struct weir__config *config)
 {
 	pthread_mutex_lock(&start_lock);
 	int err = runtimes == 0 ? configure_alloc(config) : 0;
@@ -391,7 +391,7 @@ static int init_process(const struct weir__config *config)
 	return err;
 }
 
-static void leave_process(void)
+void weir__process_leave(void)
 {
 	pthread_mutex_lock(&start_lock);
 	runtimes--;
@@ -458,7 +458,7 @@ int weir_run_with(const struct weir_run_opts *opts)
 		weir__config_help(stdout);
 		return 0;
 	}
-	err = init_process(&config);
+	err = weir__process_enter(&config);
 	if (err < 0)
 		return err;
 	err = run_new(&config, &run);
@@ -470,6 +470,6 @@ int weir_run_with(const struct weir_run_opts *opts)
 		err = run_workers(run, &known);
 		run_free(run);
 	}
-	leave_process();
+	weir__process_leave();
 	return err;
 }

@@ -134,6 +134,10 @@
 	   "of all workers, stacks not counted; 0: the cgroup's limit alone") \
 	XX(mem_debug, NUMBER, "WEIR_MEM_DEBUG", 0, 0, 3, "level", \
 	   "1: double frees; 2: writes after free and past the end; 3: where, and leaks") \
+	XX(sim_seed, NUMBER, "WEIR_SIM_SEED", 0, 0, INT64_MAX, "seed", \
+	   "the only run that weir_sim_run() makes; 0: as the program says") \
+	XX(sim_trace, BOOL, "WEIR_SIM_TRACE", 0, 0, 1, "", \
+	   "weir_sim_run() writes each step to its report") \
 	XX(verbose, BOOL, "WEIR_VERBOSE", 0, 0, 1, "", \
 	   "say at start what was found and where each option came from") \
 	XX(help, BOOL, "WEIR_HELP", 0, 0, 1, "", \
