@@ -7,27 +7,47 @@
  */
 #include "io/sim.h"
 
-#include "io/conn.h"
+#include "runtime/wait_kind.h"
+
+WEIR__SECTION_BOUNDS(const struct weir__wait_kind, weir_wait_kinds);
 
 /* ---- Tasks -------------------------------------------------------------- */
 
-static void print_operation(struct weir__sim *sim, const struct weir__op *op)
+static const struct weir__wait_kind *kind_of(const struct weir__task *task)
 {
-	fprintf(sim->out, "waits for %s on %d", weir__sim_op_name(op->code), op->handle->fd);
-	if (op->state == WEIR__OP_CANCELLING)
-		fputs(", cancelled", sim->out);
+	const struct weir__wait_kind *kind = __start_weir_wait_kinds;
+
+	while (kind < __stop_weir_wait_kinds && kind->abort != task->abort)
+		kind++;
+	return kind < __stop_weir_wait_kinds ? kind : NULL;
 }
 
 static void print_wait(struct weir__sim *sim, const struct weir__task *task)
 {
-	if (task->state != WEIR__TASK_PARKED)
-		fputs(task->state == WEIR__TASK_NEW ? "has not started" : "is ready", sim->out);
-	else if (task->abort == weir__op_abort)
-		print_operation(sim, task->wait);
+	char details[128] = "";
+	const struct weir__wait_kind *kind = task->abort ? kind_of(task) : NULL;
+
+	if (kind && kind->describe)
+		kind->describe(task, details, sizeof details);
+	if (kind)
+		fprintf(sim->out, "in %s%s%s", kind->label, *details ? ": " : "", details);
 	else if (task->abort)
-		fputs("is parked", sim->out);
+		fputs("parked", sim->out);
+	else if (task->wait)
+		fprintf(sim->out, "in %s, which cannot be interrupted", (const char *)task->wait);
 	else
-		fputs("is parked, was interrupted or cannot be", sim->out);
+		fputs("interrupted, and still parked", sim->out);
+	fprintf(sim->out, " for %.6f ms", (double)(sim->now_ns - task->parked_ns) / 1e6);
+}
+
+static void print_state(struct weir__sim *sim, const struct weir__task *task)
+{
+	if (task->state == WEIR__TASK_PARKED)
+		print_wait(sim, task);
+	else if (task->state == WEIR__TASK_NEW)
+		fputs("not started", sim->out);
+	else
+		fputs(task->state == WEIR__TASK_RUNNING ? "running" : "ready", sim->out);
 	if (task->cancelled)
 		fputs(" (cancelled)", sim->out);
 }
@@ -36,9 +56,9 @@ static void print_task(struct weir__sim *sim, const struct weir__task *task, int
 {
 	const char *name = task->name ? task->name : "task";
 
-	fprintf(sim->out, "weir: %*sworker %u: \"%s\" (%s) ", 2 * depth, "", task->worker->index,
+	fprintf(sim->out, "weir: %*sworker %u: \"%s\" (%s): ", 2 * depth, "", task->worker->index,
 		name, task->site ? task->site : "?");
-	print_wait(sim, task);
+	print_state(sim, task);
 	fputc('\n', sim->out);
 	for (const struct weir__scope *scope = task->scope; scope; scope = scope->parent)
 		for (const struct weir__task *child = scope->children; child;

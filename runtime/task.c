@@ -115,6 +115,8 @@ static inline void set_current(struct weir__worker *self, struct weir__task *tas
 /* The next of run_next() when it is not simply a task that has run before; NULL: the scheduler. */
 static __attribute__((noinline)) struct weir__task *next_slow(struct weir__worker *self)
 {
+	if (__builtin_expect(weir__virtual != NULL, 0))
+		weir__virtual->suspended(self, self->current);
 	struct weir__task *next = pick_runnable(self);
 
 	if (next)
