@@ -77,7 +77,8 @@ int weir__alloc_configure(const struct weir__alloc_config *config)
 	if (config->grow_percent <= 100 || config->shrink_percent < 1 ||
 	    config->shrink_percent >= 100 || !band_holds(config))
 		return -EINVAL;
-	if (config->debug > 3)
+	if (config->debug > 3 || config->purge > WEIR__PURGE_FREE ||
+	    config->huge_pages > WEIR__HUGE_ALWAYS || config->numa > WEIR__NUMA_INTERLEAVE)
 		return -EINVAL;
 	if (config->debug != weir__config.debug && atomic_load(&weir__home_count) > 0)
 		return -EBUSY;

@@ -432,6 +432,7 @@ struct weir_mem_stats {
 	uint64_t misses;
 	uint64_t span_bytes;	 /* in spans that hold or held objects: what the process pays for */
 	uint64_t free_bytes;	 /* of those, in no span now: any pool may have them next */
+	uint64_t kept_bytes;	 /* beside those: the decay has left them to the kernel to take */
 	uint64_t large_bytes;	 /* of those, in blocks above WEIR_CLASS_BYTES_MAX */
 	uint64_t cached_bytes;	 /* free in caches */
 	uint64_t capacity_bytes; /* free in caches if all were full: what the budget limits */
@@ -460,6 +461,7 @@ struct weir_heap_stats {
 	uint64_t misses;
 	uint64_t span_bytes; /* in spans and free runs that own memory */
 	uint64_t free_bytes; /* of those, in no span */
+	uint64_t kept_bytes; /* beside those, left to the kernel to take */
 	uint64_t cached_bytes;
 	uint64_t capacity_bytes;
 	uint64_t remote_sent;	/* blocks of others that its thread has freed */

@@ -77,6 +77,23 @@ enum weir__adapt {
 	WEIR__ADAPT_OFF,
 };
 
+enum weir__purge {
+	WEIR__PURGE_DONTNEED,
+	WEIR__PURGE_FREE, /* cheaper, and shown as resident until the kernel wants it */
+};
+
+enum weir__huge_pages {
+	WEIR__HUGE_NEVER,
+	WEIR__HUGE_LARGE, /* for blocks above WEIR_CLASS_BYTES_MAX */
+	WEIR__HUGE_ALWAYS,
+};
+
+enum weir__numa {
+	WEIR__NUMA_NONE,
+	WEIR__NUMA_LOCAL, /* the node of the thread that attaches */
+	WEIR__NUMA_INTERLEAVE,
+};
+
 /* The size of each class's blocks; 0: weir_class_size(). */
 struct weir__classes {
 	uint32_t object_bytes[WEIR_CLASS_COUNT];
@@ -107,6 +124,9 @@ struct weir__alloc_config {
 	uint32_t grow_hit_percent;	/* 90 */
 	uint32_t grow_pressure_percent; /* 80: of the capacity, in use within one epoch */
 	uint32_t shrink_hit_percent;	/* 30 */
+	uint32_t purge;			/* enum weir__purge: what the decay does */
+	uint32_t huge_pages;		/* enum weir__huge_pages; heaps made from then on */
+	uint32_t numa;			/* enum weir__numa; heaps attached from then on */
 	uint32_t debug;			/* 0 to 3, see alloc/check.c; before the first heap */
 	uint32_t reserve;		/* 4: objects no cache shrinks below, within 16 KiB */
 	uint64_t worker_bytes;		/* 8 MiB: all caches of a heap together, when full */

@@ -128,6 +128,7 @@ int weir_heap_stats_get(size_t heap, struct weir_heap_stats *ret)
 		.attached = atomic_load_explicit(&home->owned, memory_order_relaxed) != 0,
 		.span_bytes = (WEIR__GET(home->span_units) + free_units) << WEIR__UNIT_SHIFT,
 		.free_bytes = free_units << WEIR__UNIT_SHIFT,
+		.kept_bytes = WEIR__GET(home->kept_units) << WEIR__UNIT_SHIFT,
 		.capacity_bytes = WEIR__GET(home->cap_bytes),
 		.remote_sent = WEIR__GET(home->remote_sent),
 		.waiting_bytes = atomic_load_explicit(&home->inbox_bytes, memory_order_relaxed),
@@ -156,6 +157,7 @@ static void add_heaps(struct weir_mem_stats *ret)
 		ret->span_bytes += WEIR__GET(home->span_units) << WEIR__UNIT_SHIFT;
 		ret->span_bytes += free_bytes;
 		ret->free_bytes += free_bytes;
+		ret->kept_bytes += WEIR__GET(home->kept_units) << WEIR__UNIT_SHIFT;
 		ret->capacity_bytes += WEIR__GET(home->cap_bytes);
 		weir__stacks_count(home, &stacks);
 	}

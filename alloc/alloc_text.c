@@ -33,6 +33,7 @@
 	XX(remote_sent,    counter, "Blocks of other heaps that its thread has freed.") \
 	XX(span_bytes,     gauge,   "Bytes of spans and of free runs that own memory.") \
 	XX(free_bytes,     gauge,   "Of those, in no span.") \
+	XX(kept_bytes,     gauge,   "Beside those, left to the kernel to take.") \
 	XX(cached_bytes,   gauge,   "Bytes free in caches.") \
 	XX(capacity_bytes, gauge,   "Bytes free in caches if all were full.") \
 	XX(waiting_bytes,  gauge,   "Bytes freed by others, not yet taken home.") \

@@ -241,7 +241,7 @@ static void run_stage(struct weir__home *home, uint32_t level, size_t want)
 	for (uint32_t i = 1; ask_others && i < home->bins_end; i++)
 		compact_pool(home, i);
 	weir__stacks_purge(home);
-	weir__runs_purge(home, INT64_MIN, UINT64_MAX);
+	weir__runs_purge_all(home);
 }
 
 /* The bytes are the process's: what other heaps give back meanwhile is in them too. */

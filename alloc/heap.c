@@ -60,22 +60,24 @@ static bool describe_window(struct weir__home *home, size_t window_bytes)
 {
 	size_t units = window_bytes >> WEIR__UNIT_SHIFT;
 	size_t bitmap = WEIR__BITMAP_WORDS * sizeof(uint64_t);
-	char *meta =
-		weir__os_map(units * (bitmap + sizeof(struct weir__span) + sizeof(uint32_t)), 4096);
+	size_t bits = units / 8;
+	size_t bytes = units * (bitmap + sizeof(struct weir__span) + sizeof(uint32_t)) + 2 * bits;
+	char *meta = weir__os_map(bytes, 4096);
 	if (meta == NULL)
 		return false;
-	weir__os_small_pages(meta, units * (bitmap + sizeof(struct weir__span) + sizeof(uint32_t)));
+	weir__os_small_pages(meta, bytes);
 	if (weir__config.debug > 0) {
 		home->notes = weir__os_map(weir__notes_bytes(units), 4096);
 		if (home->notes == NULL) {
-			weir__os_unmap(meta, units * (bitmap + sizeof(struct weir__span) +
-						      sizeof(uint32_t)));
+			weir__os_unmap(meta, bytes);
 			return false;
 		}
 	}
 	home->bitmaps = (uint64_t *)meta;
 	home->spans = (struct weir__span *)(meta + units * bitmap);
 	home->map = (uint32_t *)(meta + units * (bitmap + sizeof(struct weir__span)));
+	home->dirty = (uint64_t *)(meta + bytes - 2 * bits);
+	home->kept = (uint64_t *)(meta + bytes - bits);
 	home->unit_count = (uint32_t)units;
 	return true;
 }
@@ -91,7 +93,10 @@ static bool open_window(struct weir__home *home)
 		if (window == NULL)
 			continue;
 		if (describe_window(home, bytes)) {
-			weir__os_small_pages(window, bytes);
+			if (weir__config.huge_pages == WEIR__HUGE_ALWAYS)
+				weir__os_huge_pages(window, bytes);
+			else
+				weir__os_small_pages(window, bytes);
 			home->heap.window = (uintptr_t)window;
 			home->heap.window_bytes = bytes;
 			home->heap.map = home->map;
@@ -216,6 +221,9 @@ int weir__heap_attach(void)
 		return -ENOMEM;
 	home->now_ns = weir__os_now();
 	weir__heap_self = &home->heap;
+	if (weir__config.numa != WEIR__NUMA_NONE)
+		weir__os_place((void *)home->heap.window, home->heap.window_bytes,
+			       weir__config.numa);
 	weir__remote_drain(home);
 	return 0;
 }
@@ -237,7 +245,7 @@ void weir__heap_detach(void)
 	weir__stacks_drop(home);
 	for (uint32_t i = 1; i < home->bins_end; i++)
 		weir__cache_close(home, i);
-	weir__runs_purge(home, INT64_MIN, UINT64_MAX);
+	weir__runs_purge_all(home);
 	pthread_mutex_lock(&weir__heaps_lock);
 	atomic_store_explicit(&home->owned, 0, memory_order_relaxed);
 	pthread_mutex_unlock(&weir__heaps_lock);

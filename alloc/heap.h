@@ -9,6 +9,7 @@
  *   map[unit]       pool index | units since the span began << 16; 0 when the unit is in no span
  *   spans[unit]     the descriptor of the span or free run that begins (free runs: or ends) there
  *   bitmaps[unit]   512 bytes: a bit for each object of the span, set while the object is in it
+ *   dirty[], kept[] a bit for each unit of free runs: what they have of the OS's memory
  *
  *   units = spans + free runs + [frontier, unit_count)      every unit is in exactly one of them
  *   bin.out = objects in the cache + in use + on their way home
@@ -79,7 +80,8 @@ struct weir__span {
 	uint64_t bits;	  /* the bitmap when there are at most 64 objects */
 	int64_t freed_ns; /* free run: when it became one */
 	uint32_t units;
-	uint32_t dirty_units; /* free run: an upper bound of those the OS gave memory to */
+	uint32_t dirty_units; /* free run: at most so many have memory of the OS, */
+	uint32_t kept_units;  /* and so many more, which only shortage takes from it */
 	uint16_t objects;
 	uint16_t free;
 	uint16_t first_word; /* no bit is set below it */
@@ -190,6 +192,8 @@ struct weir__home {
 	uint32_t *map;
 	struct weir__span *spans;
 	uint64_t *bitmaps;
+	uint64_t *dirty; /* a bit for each unit: see weir__span.dirty_units */
+	uint64_t *kept;
 	struct weir__note *notes; /* NULL at debug level 0 */
 	void *quarantine[WEIR__QUARANTINE];
 	uint32_t quarantine_next;
@@ -197,7 +201,8 @@ struct weir__home {
 	uint32_t frontier;    /* units from here on were never used */
 	uint64_t run_bins[2]; /* bit: the list is not empty */
 	struct weir__span *runs[WEIR__RUN_BINS];
-	uint64_t dirty_units;  /* in free runs */
+	uint64_t dirty_units; /* in free runs */
+	uint64_t kept_units;
 	uint64_t span_units;   /* in spans */
 	uint64_t cap_bytes;    /* sum over caches of cap * object_bytes */
 	int64_t now_ns;	       /* of the last turn */
@@ -285,10 +290,13 @@ void *weir__span_take_aligned(struct weir__home *home, uint32_t index, size_t al
 bool weir__span_give(struct weir__home *home, void *block);
 
 /*
- * Gives free runs older than `age_ns` back to the OS, at most `units_max`. Returns the units
- * purged.
+ * Gives free runs older than `age_ns` back to the OS, at most `units_max`, in the way that is
+ * configured. Returns the units purged.
  */
 uint64_t weir__runs_purge(struct weir__home *home, int64_t age_ns, uint64_t units_max);
+
+/* Gives all free runs back, at once and whatever is configured. */
+void weir__runs_purge_all(struct weir__home *home);
 
 /* The pool of the live span that `block` is an object of; 0: it is not the start of an object. */
 uint32_t weir__span_pool(const struct weir__home *home, const void *block);
@@ -474,8 +482,19 @@ void *weir__os_remap(void *address, size_t bytes, size_t new_bytes);
  */
 size_t weir__os_purge(void *address, size_t bytes);
 
+/* The kernel may take the pages whenever it wants; until then they are there as before. */
+void weir__os_release(void *address, size_t bytes);
+
 /* No huge pages here: sparse touching must cost small pages. */
 void weir__os_small_pages(void *address, size_t bytes);
+
+/* Huge pages here, where the system has not switched them off. */
+void weir__os_huge_pages(void *address, size_t bytes);
+
+enum { WEIR__HUGE_BYTES = 2 << 20 };
+
+/* Where memory that is touched from now on comes from: the calling CPU's node, or all in turn. */
+void weir__os_place(void *address, size_t bytes, uint32_t numa);
 
 /*
  * Access faults from now on. Returns 0, 1 when it took a mapping (mprotect; see
@@ -490,7 +509,7 @@ void weir__os_guards_gone(uint32_t count);
 void weir__os_refuse_guards_for_test(void);
 
 struct weir__os_counts {
-	_Atomic uint64_t maps, purged_bytes, mapped_bytes;
+	_Atomic uint64_t maps, purged_bytes, released_bytes, mapped_bytes;
 };
 extern struct weir__os_counts weir__os_counts;
 

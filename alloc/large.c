@@ -48,6 +48,16 @@ static struct large *find(const void *block)
 	return NULL;
 }
 
+static void *map(size_t bytes, size_t align)
+{
+	if (weir__config.huge_pages == WEIR__HUGE_NEVER)
+		return weir__os_map(bytes, align);
+	void *block = weir__os_map(bytes, align < WEIR__HUGE_BYTES ? WEIR__HUGE_BYTES : align);
+	if (block != NULL)
+		weir__os_huge_pages(block, bytes);
+	return block;
+}
+
 void *weir__large_alloc(size_t size, size_t align)
 {
 	if (size > PTRDIFF_MAX - align - 4096)
@@ -57,7 +67,7 @@ void *weir__large_alloc(size_t size, size_t align)
 	bool allowed = weir__within_limit(weir__home_self(), bytes);
 	pthread_mutex_lock(&lock);
 	if (allowed && table_grow())
-		block = weir__os_map(bytes, align);
+		block = map(bytes, align);
 	if (block != NULL) {
 		table[table_count++] = (struct large){ block, bytes };
 		WEIR__ADD(total_bytes, bytes);

@@ -14,15 +14,20 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "alloc/heap.h"
 
+#ifndef MADV_FREE
+#define MADV_FREE 8
+#endif
 #ifndef MADV_GUARD_INSTALL
 #define MADV_GUARD_INSTALL 102 /* Linux 6.13 */
 #endif
 
-enum { PAGE_BYTES = 4096 };
+enum { PAGE_BYTES = 4096, NODES_MAX = 1024 };
 
 struct weir__os_counts weir__os_counts;
 
@@ -122,6 +127,40 @@ size_t weir__os_purge(void *address, size_t bytes)
 		return 0;
 	atomic_fetch_add_explicit(&weir__os_counts.purged_bytes, resident, memory_order_relaxed);
 	return resident;
+}
+
+void weir__os_release(void *address, size_t bytes)
+{
+	if (madvise(address, bytes, MADV_FREE) == 0)
+		atomic_fetch_add_explicit(&weir__os_counts.released_bytes,
+					  resident_bytes(address, bytes), memory_order_relaxed);
+	else
+		weir__os_purge(address, bytes); /* older than Linux 4.5 */
+}
+
+void weir__os_huge_pages(void *address, size_t bytes)
+{
+	(void)madvise(address, bytes, MADV_HUGEPAGE);
+}
+
+/* Fails where there is one node and no policy: then there is nothing to choose. */
+void weir__os_place(void *address, size_t bytes, uint32_t numa)
+{
+	enum { PREFERRED = 1, INTERLEAVE = 3, ALLOWED = 1 << 2 }; /* of set_mempolicy(2) */
+	unsigned long nodes[NODES_MAX / (8 * sizeof(unsigned long))] = { 0 };
+	const unsigned word_bits = 8 * sizeof(*nodes);
+	unsigned node = 0;
+	int mode = INTERLEAVE;
+	if (numa == WEIR__NUMA_LOCAL) {
+		if (syscall(SYS_getcpu, NULL, &node, NULL) != 0 || node >= NODES_MAX)
+			return;
+		nodes[node / word_bits] = 1ul << (node % word_bits);
+		mode = PREFERRED;
+	} else if (syscall(SYS_get_mempolicy, NULL, nodes, (unsigned long)NODES_MAX, NULL,
+			   ALLOWED) != 0) {
+		return;
+	}
+	(void)syscall(SYS_mbind, address, bytes, mode, nodes, (unsigned long)NODES_MAX, 0);
 }
 
 void weir__os_small_pages(void *address, size_t bytes)

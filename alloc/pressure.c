@@ -63,7 +63,8 @@ uint64_t weir__committed(void)
 	uint32_t count = atomic_load_explicit(&weir__home_count, memory_order_acquire);
 	for (uint32_t i = 0; i < count; i++)
 		units += WEIR__GET(weir__homes[i]->span_units) +
-			 WEIR__GET(weir__homes[i]->dirty_units);
+			 WEIR__GET(weir__homes[i]->dirty_units) +
+			 WEIR__GET(weir__homes[i]->kept_units);
 	return (units << WEIR__UNIT_SHIFT) + weir__large_bytes();
 }
 
@@ -81,7 +82,7 @@ bool weir__within_limit(struct weir__home *home, uint64_t bytes)
 	if (limit == 0 || weir__committed() + bytes <= limit)
 		return true;
 	if (home != NULL)
-		weir__runs_purge(home, INT64_MIN, UINT64_MAX);
+		weir__runs_purge_all(home);
 	return weir__committed() + bytes <= limit;
 }
 

@@ -49,6 +49,7 @@ static void run_link(struct weir__home *home, struct weir__span *run)
 	home->runs[bin] = run;
 	home->run_bins[bin >> 6] |= 1ull << (bin & 63);
 	WEIR__ADD(home->dirty_units, run->dirty_units);
+	WEIR__ADD(home->kept_units, run->kept_units);
 }
 
 static void run_unlink(struct weir__home *home, struct weir__span *run)
@@ -63,16 +64,57 @@ static void run_unlink(struct weir__home *home, struct weir__span *run)
 	if (home->runs[bin] == NULL)
 		home->run_bins[bin >> 6] &= ~(1ull << (bin & 63));
 	WEIR__ADD(home->dirty_units, -(uint64_t)run->dirty_units);
+	WEIR__ADD(home->kept_units, -(uint64_t)run->kept_units);
+}
+
+/* Of the bits [from, from + n): those of one word, and how many they are. */
+static uint64_t word_mask(uint32_t from, uint32_t n, uint32_t *ret_step)
+{
+	uint32_t step = 64 - from % 64;
+	if (step > n)
+		step = n;
+	*ret_step = step;
+	return (step == 64 ? ~0ull : (1ull << step) - 1) << (from % 64);
+}
+
+static uint32_t bits_count(const uint64_t *bits, uint32_t from, uint32_t n)
+{
+	uint32_t count = 0, step;
+	for (; n > 0; n -= step, from += step)
+		count +=
+			(uint32_t)__builtin_popcountll(bits[from / 64] & word_mask(from, n, &step));
+	return count;
+}
+
+static void bits_set(uint64_t *bits, uint32_t from, uint32_t n, bool value)
+{
+	for (uint32_t step; n > 0; n -= step, from += step) {
+		uint64_t mask = word_mask(from, n, &step);
+		bits[from / 64] = value ? bits[from / 64] | mask : bits[from / 64] & ~mask;
+	}
+}
+
+/* What a run has of the OS; home.dirty and home.kept know where. */
+struct memory {
+	uint32_t dirty_units; /* used since the last purge */
+	uint32_t kept_units;  /* that the last purge has left to the kernel; see release() */
+	int64_t freed_ns;
+};
+
+static struct memory memory_of(const struct weir__span *run)
+{
+	return (struct memory){ run->dirty_units, run->kept_units, run->freed_ns };
 }
 
 /* Describes [unit, unit + units) as a free run, at both ends. */
 static struct weir__span *run_make(struct weir__home *home, uint32_t unit, uint32_t units,
-				   uint32_t dirty_units, int64_t freed_ns)
+				   struct memory memory)
 {
 	struct weir__span *run = &home->spans[unit];
 	run->units = units;
-	run->dirty_units = dirty_units < units ? dirty_units : units;
-	run->freed_ns = freed_ns;
+	run->dirty_units = memory.dirty_units;
+	run->kept_units = memory.kept_units;
+	run->freed_ns = memory.freed_ns;
 	home->spans[unit + units - 1].units = units;
 	return run;
 }
@@ -93,31 +135,35 @@ static struct weir__span *run_at(struct weir__home *home, uint32_t unit)
 }
 
 /* A run made of two is as old as the part with more memory in it. */
-static int64_t older_part(const struct weir__span *run, uint32_t dirty_units, int64_t freed_ns)
+static struct memory joined(struct memory a, struct memory b)
 {
-	return run->dirty_units > dirty_units ? run->freed_ns : freed_ns;
+	return (struct memory){
+		.dirty_units = a.dirty_units + b.dirty_units,
+		.kept_units = a.kept_units + b.kept_units,
+		.freed_ns = a.dirty_units > b.dirty_units ? a.freed_ns : b.freed_ns,
+	};
 }
 
 /* Frees units that no span has any more. */
-static void units_free(struct weir__home *home, uint32_t unit, uint32_t units, uint32_t dirty_units,
-		       int64_t freed_ns)
+static void units_free(struct weir__home *home, uint32_t unit, uint32_t units)
 {
+	struct memory memory = { units, 0, home->now_ns };
+	bits_set(home->dirty, unit, units, true);
+	bits_set(home->kept, unit, units, false);
 	struct weir__span *left = run_before(home, unit);
 	if (left != NULL) {
 		run_unlink(home, left);
-		freed_ns = older_part(left, dirty_units, freed_ns);
+		memory = joined(memory_of(left), memory);
 		unit -= left->units;
 		units += left->units;
-		dirty_units += left->dirty_units;
 	}
 	struct weir__span *right = run_at(home, unit + units);
 	if (right != NULL) {
 		run_unlink(home, right);
-		freed_ns = older_part(right, dirty_units, freed_ns);
+		memory = joined(memory_of(right), memory);
 		units += right->units;
-		dirty_units += right->dirty_units;
 	}
-	run_link(home, run_make(home, unit, units, dirty_units, freed_ns));
+	run_link(home, run_make(home, unit, units, memory));
 }
 
 /* The first run on lists [bin, end) that is long enough; the lists above `bin` all are. */
@@ -141,10 +187,12 @@ static uint32_t run_take(struct weir__home *home, struct weir__span *run, uint32
 {
 	uint32_t unit = unit_of(home, run);
 	uint32_t rest = run->units - units;
-	uint32_t dirty = run->dirty_units > units ? run->dirty_units - units : 0;
+	struct memory memory = memory_of(run);
+	memory.dirty_units -= bits_count(home->dirty, unit, units);
+	memory.kept_units -= bits_count(home->kept, unit, units);
 	run_unlink(home, run);
 	if (rest > 0)
-		run_link(home, run_make(home, unit + units, rest, dirty, run->freed_ns));
+		run_link(home, run_make(home, unit + units, rest, memory));
 	return unit;
 }
 
@@ -167,6 +215,62 @@ static uint32_t units_alloc(struct weir__home *home, uint32_t units)
 	return unit;
 }
 
+/* ---- Giving back ---------------------------------------------------------------------------- */
+
+/* What is dirty stays, for shortage to take. */
+static void leave(struct weir__home *home, uint32_t unit, uint32_t units)
+{
+	for (uint32_t i = unit; i < unit + units; i++)
+		if (bits_count(home->dirty, i, 1) > 0)
+			bits_set(home->kept, i, 1, true);
+}
+
+/* The run's dirty units were given back, or left. */
+static void settle(struct weir__home *home, struct weir__span *run)
+{
+	uint32_t unit = unit_of(home, run);
+	uint32_t kept_units = bits_count(home->kept, unit, run->units);
+	bits_set(home->dirty, unit, run->units, false);
+	WEIR__ADD(home->dirty_units, -(uint64_t)run->dirty_units);
+	WEIR__ADD(home->kept_units, (uint64_t)kept_units - run->kept_units);
+	run->dirty_units = 0;
+	run->kept_units = kept_units;
+}
+
+static void purge(struct weir__home *home, uint32_t unit, uint32_t units)
+{
+	weir__os_purge(unit_address(home, unit), (size_t)units << WEIR__UNIT_SHIFT);
+	bits_set(home->kept, unit, units, false);
+}
+
+/*
+ * What time alone does, as WEIR_MEM_PURGE and WEIR_MEM_HUGE_PAGES say. Giving part of a huge page
+ * back would split it, so the ends of a run stay; they go with the run's neighbours, or when memory
+ * is short.
+ */
+static void release(struct weir__home *home, struct weir__span *run)
+{
+	const uint32_t huge_units = WEIR__HUGE_BYTES >> WEIR__UNIT_SHIFT;
+	uint32_t unit = unit_of(home, run), end = unit + run->units;
+	uint32_t begin = unit;
+	if (weir__config.huge_pages == WEIR__HUGE_ALWAYS) {
+		begin = (unit + huge_units - 1) & ~(huge_units - 1);
+		end &= ~(huge_units - 1);
+		if (end < begin)
+			end = begin = unit;
+	}
+	if (weir__config.purge == WEIR__PURGE_FREE) {
+		leave(home, unit, run->units);
+		weir__os_release(unit_address(home, begin), (size_t)(end - begin)
+								    << WEIR__UNIT_SHIFT);
+	} else {
+		leave(home, unit, begin - unit);
+		leave(home, end, unit + run->units - end);
+		purge(home, begin, end - begin);
+	}
+	settle(home, run);
+}
+
 uint64_t weir__runs_purge(struct weir__home *home, int64_t age_ns, uint64_t units_max)
 {
 	uint64_t purged = 0;
@@ -176,14 +280,22 @@ uint64_t weir__runs_purge(struct weir__home *home, int64_t age_ns, uint64_t unit
 				continue;
 			if (purged >= units_max)
 				return purged;
-			weir__os_purge(unit_address(home, unit_of(home, run)),
-				       (size_t)run->units << WEIR__UNIT_SHIFT);
 			purged += run->dirty_units;
-			WEIR__ADD(home->dirty_units, -(uint64_t)run->dirty_units);
-			run->dirty_units = 0;
+			release(home, run);
 		}
 	}
 	return purged;
+}
+
+void weir__runs_purge_all(struct weir__home *home)
+{
+	for (unsigned bin = WEIR__RUN_BINS; bin-- > 0;)
+		for (struct weir__span *run = home->runs[bin]; run != NULL; run = run->next) {
+			if (run->dirty_units == 0 && run->kept_units == 0)
+				continue;
+			purge(home, unit_of(home, run), run->units);
+			settle(home, run);
+		}
 }
 
 int64_t weir__runs_due(const struct weir__home *home, int64_t age_ns)
@@ -251,7 +363,6 @@ static void span_fill(struct weir__home *home, struct weir__span *span,
 	span->objects = (uint16_t)pool->span_objects;
 	span->free = span->objects;
 	span->first_word = 0;
-	span->dirty_units = 0;
 	uint64_t *bits = span_bits(home, span);
 	uint32_t whole = span->objects / 64;
 	memset(bits, 0xff, whole * sizeof(*bits));
@@ -289,7 +400,7 @@ static void span_end(struct weir__home *home, uint32_t index, struct weir__span 
 	WEIR__ADD(home->span_units, -(uint64_t)units);
 	for (uint32_t i = 0; i < units; i++)
 		WEIR__SET(home->map[unit + i], 0);
-	units_free(home, unit, units, units, home->now_ns);
+	units_free(home, unit, units);
 }
 
 /* Up to n of the span's objects, lowest addresses first. */
@@ -352,9 +463,9 @@ void *weir__span_take_aligned(struct weir__home *home, uint32_t index, size_t al
 	uint32_t tail = step - 1 - head;
 	struct weir__span *span = span_begin(home, index, unit + head);
 	if (head > 0)
-		units_free(home, unit, head, head, home->now_ns);
+		units_free(home, unit, head);
 	if (tail > 0)
-		units_free(home, unit + head + units, tail, tail, home->now_ns);
+		units_free(home, unit + head + units, tail);
 	void *block;
 	span_pull(home, span, weir__pools[index].object_bytes, &block, 1);
 	span_relist(&home->bins[index], span);

@@ -355,6 +355,9 @@ static int configure_alloc(const struct weir__config *config)
 	pools.debug = (uint32_t)config->mem_debug;
 	pools.reserve = (uint32_t)config->pool_reserve;
 	pools.worker_bytes = config->pool_worker_bytes;
+	pools.purge = (uint32_t)config->mem_purge;
+	pools.huge_pages = (uint32_t)config->mem_huge_pages;
+	pools.numa = (uint32_t)config->mem_numa;
 	pools.mem_limit = config->mem_limit;
 	sizes_of(config, &pools);
 	pools.epoch_ns = (int64_t)config->pool_epoch_ms * WEIR_MS;

@@ -130,6 +130,12 @@
 	   "all caches of a worker together, when full") \
 	XX(mem_decay_ms, NUMBER, "WEIR_MEM_DECAY_MS", 10000, 0, 3600000, "ms", \
 	   "until memory nobody uses goes back to the system") \
+	XX(mem_purge, CHOICE, "WEIR_MEM_PURGE", 0, 0, 1, "dontneed|free", \
+	   "how it goes back; free: cheaper, and resident until the kernel wants it") \
+	XX(mem_huge_pages, CHOICE, "WEIR_MEM_HUGE_PAGES", 0, 0, 2, "never|large|always", \
+	   "huge pages for nothing, for blocks above 16 MiB, or for all but stacks") \
+	XX(mem_numa, CHOICE, "WEIR_MEM_NUMA", 0, 0, 2, "none|local|interleave", \
+	   "memory from where it is first touched, from the worker's node, or from all in turn") \
 	XX(mem_limit, BYTES, "WEIR_MEM_LIMIT", 0, 0, 1LL << 50, "bytes", \
 	   "of all workers, stacks not counted; 0: the cgroup's limit alone") \
 	XX(mem_debug, NUMBER, "WEIR_MEM_DEBUG", 0, 0, 3, "level", \

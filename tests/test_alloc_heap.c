@@ -676,6 +676,30 @@ START_TEST(what_a_burst_used_is_given_back_when_idle)
 }
 END_TEST
 
+/* A run made of a purged and a used part, of which the purged part is taken again. */
+START_TEST(memory_behind_a_clean_part_of_a_run_is_given_back)
+{
+	enum { FIRST = 6 << 20, SECOND = 4 << 20 };
+	attach();
+	size_t before = resident();
+	char *first = weir_alloc(FIRST), *second = weir_alloc(SECOND), *fence = weir_alloc(FIRST);
+	memset(first, 1, FIRST);
+	weir_free(first);
+	(void)weir_mem_compact(SIZE_MAX, WEIR_MEM_CRITICAL); /* the first part is clean */
+	memset(second, 1, SECOND);
+	weir_free(second);
+	weir__cache_flush(weir__home_self(), weir_size_class(SECOND) + 1, 1);
+	void *again = weir_alloc(FIRST);
+	ck_assert_ptr_eq(again, first);
+	int64_t now = weir__os_now();
+	for (int64_t next = now; next != INT64_MAX; now = next)
+		next = weir__heap_idle(now);
+	ck_assert_uint_lt(resident() - before, 1u << 20);
+	weir_free(fence);
+	weir_free(again);
+}
+END_TEST
+
 /* What is cached goes in as many wake-ups as there are things to give, not in one a second. */
 START_TEST(an_idle_heap_wakes_up_a_few_times_and_then_never)
 {
@@ -747,6 +771,7 @@ Suite *alloc_heap_suite(void)
 		tcase_add_test(back, an_idle_heap_is_small);
 		tcase_add_test(back, a_megabyte_a_thousand_times_costs_a_megabyte);
 		tcase_add_test(back, what_a_burst_used_is_given_back_when_idle);
+		tcase_add_test(back, memory_behind_a_clean_part_of_a_run_is_given_back);
 		tcase_add_test(back, an_idle_heap_wakes_up_a_few_times_and_then_never);
 	}
 	suite_add_tcase(s, back);
