@@ -89,7 +89,7 @@ static void cache_open(struct weir__home *home, uint32_t index)
 	uint32_t cap = weir__adapt_first_cap(home, index);
 	cache->slots = slots_new(home, cap, &bin->room);
 	WEIR__SET(cache->cap, cache->slots == NULL ? 0 : cap);
-	home->cap_bytes += (uint64_t)cache->cap * cache->object_bytes;
+	WEIR__SET(home->cap_bytes, home->cap_bytes + (uint64_t)cache->cap * cache->object_bytes);
 	memset(&bin->demand, 0, sizeof(bin->demand));
 	struct weir__law *law = &bin->demand.law;
 	law->decayed_ns = law->resized_ns = law->used_ns = home->now_ns;
@@ -160,9 +160,10 @@ void weir__cache_resize(struct weir__home *home, uint32_t index, uint32_t cap)
 		slots_grow(home, index, cap);
 	if (cap > bin->room)
 		cap = bin->room;
-	home->cap_bytes += ((uint64_t)cap - cache->cap) * cache->object_bytes;
+	WEIR__SET(home->cap_bytes,
+		  home->cap_bytes + ((uint64_t)cap - cache->cap) * cache->object_bytes);
 	WEIR__SET(cache->cap, cap);
-	bin->resizes++;
+	WEIR__SET(bin->resizes, bin->resizes + 1);
 	marks_reset(home, cache);
 }
 
@@ -176,7 +177,7 @@ void weir__cache_close(struct weir__home *home, uint32_t index)
 		weir__cache_flush(home, index, cache->count);
 		slots_free(home, cache->slots);
 	}
-	home->cap_bytes -= (uint64_t)cache->cap * cache->object_bytes;
+	WEIR__SET(home->cap_bytes, home->cap_bytes - (uint64_t)cache->cap * cache->object_bytes);
 	cache->slots = NULL;
 	WEIR__SET(cache->cap, 0);
 	cache->low = cache->high = 0;

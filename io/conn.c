@@ -21,6 +21,7 @@
 
 #include "io/address.h"
 #include "io/conn.h"
+#include "io/name.h"
 #include "runtime/fatal.h"
 #include "runtime/wait_kind.h"
 
@@ -579,20 +580,38 @@ static int connect_fd(struct weir__io *io, const struct weir__address *address)
 	return fd;
 }
 
+enum { NAME_ADDRESSES_MAX = 8 };
+
+/* A descriptor connected to the first of the addresses that takes us, or the last one's error. */
+static int connect_any(struct weir__io *io, const struct weir__address *addresses, int count)
+{
+	int fd = -EINVAL;
+
+	for (int i = 0; i < count; i++) {
+		fd = connect_fd(io, &addresses[i]);
+		if (fd >= 0 || fd == -ECANCELED || fd == -ETIME)
+			break;
+	}
+	return fd;
+}
+
 int weir_connect(weir_conn **ret, const char *text)
 {
 	struct weir__worker *self = weir__worker_self();
-	struct weir__address address;
+	struct weir__address addresses[NAME_ADDRESSES_MAX];
+	int count = 1;
 
 	if (!self || !self->current)
 		return -EINVAL;
 	int err = weir__interrupted(self, self->current);
-	if (err == 0)
-		err = weir__address_parse(text, &address);
 	if (err < 0)
 		return err;
+	if (weir__address_parse(text, &addresses[0]) < 0)
+		count = weir__name_resolve(self, text, addresses, NAME_ADDRESSES_MAX);
+	if (count < 0)
+		return count;
 	struct weir__io *io = weir__io_of(self);
-	int fd = connect_fd(io, &address);
+	int fd = connect_any(io, addresses, count);
 	if (fd < 0)
 		return fd;
 	err = weir__conn_new(io, fd, false, ret);

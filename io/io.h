@@ -123,9 +123,12 @@ WEIR_API WEIR_MUST WEIR_NONNULL int weir_accept(weir_listener *listener, weir_co
 /* ---- Connections -------------------------------------------------------- */
 
 /*
- * Parks until connected to `address` and gives the connection in *ret. Returns 0, -EINVAL (address;
- * names are not looked up here), -ECONNREFUSED, -ENETUNREACH, -ETIMEDOUT, -EMFILE, -ENOMEM,
- * -ECANCELED, -ETIME.
+ * Parks until connected to `address` and gives the connection in *ret. Here a name may stand for
+ * the host, "localhost:7000": it is looked up as this machine is set up to (WEIR_DNS_THREADS), and
+ * its addresses (the first 8) are tried in their order. Returns 0, -EINVAL (address), -ENOENT (no
+ * such host), -EAGAIN (the name servers do not answer, or too many names are being looked up), -EIO
+ * (they answer nonsense), -ECONNREFUSED, -ENETUNREACH, -ETIMEDOUT, -EMFILE, -ENOMEM, -ECANCELED,
+ * -ETIME.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_connect(weir_conn **ret, const char *address);
 

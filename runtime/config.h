@@ -79,6 +79,12 @@
 	   "time the deferred calls of a task that ends may block in all") \
 	XX(dump_signal, BOOL, "WEIR_DUMP_SIGNAL", 1, 0, 1, "", \
 	   "SIGQUIT writes all tasks to standard error and the program goes on") \
+	XX(blocking_threads, NUMBER, "WEIR_BLOCKING_THREADS", 32, 1, 4096, "threads", \
+	   "threads for weir_blocking() calls that name no pool of their own") \
+	XX(dns_threads, NUMBER, "WEIR_DNS_THREADS", 4, 1, 256, "threads", \
+	   "threads that look up names") \
+	XX(blocking_queue, NUMBER, "WEIR_BLOCKING_QUEUE", 1024, 1, 1 << 20, "calls", \
+	   "calls that may wait for a thread of either pool; more get EAGAIN") \
 	XX(pin, BOOL, "WEIR_PIN", 0, 0, 1, "", \
 	   "bind worker i to the i-th allowed CPU") \
 	XX(recv_bytes, BYTES, "WEIR_RECV_BYTES", 4096, 512, 1 << 20, "bytes", \

@@ -533,6 +533,68 @@ WEIR_API WEIR_NONNULL struct weir_case weir_case_sem(struct weir_sem *sem, size_
 WEIR_API WEIR_NONNULL struct weir_case weir_case_event(struct weir_event *event);
 WEIR_API WEIR_NONNULL struct weir_case weir_case_notify(struct weir_notify *notify);
 WEIR_API WEIR_NONNULL struct weir_case weir_case_oneshot(struct weir_oneshot *oneshot, void **ret);
+/* ---- Blocking calls ----------------------------------------------------- */
+
+typedef struct weir_blocking_pool weir_blocking_pool;
+
+struct weir_blocking_pool_opts {
+	const char *name; /* positional; borrowed while the pool lives; shown by ps and dumps */
+	size_t size;	  /* filled by the macro */
+	unsigned threads_max;
+	unsigned queue_max; /* jobs that may wait for a thread; 0: 1024 */
+};
+
+/*
+ * Gives a pool of threads for work that blocks, so that slow work of one kind does not hold up
+ * another. Threads start when they are needed and end after 10 idle seconds. Does not park. Returns
+ * 0, -EINVAL (no threads_max), -ENOMEM.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int
+weir_blocking_pool_new_with(weir_blocking_pool **ret, const struct weir_blocking_pool_opts *opts);
+#define weir_blocking_pool_new(ret, ...)                                                           \
+	weir_blocking_pool_new_with(                                                               \
+		(ret), &(struct weir_blocking_pool_opts){                                          \
+			       __VA_ARGS__, .size = sizeof(struct weir_blocking_pool_opts) })
+
+/* Takes the pool; never waits: abandoned work ends on its own. No task may be waiting for it.
+ * Accepts NULL. */
+WEIR_API void weir_blocking_pool_free(weir_blocking_pool *pool);
+
+struct weir_blocking_opts {
+	weir_fn fn; /* the two positional ones come first and never move */
+	void *arg;
+	size_t size;		  /* filled by the macro */
+	weir_blocking_pool *pool; /* NULL: the pool "user", of WEIR_BLOCKING_THREADS threads */
+	int *ret_result; /* gets what fn returned; the call then returns 0, or an error of its own
+			  */
+	/*
+	 * Makes the work abandonable: when the task is cancelled or its time is up, the call
+	 * returns although fn still runs. The call takes `arg`, which must not lie on the task's
+	 * stack: when it succeeds it gives it back, on an error of its own abandon(arg) is called,
+	 * at once or on fn's thread when fn has ended. Needs ret_result. NULL: work that runs is
+	 * waited for.
+	 */
+	void (*abandon)(void *arg);
+};
+
+/*
+ * Runs fn(arg) on a thread of a pool and parks until it has returned; fn may block, and may call
+ * nothing that parks. Returns what fn returned; or without having run it -EAGAIN (the queue is
+ * full, or no thread can be had), -ENOMEM, -ECANCELED, -ETIME, -EINVAL (not in a task, no fn). Once
+ * fn runs it is not interrupted: the task waits for it, or abandons it.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_blocking_with(const struct weir_blocking_opts *opts);
+#define weir_blocking(...)                                                                         \
+	weir_blocking_with(&(struct weir_blocking_opts){                                           \
+		__VA_ARGS__, .size = sizeof(struct weir_blocking_opts) })
+
+struct weir_blocking_stats {
+	unsigned threads; /* alive */
+	unsigned idle;	  /* of them without work */
+	unsigned queued;  /* jobs that wait for a thread */
+};
+/* Of a pool; NULL: of the pool "user". */
+WEIR_API void weir_blocking_stats_get(weir_blocking_pool *pool, struct weir_blocking_stats *ret);
 
 /* ---- Errors, version ---------------------------------------------------- */
 

@@ -395,6 +395,9 @@ void weir__task_timer_fired(struct weir__worker *self, struct weir__timer *timer
 /* Ends a task's wait early, if it is in one that can be ended. */
 void weir__interrupt(struct weir__task *task, int why);
 
+/* The pool for names. */
+weir_blocking_pool *weir__blocking_dns(struct weir__worker *self);
+
 /* Worker life, for io/run.c. */
 void weir__worker_init(struct weir__worker *worker, struct weir__runtime *runtime, unsigned index);
 void weir__worker_enter(struct weir__worker *worker); /* on its thread: sets weir__worker_self() */

@@ -969,6 +969,38 @@ END_TEST
 
 /* ---- The suite ------------------------------------------------------------------------------- */
 
+static int by_name(void *arg)
+{
+	static const char *const wrong[] = { "localhost",   "localhost:", "localhost:99999",
+					     "a b:80",	    "-x:80",	  ":localhost:80",
+					     "localhost:8o" };
+	weir_auto_listener listener = NULL;
+	weir_auto_conn conn = NULL;
+	char text[64];
+	(void)arg;
+	for (size_t i = 0; i < COUNT(wrong); i++)
+		ck_assert_int_eq(weir_connect(&conn, wrong[i]), -EINVAL);
+	ck_assert_int_eq(weir_listen(&listener, "127.0.0.1:0"), 0);
+	const char *port = strrchr(weir_listener_address(listener), ':');
+	snprintf(text, sizeof(text), "localhost%s", port);
+	ck_assert_int_eq(weir_connect(&conn, text), 0);
+	ck_assert_int_eq(weir_conn_peer(conn, text, sizeof(text)), 0);
+	ck_assert_str_eq(text, weir_listener_address(listener));
+	weir_conn_close(conn);
+	conn = NULL;
+	/* RFC 6761: there is none; a machine without name servers cannot know */
+	int err = weir_connect(&conn, "host.invalid:80");
+	ck_assert(err == -ENOENT || err == -EAGAIN || err == -EIO);
+	ck_assert_ptr_null(conn);
+	return 0;
+}
+
+START_TEST(a_name_is_looked_up_and_its_addresses_are_tried)
+{
+	run_on(1, by_name, NULL);
+}
+END_TEST
+
 static TCase *add_case(Suite *suite, const char *name)
 {
 	TCase *tcase = tcase_create(name);
@@ -1009,5 +1041,6 @@ Suite *io_echo_suite(void)
 	tcase_add_loop_test(naming, a_closed_listener_leaves_its_address_at_once, 0,
 			    COUNT(addresses));
 	tcase_add_test(naming, where_nobody_listens_connecting_is_refused);
+	tcase_add_test(naming, a_name_is_looked_up_and_its_addresses_are_tried);
 	return suite;
 }

@@ -1,0 +1,397 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * blocking.c: work that blocks its thread, on threads kept for that.
+ *
+ * A pool has a name, a bound on its threads and a bound on its queue. Threads start when work
+ * waits and none is idle, and end after ten idle seconds. A job lies on the stack of the task that
+ * waits for it. The hard idea is what happens when that task may wait no longer: a job in the queue
+ * is taken out and has never run; one that runs is waited for, because it may use the task's
+ * memory, unless the caller said how to abandon it. Then a record of its own takes its place, the
+ * task goes on, and the thread that finds it abandoned hands the argument to `abandon`.
+ *
+ * Threads belong to no runtime and are never joined, so the end of a runtime, or of the process,
+ * never waits for one.
+ */
+#include <weir/runtime.h>
+
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+
+#include "runtime/opts.h"
+#include "runtime/task.h"
+#include "runtime/wait_kind.h"
+
+#define IDLE_SECONDS 10
+
+/* On the stack of the task that waits, which outlives an abandoned job's own end. */
+struct wait {
+	struct job *job;
+	bool is_abandoned; /* the job is its thread's now */
+};
+
+enum job_state { JOB_QUEUED, JOB_RUNNING, JOB_DONE, JOB_ABANDONED };
+
+struct job {
+	struct job *next;
+	weir_fn fn;
+	void *arg;
+	void (*abandon)(void *arg); /* NULL: a job that runs is waited for */
+	weir_blocking_pool *pool;
+	struct weir__task *task; /* parked until DONE */
+	int result;
+	enum job_state state; /* all from here under the pool's lock */
+};
+
+/* Freed by whoever is last: its owner or one of its threads. */
+struct weir_blocking_pool {
+	pthread_mutex_t lock;
+	pthread_cond_t work;
+	const char *name;
+	struct job *head;
+	struct job **tail;
+	unsigned threads_max;
+	unsigned queue_max;
+	unsigned queued;
+	unsigned threads;
+	unsigned busy; /* of them with a job */
+	bool is_static;
+	bool is_freed;
+};
+
+static weir_blocking_pool user_pool = { .lock = PTHREAD_MUTEX_INITIALIZER,
+					.name = "user",
+					.is_static = true };
+static weir_blocking_pool dns_pool = { .lock = PTHREAD_MUTEX_INITIALIZER,
+				       .name = "dns",
+				       .is_static = true };
+static pthread_once_t static_pools_once = PTHREAD_ONCE_INIT;
+
+/* ---- Pools ---------------------------------------------------------------------------------- */
+
+/* Idle threads wait by the clock that nobody sets. */
+static int init_wait(weir_blocking_pool *pool)
+{
+	pthread_condattr_t attributes;
+	int err = -pthread_condattr_init(&attributes);
+
+	if (err < 0)
+		return err;
+	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+	err = -pthread_cond_init(&pool->work, &attributes);
+	pthread_condattr_destroy(&attributes);
+	pool->tail = &pool->head;
+	return err;
+}
+
+static void init_static_pools(void)
+{
+	/* glibc's cannot fail: no memory is asked for */
+	(void)init_wait(&user_pool);
+	(void)init_wait(&dns_pool);
+}
+
+static weir_blocking_pool *static_pool(weir_blocking_pool *pool, uint32_t threads_max,
+				       uint32_t queue_max)
+{
+	pthread_once(&static_pools_once, init_static_pools);
+	pthread_mutex_lock(&pool->lock);
+	pool->threads_max = threads_max;
+	pool->queue_max = queue_max;
+	pthread_mutex_unlock(&pool->lock);
+	return pool;
+}
+
+weir_blocking_pool *weir__blocking_dns(struct weir__worker *self)
+{
+	const struct weir__config *config = &self->runtime->config;
+
+	return static_pool(&dns_pool, config->dns_threads, config->blocking_queue);
+}
+
+int weir_blocking_pool_new_with(weir_blocking_pool **ret,
+				const struct weir_blocking_pool_opts *opts)
+{
+	struct weir_blocking_pool_opts known = { 0 };
+	int err = weir__opts_copy(&known, sizeof known, opts, opts->size);
+
+	if (err < 0)
+		return err;
+	if (known.threads_max == 0)
+		return -EINVAL;
+	weir_blocking_pool *pool = weir_zalloc(sizeof *pool);
+	if (!pool)
+		return -ENOMEM;
+	pthread_mutex_init(&pool->lock, NULL);
+	err = init_wait(pool);
+	if (err < 0) {
+		weir_free(pool);
+		return err;
+	}
+	pool->name = known.name ? known.name : "unnamed";
+	pool->threads_max = known.threads_max;
+	pool->queue_max = known.queue_max ? known.queue_max : 1024;
+	*ret = pool;
+	return 0;
+}
+
+static void destroy(weir_blocking_pool *pool)
+{
+	pthread_cond_destroy(&pool->work);
+	pthread_mutex_destroy(&pool->lock);
+	weir_free(pool);
+}
+
+void weir_blocking_pool_free(weir_blocking_pool *pool)
+{
+	if (!pool)
+		return;
+	pthread_mutex_lock(&pool->lock);
+	WEIR_ASSERT(!pool->head && !pool->is_static && !pool->is_freed);
+	pool->is_freed = true;
+	bool is_last = pool->threads == 0;
+	pthread_cond_broadcast(&pool->work);
+	pthread_mutex_unlock(&pool->lock);
+	if (is_last)
+		destroy(pool);
+}
+
+void weir_blocking_stats_get(weir_blocking_pool *pool, struct weir_blocking_stats *ret)
+{
+	if (!pool) {
+		pthread_once(&static_pools_once, init_static_pools);
+		pool = &user_pool;
+	}
+	pthread_mutex_lock(&pool->lock);
+	*ret = (struct weir_blocking_stats){ .threads = pool->threads,
+					     .idle = pool->threads - pool->busy,
+					     .queued = pool->queued };
+	pthread_mutex_unlock(&pool->lock);
+}
+
+/* ---- Threads: the lock is held on entry and on return ---------------------------------------- */
+
+static struct job *take(weir_blocking_pool *pool)
+{
+	struct job *job = pool->head;
+
+	pool->head = job->next;
+	if (!pool->head)
+		pool->tail = &pool->head;
+	pool->queued--;
+	pool->busy++;
+	job->state = JOB_RUNNING;
+	return job;
+}
+
+/* The job is the task's again when it is DONE and the lock is free: nothing of it is used then. */
+static void run(weir_blocking_pool *pool, struct job *job)
+{
+	pthread_mutex_unlock(&pool->lock);
+	int result = job->fn(job->arg);
+	pthread_mutex_lock(&pool->lock);
+	bool is_abandoned = job->state == JOB_ABANDONED;
+	struct weir__task *task = job->task;
+	job->result = result;
+	job->state = JOB_DONE;
+	pthread_mutex_unlock(&pool->lock);
+	if (is_abandoned) {
+		job->abandon(job->arg);
+		weir_free(job);
+	} else {
+		weir__wake(task);
+	}
+	pthread_mutex_lock(&pool->lock);
+	pool->busy--;
+}
+
+/* False when nothing came for so long that the thread should end. */
+static bool wait_for_work(weir_blocking_pool *pool)
+{
+	struct timespec until;
+	int err = 0;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += IDLE_SECONDS;
+	while (!pool->head && !pool->is_freed && err == 0)
+		err = pthread_cond_timedwait(&pool->work, &pool->lock, &until);
+	return pool->head != NULL;
+}
+
+static void *thread_main(void *arg)
+{
+	weir_blocking_pool *pool = arg;
+	char name[16];
+
+	snprintf(name, sizeof name, "weir/%s", pool->name);
+	(void)pthread_setname_np(pthread_self(), name);
+	pthread_mutex_lock(&pool->lock);
+	do
+		while (pool->head)
+			run(pool, take(pool));
+	while (wait_for_work(pool));
+	pool->threads--;
+	bool is_last = pool->is_freed && pool->threads == 0;
+	pthread_mutex_unlock(&pool->lock);
+	if (is_last)
+		destroy(pool);
+	return NULL;
+}
+
+/* Signals are for the application's threads: ours take none. */
+static int start_thread(weir_blocking_pool *pool)
+{
+	pthread_attr_t attributes;
+	pthread_t thread;
+	sigset_t all, old;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	pthread_attr_init(&attributes);
+	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+	int err = -pthread_create(&thread, &attributes, thread_main, pool);
+	pthread_attr_destroy(&attributes);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (err == 0)
+		pool->threads++;
+	return err;
+}
+
+/* ---- Waiting for a job ----------------------------------------------------------------------- */
+
+static int enqueue(weir_blocking_pool *pool, struct job *job)
+{
+	/* threads that have just started will take what is in the queue, too */
+	if (pool->queued >= pool->threads - pool->busy && pool->threads < pool->threads_max) {
+		int err = start_thread(pool);
+		if (err < 0 && pool->threads == 0)
+			return err;
+	}
+	if (pool->queued >= pool->threads - pool->busy + pool->queue_max)
+		return -EAGAIN;
+	job->next = NULL;
+	job->state = JOB_QUEUED;
+	*pool->tail = job;
+	pool->tail = &job->next;
+	pool->queued++;
+	pthread_cond_signal(&pool->work);
+	return 0;
+}
+
+static void take_out(weir_blocking_pool *pool, const struct job *job)
+{
+	struct job **at = &pool->head;
+
+	while (*at != job)
+		at = &(*at)->next;
+	*at = job->next;
+	if (!*at)
+		pool->tail = at;
+	pool->queued--;
+}
+
+static void abort_blocking(struct weir__task *task, int why)
+{
+	struct wait *wait = task->wait;
+	struct job *job = wait->job;
+	weir_blocking_pool *pool = job->pool;
+
+	pthread_mutex_lock(&pool->lock);
+	bool is_queued = job->state == JOB_QUEUED;
+	if (is_queued) {
+		take_out(pool, job);
+	} else if (job->state == JOB_RUNNING && job->abandon) {
+		job->state = JOB_ABANDONED;
+		wait->is_abandoned = true;
+	}
+	pthread_mutex_unlock(&pool->lock);
+	if (is_queued || wait->is_abandoned)
+		weir__ready(task->worker, task, why);
+}
+
+static void describe_blocking(const struct weir__task *task, char *ret, size_t cap)
+{
+	const struct wait *wait = task->wait;
+
+	snprintf(ret, cap, "pool %s", wait->job->pool->name);
+}
+WEIR__WAIT_KIND(abort_blocking, "blocking call", describe_blocking);
+
+/* Returns what fn returned, in *ret, and 0; or why it was not run, or not waited for. */
+static int wait_for(struct weir__worker *self, struct wait *wait, int *ret)
+{
+	struct job *job = wait->job;
+	weir_blocking_pool *pool = job->pool;
+
+	job->task = self->current;
+	pthread_mutex_lock(&pool->lock);
+	int err = enqueue(pool, job);
+	pthread_mutex_unlock(&pool->lock);
+	if (err == 0)
+		err = weir__park(self, abort_blocking, wait);
+	if (err == 0)
+		*ret = job->result;
+	return err;
+}
+
+static int run_abandonable(struct weir__worker *self, const struct job *plan, int *ret)
+{
+	struct wait wait = { .job = weir_alloc(sizeof *plan) };
+	int err = -ENOMEM;
+
+	if (wait.job) {
+		*wait.job = *plan;
+		err = wait_for(self, &wait, ret);
+	}
+	if (wait.is_abandoned)
+		return err;
+	weir_free(wait.job);
+	if (err < 0)
+		plan->abandon(plan->arg);
+	return err;
+}
+
+static int run_in_pool(struct weir__worker *self, struct job *job, int *ret)
+{
+	int err = weir__interrupted(self, self->current);
+
+	if (err < 0) {
+		if (job->abandon)
+			job->abandon(job->arg);
+		return err;
+	}
+	if (weir__virtual) { /* simulated time does not pass while it runs */
+		*ret = job->fn(job->arg);
+		return 0;
+	}
+	if (!job->pool)
+		job->pool = static_pool(&user_pool, self->runtime->config.blocking_threads,
+					self->runtime->config.blocking_queue);
+	return job->abandon ? run_abandonable(self, job, ret)
+			    : wait_for(self, &(struct wait){ .job = job }, ret);
+}
+
+int weir_blocking_with(const struct weir_blocking_opts *opts)
+{
+	struct weir__worker *self = weir__worker_self();
+	struct weir_blocking_opts known = { 0 };
+	int result = 0;
+
+	if (!self || !self->current)
+		return -EINVAL;
+	int err = weir__opts_copy(&known, sizeof known, opts, opts->size);
+	if (err < 0)
+		return err;
+	if (!known.fn || (known.abandon && !known.ret_result))
+		return -EINVAL;
+	struct job job = {
+		.fn = known.fn, .arg = known.arg, .abandon = known.abandon, .pool = known.pool
+	};
+	err = run_in_pool(self, &job, &result);
+	if (err < 0)
+		return err;
+	if (!known.ret_result)
+		return result;
+	*known.ret_result = result;
+	return 0;
+}
