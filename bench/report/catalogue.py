@@ -5,6 +5,8 @@ The first job list is the default, sized for about ten minutes; `quick` takes th
 rest is run with --only or --all. Not every rival is in every row: the full field runs where the
 question is "which runtime", the nearest rivals where it is "and at this size".
 """
+import costs
+import memory
 import samples
 from build import built
 from rounds import Job
@@ -42,8 +44,13 @@ GROUPS = [
     Group("kv", "Key-value server, redis-benchmark, 50 connections", "cpu_us", LATENCY, ""),
     Group("tasks", "Runtime microbenchmarks", "ns", [],
           "Nanoseconds per operation; bench/README.md says which row is which of Tokio's."),
-    Group("memory", "Memory", "bytes", [], "User-space memory (RSS): bytes for each connection or "
-          "task that only waits."),
+    Group("cost", "What a 64 B echo costs", "count", [],
+          "Per request, 64 connections, depth 1: user-space instructions (callgrind), system calls "
+          "(the kernel's tracepoint), calls of libc's malloc. '-': not to be had of that program."),
+    Group("memory", "Memory", "bytes", [],
+          "Resident bytes: of each connection or task that only waits (user space; the kernel's "
+          "part is the same for all), and of a server before, in and after a burst: 1,000 "
+          "connections with four messages of 16 KB in flight on each."),
 ]
 
 
@@ -94,11 +101,39 @@ def kv_job(t, command, depth):
                lambda p, _: samples.kv(p, t, command, depth), 1.3 * t)
 
 
-def idle_job(t):
-    def take(program, _store):
+def memory_jobs(burst_wait):
+    """Once: nothing but the programs decides them."""
+    def idle_connections(program, _store):
         figures = samples.idle_connections(program, 0.3)
-        return {**figures, "bytes": figures["bytes_per_conn"]}
-    return job("memory", "10,000 idle connections", FIELD, take, 1.5 + 0 * t)
+        return {"idle connection (10,000)": {"bytes": figures["bytes_per_conn"]}}
+
+    def idle_tasks(program, _store):
+        tasks = 1_000_000 if memory.room_for(1_000_000, 5000) else 100_000
+        return {f"idle task ({tasks:,})": {"bytes": memory.idle_tasks(program, tasks)}}
+    burst = memory.Burst(["weir", "tokio", "go"], burst_wait)
+    return [
+        Job("memory", "idle connections", FIELD, idle_connections, 1.5, once=True),
+        Job("memory", "idle tasks", memory.IDLE, idle_tasks, 6, once=True),
+        Job("memory", "burst", burst.programs, burst.take, burst_wait / 3 + 3, once=True),
+    ]
+
+
+COUNTED = ["weir", "uring", "epoll", "tokio", "monoio", "libuv"]
+
+
+def cost_job(row, programs, count, seconds):
+    return Job("cost", row, programs, lambda p, _: {row: {"count": count(p)}}, seconds, once=True)
+
+
+def cost_jobs():
+    def own(program, _store):
+        return {row: {"count": value} for row, value in costs.own_counters(program).items()}
+    return [
+        cost_job("user instructions", COUNTED, costs.instructions, 7),
+        cost_job("system calls", [*COUNTED, "glommio", "go"], costs.system_calls, 1.5),
+        cost_job("malloc calls", ["weir", "tokio", "monoio"], costs.mallocs, 1.2),
+        Job("cost", "weir's own counters", ["weir"], own, 1, once=True),
+    ]
 
 
 MICRO = {
@@ -150,6 +185,8 @@ def default(t):
         http_job(t, 1), http_job(t, 16),
         *[kv_job(t, command, depth) for command in ("get", "set") for depth in (1, 16)],
         micro_job(),
+        *cost_jobs(),
+        *memory_jobs(30),
     ]
 
 
@@ -159,4 +196,4 @@ def everything(t):
             for size in SIZES for connections in (1, 64, 1000, 10000) for depth in (1, 16)]
     names = {(j.group, j.name) for j in wide}
     rest = [j for j in default(t) if (j.group, j.name) not in names]
-    return wide + rest + [open_job(t, FIELD, share=0.5), idle_job(t)]
+    return wide + rest + [open_job(t, FIELD, share=0.5)]

@@ -20,11 +20,12 @@ class Job:
     """What is sampled once in each round for each of its programs.
 
     `take(program, store)` gives {row: {metric: value}}. `seconds` is what a sample takes in all.
+    What does not vary is taken `once`, in the first round.
     """
 
-    def __init__(self, group, name, programs, take, seconds):
+    def __init__(self, group, name, programs, take, seconds, once=False):
         self.group, self.name, self.programs = group, name, list(programs)
-        self.take, self.seconds = take, seconds
+        self.take, self.seconds, self.once = take, seconds, once
 
 
 class Sample:
@@ -140,14 +141,14 @@ def sample_job(job, number, store, progress, patience, rounds):
 
 
 def expected_seconds(jobs, rounds):
-    return rounds * sum(job.seconds * len(job.programs) for job in jobs)
+    return sum(job.seconds * len(job.programs) * (1 if job.once else rounds) for job in jobs)
 
 
 def run_rounds(jobs, rounds, patience, keep_noisy):
     store = Store(keep_noisy)
     progress = Progress(expected_seconds(jobs, rounds))
     for number in range(1, rounds + 1):
-        for job in jobs:
+        for job in (j for j in jobs if number == 1 or not j.once):
             sample_job(job, number, store, progress, patience, rounds)
     progress.clear()
     return store

@@ -12,7 +12,8 @@ from stats import Ratio, median
 
 NAMES = {"rate": "requests/s", "cpu_us": "CPU us/request", "p50_us": "p50 us", "p99_us": "p99 us",
          "p99.9_us": "p99.9 us", "p99.99_us": "p99.99 us", "ns": "ns/operation",
-         "min_ns": "min ns", "bytes": "bytes each"}
+         "min_ns": "min ns", "count": "cost", "bytes": "bytes each"}
+WIDE = ("tasks", "cost", "memory")  # one table with a column for each program
 ROOFLINES = ("uring", "epoll")
 
 
@@ -139,7 +140,7 @@ def row_tables(document, store, group):
                           *[number(median(store.values(group.name, row, program, name).values()))
                             for name in group.columns]])
         if lines:
-            document.text(f"**{row}**" if group.name != "memory" else row)
+            document.text(f"**{row}**")
             document.table(header, lines)
 
 
@@ -167,7 +168,7 @@ def verdicts(store):
     """(group, row, program, ratio, verdict) of every comparison with weir."""
     found = []
     for name, group in catalogue.groups().items():
-        for row in store.rows(name):
+        for row in store.rows(name) if name != "cost" else ():
             for program in store.programs(name):
                 if program == "weir":
                     continue
@@ -236,7 +237,7 @@ def compose(store, facts, pictures):
             continue
         document.heading(group.title)
         document.text(group.note)
-        (wide_table if name == "tasks" else row_tables)(document, store, group)
+        (wide_table if name in WIDE else row_tables)(document, store, group)
     document.heading("The machine and the programs")
     document.table(["what", "here"], [list(fact) for fact in facts])
     document.table(["rival", "what", "version"],

@@ -7,6 +7,12 @@ use tokio::runtime::{Builder, Runtime};
 #[global_allocator]
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+#[allow(dead_code)] // not every program has use for each of these
+pub fn current_thread() -> Runtime {
+    Builder::new_current_thread().enable_all().build().expect("a runtime")
+}
+
+#[allow(dead_code)]
 pub fn arguments(usage: &str) -> (String, Runtime) {
     let mut args = std::env::args().skip(1);
     let place = args.next();
@@ -17,8 +23,8 @@ pub fn arguments(usage: &str) -> (String, Runtime) {
         std::process::exit(1);
     };
     let runtime = match flavor.as_str() {
-        "current_thread" => Builder::new_current_thread().enable_all().build(),
-        _ => Builder::new_multi_thread().worker_threads(workers).enable_all().build(),
+        "current_thread" => current_thread(),
+        _ => Builder::new_multi_thread().worker_threads(workers).enable_all().build().expect("a runtime"),
     };
-    (place, runtime.expect("a runtime"))
+    (place, runtime)
 }
