@@ -40,4 +40,7 @@ const char *weir__symbol_name(struct weir__symbols *symbols, uintptr_t pc, uintp
 void weir__frames_write(struct weir__symbols *symbols, const uintptr_t *pcs, unsigned count,
 			const char *indent, FILE *out);
 
+/* Standard error with a buffer of its own, to be closed; NULL when there is none. */
+FILE *weir__stderr_open(void);
+
 #endif

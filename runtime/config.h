@@ -77,6 +77,8 @@
 	   "time the first SIGINT or SIGTERM leaves to clients before they are cancelled") \
 	XX(defer_ms, NUMBER, "WEIR_DEFER_MS", 5000, 0, 3600000, "ms", \
 	   "time the deferred calls of a task that ends may block in all") \
+	XX(stall_ms, NUMBER, "WEIR_STALL_MS", 25, 0, 3600000, "ms", \
+	   "a task that holds its worker longer is reported with its frames; 0: none is") \
 	XX(dump_signal, BOOL, "WEIR_DUMP_SIGNAL", 1, 0, 1, "", \
 	   "SIGQUIT writes all tasks to standard error and the program goes on") \
 	XX(blocking_threads, NUMBER, "WEIR_BLOCKING_THREADS", 32, 1, 4096, "threads", \

@@ -626,6 +626,7 @@ struct weir_worker_stats {
 	uint64_t cq_overflows;
 	uint64_t stale_completions;
 	uint64_t steals; /* un-started tasks (.any) it took from other workers */
+	uint64_t stalls; /* times a task held it beyond WEIR_STALL_MS */
 };
 #define WEIR_ALL_WORKERS (-1)
 

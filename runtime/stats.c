@@ -9,10 +9,9 @@
 
 #include <string.h>
 
-__attribute__((noinline, no_sanitize("thread"))) static uint64_t
-peek(const volatile uint64_t *counter)
+__attribute__((noinline, no_sanitize("thread"))) uint64_t weir__peek(const uint64_t *counter)
 {
-	return *counter;
+	return *(const volatile uint64_t *)counter;
 }
 
 static void add_worker(const struct weir__worker *worker, struct weir_worker_stats *sum)
@@ -20,20 +19,21 @@ static void add_worker(const struct weir__worker *worker, struct weir_worker_sta
 	const struct weir__worker_counts *counts = &worker->counts;
 	const struct weir__driver *driver = worker->driver;
 
-	sum->turns += peek(&counts->turns);
-	sum->parks += peek(&counts->parks);
-	sum->switches += peek(&counts->switches);
-	sum->spawns += peek(&counts->spawns);
-	sum->tasks += peek(&worker->live);
-	sum->wakes += peek(&counts->wakes);
-	sum->steals += peek(&counts->steals);
-	sum->timers_fired += peek(&counts->timers_fired);
-	sum->enters += peek(&driver->enters);
-	sum->submissions += peek(&driver->submissions);
-	sum->completions += peek(&driver->completions);
-	sum->recv_empty += peek(&driver->recv_empty);
-	sum->cq_overflows += peek(&driver->cq_overflows);
-	sum->stale_completions += peek(&driver->stale_completions);
+	sum->turns += weir__peek(&counts->turns);
+	sum->parks += weir__peek(&counts->parks);
+	sum->switches += weir__peek(&counts->switches);
+	sum->spawns += weir__peek(&counts->spawns);
+	sum->tasks += weir__peek(&worker->live);
+	sum->wakes += weir__peek(&counts->wakes);
+	sum->steals += weir__peek(&counts->steals);
+	sum->stalls += weir__peek(&worker->stalls);
+	sum->timers_fired += weir__peek(&counts->timers_fired);
+	sum->enters += weir__peek(&driver->enters);
+	sum->submissions += weir__peek(&driver->submissions);
+	sum->completions += weir__peek(&driver->completions);
+	sum->recv_empty += weir__peek(&driver->recv_empty);
+	sum->cq_overflows += weir__peek(&driver->cq_overflows);
+	sum->stale_completions += weir__peek(&driver->stale_completions);
 }
 
 int weir_worker_stats_get(int worker, struct weir_worker_stats *ret)

@@ -173,3 +173,13 @@ void weir__frames_write(struct weir__symbols *symbols, const uintptr_t *pcs, uns
 		write_frame(symbols, pcs[i], out);
 	}
 }
+
+FILE *weir__stderr_open(void)
+{
+	int fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
+	FILE *out = fd < 0 ? NULL : fdopen(fd, "w");
+
+	if (fd >= 0 && !out)
+		(void)close(fd);
+	return out;
+}

@@ -219,7 +219,9 @@ struct weir__worker {
 
 	/* for who watches from outside: see watch.h */
 	pthread_t thread;
+	pid_t tid;
 	struct weir__capture *capture; /* the watcher's; NULL: there is none */
+	uint64_t stalls;	       /* the watcher writes */
 };
 
 enum {
@@ -260,6 +262,7 @@ struct weir__runtime {
 	struct weir__task root;
 	int root_result;
 	struct weir__watch *watch; /* NULL: all workers are one thread's; see watch.h */
+	_Atomic bool is_unwatched; /* no worker was awake: who wakes up says so to the watcher */
 };
 
 /* ---- Services inside the library ---------------------------------------- */
@@ -463,6 +466,9 @@ static inline bool weir__runs_here(const struct weir__worker *self, const struct
 }
 
 int64_t weir__clock_ns(void);
+
+/* Reads a counter that its one writer may be adding to. */
+uint64_t weir__peek(const uint64_t *counter);
 
 /* A cheap reading, up to a tick of the kernel (4 ms) behind. */
 static inline int64_t weir__clock_coarse_ns(void)

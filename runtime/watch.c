@@ -18,6 +18,7 @@
 
 #include "runtime/capture.h"
 #include "runtime/dump.h"
+#include "runtime/stall.h"
 
 static const int64_t COME_NS = 100 * WEIR_MS;
 
@@ -43,6 +44,7 @@ struct weir__watch {
 	struct weir__view
 		*views; /* of each worker; is_here under the lock, the rest the thread's */
 	struct weir__capture *captures;
+	struct weir__stalls *stalls;
 };
 
 /* ---- Standing still ----------------------------------------------------- */
@@ -133,6 +135,7 @@ static int write_tasks(struct weir__watch *watch, FILE *out)
 		halt(watch, views);
 		err = weir__dump_take(dump, views);
 		resume(watch, views);
+		weir__stalls_forget(watch->stalls);
 		if (err == 0)
 			err = weir__dump_write(dump, views, out);
 	}
@@ -168,18 +171,88 @@ static void serve_requests(struct weir__watch *watch)
 	}
 }
 
+static void dump_to_stderr(struct weir__watch *watch)
+{
+	FILE *out = weir__stderr_open();
+
+	if (!out)
+		return;
+	(void)write_tasks(watch, out);
+	(void)fclose(out);
+}
+
+/* Until somebody asks for something; false: the tick is over. */
+static bool await_news(struct weir__watch *watch, int64_t tick_ns)
+{
+	int64_t end = weir__clock_ns() + tick_ns;
+	const struct timespec until = { .tv_sec = end / WEIR_SEC, .tv_nsec = end % WEIR_SEC };
+	int err;
+
+	do {
+		err = sem_clockwait(&watch->news, CLOCK_MONOTONIC, &until) < 0 ? errno : 0;
+	} while (err == EINTR);
+	return err == 0;
+}
+
+static bool any_awake(const struct weir__runtime *runtime)
+{
+	for (unsigned i = 0; i < runtime->workers_count; i++)
+		if (atomic_load_explicit(&runtime->workers[i]->park_state, memory_order_relaxed) ==
+		    WEIR__AWAKE)
+			return true;
+	return false;
+}
+
+/* Until somebody asks for something or, after all have slept, a worker wakes up. */
+static void sleep_for_good(struct weir__watch *watch)
+{
+	struct weir__runtime *runtime = watch->runtime;
+
+	atomic_store_explicit(&runtime->is_unwatched, true, memory_order_relaxed);
+	/*
+	 * Pairs with nothing: a worker that wakes up just now may not see it. Then its first stay
+	 * is not looked at, and the next wake-up is noticed.
+	 */
+	atomic_thread_fence(memory_order_seq_cst);
+	if (!any_awake(runtime))
+		(void)sem_wait(&watch->news);
+	atomic_store_explicit(&runtime->is_unwatched, false, memory_order_relaxed);
+}
+
+void weir__watcher_rouse(struct weir__runtime *runtime)
+{
+	if (atomic_exchange_explicit(&runtime->is_unwatched, false, memory_order_relaxed))
+		(void)sem_post(&runtime->watch->news);
+}
+
+/* One round: waits, then looks or does what was asked. */
+static void wait_for_work(struct weir__watch *watch, unsigned *idle)
+{
+	enum { IDLE_TICKS = 4 }; /* so that a worker that naps does not have to call us each time */
+	int64_t tick = weir__stalls_tick_ns(watch->runtime);
+
+	if (tick == INT64_MAX) {
+		(void)sem_wait(&watch->news);
+	} else if (*idle >= IDLE_TICKS) {
+		sleep_for_good(watch);
+		*idle = 0;
+	} else if (!await_news(watch, tick)) {
+		*idle = weir__stalls_look(watch->stalls) ? 0 : *idle + 1;
+	}
+}
+
 static void *watch_main(void *arg)
 {
 	struct weir__watch *watch = arg;
-	unsigned orders = 0;
+	unsigned orders = 0, idle = 0;
 
 	(void)pthread_setname_np(pthread_self(), "weir/watch");
 	while (!(orders & WEIR__WATCH_QUIT)) {
-		(void)sem_wait(&watch->news);
+		wait_for_work(watch, &idle);
 		orders = atomic_exchange_explicit(&watch->orders, 0, memory_order_acquire);
 		serve_requests(watch);
 		if (orders & WEIR__WATCH_DUMP)
-			(void)write_tasks(watch, stderr);
+			dump_to_stderr(watch);
 	}
 	return NULL;
 }
@@ -261,6 +334,7 @@ static void watch_free(struct weir__watch *watch)
 	pthread_cond_destroy(&watch->go_on);
 	pthread_cond_destroy(&watch->came);
 	pthread_mutex_destroy(&watch->lock);
+	weir__stalls_free(watch->stalls);
 	free(watch->captures);
 	free(watch->views);
 	free(watch);
@@ -286,7 +360,9 @@ static struct weir__watch *watch_new(struct weir__runtime *runtime)
 	watch->captures = calloc(count, sizeof *watch->captures);
 	for (unsigned i = 0; watch->captures && i < count; i++)
 		weir__capture_init(&watch->captures[i]);
-	if (watch->views && watch->captures)
+	if (watch->captures)
+		watch->stalls = weir__stalls_new(runtime, watch->captures);
+	if (watch->views && watch->captures && watch->stalls)
 		return watch;
 	watch_free(watch);
 	return NULL;

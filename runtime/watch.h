@@ -2,7 +2,7 @@
 /*
  * watch.h: a thread per runtime that looks at the workers from outside.
  *
- * It sleeps without a timeout unless somebody asks for something.
+ * It looks for stalls while a worker is awake, and sleeps without a timeout when none is.
  */
 #ifndef WEIR_WATCH_H
 #define WEIR_WATCH_H
@@ -28,6 +28,14 @@ void weir__watcher_free(struct weir__runtime *runtime);
 
 /* Any thread, signal handlers too, while the runtime is watched. */
 void weir__watcher_order(struct weir__runtime *runtime, unsigned order);
+
+/* A worker has woken up. One load, but for the first after all have slept. */
+void weir__watcher_rouse(struct weir__runtime *runtime);
+static inline void weir__watcher_see(struct weir__runtime *runtime)
+{
+	if (__builtin_expect(atomic_load_explicit(&runtime->is_unwatched, memory_order_relaxed), 0))
+		weir__watcher_rouse(runtime);
+}
 
 /* A worker has found the order to stand still: returns when it may go on. On the scheduler stack.
  */

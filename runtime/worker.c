@@ -15,6 +15,7 @@
 #include <sched.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "runtime/sanitizer.h"
 #include "runtime/watch.h"
@@ -251,6 +252,7 @@ static void rouse(struct weir__worker *self)
 	    atomic_exchange_explicit(&self->park_state, WEIR__AWAKE, memory_order_relaxed) ==
 		    WEIR__AWAKE)
 		self->counts.wakes++;
+	weir__watcher_see(self->runtime);
 }
 
 /* Worker 0: the runtime is asked to stop, or clients had their time. */
@@ -341,6 +343,7 @@ void weir__worker_enter(struct weir__worker *worker)
 {
 	weir__worker_tls = worker;
 	worker->thread = pthread_self();
+	worker->tid = gettid();
 	weir__san_thread(&worker->thread_stack);
 }
 

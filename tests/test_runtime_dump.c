@@ -19,19 +19,6 @@
 			return try_err;                                                            \
 	} while (0)
 
-/* TSan lets a signal through only at calls it knows; so a loop that computes cannot be interrupted.
- */
-#if defined(__SANITIZE_THREAD__)
-#define SIGNALS_COME 0
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define SIGNALS_COME 0
-#endif
-#endif
-#ifndef SIGNALS_COME
-#define SIGNALS_COME 1
-#endif
-
 /* The portable switch shows the library's frames and the first of ours at least. */
 static bool has_all_frames(void)
 {

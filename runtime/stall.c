@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * stall.c: tasks that hold their worker, so that everybody else on it waits.
+ *
+ * A worker that is awake and switches tasks gets on. One whose counters stand still from look to
+ * look, for WEIR_STALL_MS in all, is interrupted and says which task it is in and where. Time in
+ * which its thread was ready and had no CPU does not count: that is the machine's fault, and the
+ * kernel counts it for us. A stay is reported once; reports come at most once a second, the others
+ * are counted.
+ *
+ * The workers do nothing for this. Looking costs a few loads, twice per WEIR_STALL_MS.
+ */
+#include "runtime/stall.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static const int64_t REPORT_NS = WEIR_SEC; /* between two */
+
+/* A worker as it was when its counters last moved. */
+struct stay {
+	uint64_t switches, turns;
+	int64_t since_ns;
+	int64_t looked_ns;
+	int64_t held_ns;  /* in steps of at most one tick: we may have been stopped ourselves */
+	int64_t delay_ns; /* of its thread then; -1: not asked yet */
+	bool is_told;
+};
+
+struct weir__stalls {
+	const struct weir__runtime *runtime;
+	struct weir__capture *captures;
+	int64_t limit_ns;
+	int64_t reported_ns;
+	uint64_t untold; /* since then */
+	struct stay stays[];
+};
+
+struct weir__stalls *weir__stalls_new(const struct weir__runtime *runtime,
+				      struct weir__capture *captures)
+{
+	struct weir__stalls *stalls =
+		calloc(1, sizeof *stalls + runtime->workers_count * sizeof *stalls->stays);
+
+	if (!stalls)
+		return NULL;
+	stalls->runtime = runtime;
+	stalls->captures = captures;
+	stalls->limit_ns = (int64_t)runtime->config.stall_ms * WEIR_MS;
+	stalls->reported_ns = weir__clock_ns() - REPORT_NS;
+	return stalls;
+}
+
+void weir__stalls_free(struct weir__stalls *stalls)
+{
+	free(stalls);
+}
+
+int64_t weir__stalls_tick_ns(const struct weir__runtime *runtime)
+{
+	int64_t limit = (int64_t)runtime->config.stall_ms * WEIR_MS;
+
+	return limit ? limit / 2 : INT64_MAX;
+}
+
+/* How long the thread has been ready and had no CPU, ever; 0 where the kernel does not count it. */
+static int64_t run_delay_ns(const struct weir__worker *worker)
+{
+	char path[64], text[96] = "";
+	long long ran, waited;
+
+	snprintf(path, sizeof path, "/proc/self/task/%d/schedstat", (int)worker->tid);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return 0;
+	ssize_t n = read(fd, text, sizeof text - 1);
+	(void)close(fd);
+	return n > 0 && sscanf(text, "%lld %lld", &ran, &waited) == 2 ? waited : 0;
+}
+
+static void begin(struct stay *stay, uint64_t switches, uint64_t turns, int64_t now)
+{
+	*stay = (struct stay){ .switches = switches,
+			       .turns = turns,
+			       .since_ns = now,
+			       .looked_ns = now,
+			       .delay_ns = -1 };
+}
+
+void weir__stalls_forget(struct weir__stalls *stalls)
+{
+	int64_t now = weir__clock_ns();
+
+	for (unsigned i = 0; i < stalls->runtime->workers_count; i++)
+		begin(&stalls->stays[i], stalls->stays[i].switches, stalls->stays[i].turns, now);
+}
+
+/* ---- Reports ------------------------------------------------------------ */
+
+static void write_report(struct weir__stalls *stalls, unsigned i, int64_t held_ns, FILE *out)
+{
+	const struct weir__capture *capture = &stalls->captures[i];
+	struct weir__symbols *symbols = weir__symbols_open();
+
+	if (capture->has_task)
+		fprintf(out,
+			"weir: task %llu \"%s\", spawned at %s, has held worker %u for %lld ms",
+			(unsigned long long)capture->id, capture->name,
+			capture->site ? capture->site : "unknown", i,
+			(long long)(held_ns / WEIR_MS));
+	else
+		fprintf(out, "weir: worker %u has not run any task for %lld ms and is awake", i,
+			(long long)(held_ns / WEIR_MS));
+	if (stalls->untold > 0)
+		fprintf(out, " (and %llu more since the last report)",
+			(unsigned long long)stalls->untold);
+	fputc('\n', out);
+	weir__frames_write(symbols, capture->pcs, capture->frames, "    ", out);
+	weir__symbols_close(symbols);
+}
+
+static void report(struct weir__stalls *stalls, unsigned i, int64_t held_ns, int64_t now)
+{
+	if (stalls->runtime->config.quiet)
+		return;
+	if (now - stalls->reported_ns < REPORT_NS) {
+		stalls->untold++;
+		return;
+	}
+	FILE *out = weir__stderr_open();
+	if (!out)
+		return;
+	write_report(stalls, i, held_ns, out);
+	(void)fclose(out);
+	stalls->reported_ns = now;
+	stalls->untold = 0;
+}
+
+/* Long enough by the clock: is it the task, and still the same? */
+static void check(struct weir__stalls *stalls, unsigned i, struct stay *stay)
+{
+	struct weir__worker *worker = stalls->runtime->workers[i];
+	struct weir__capture *capture = &stalls->captures[i];
+
+	if (!weir__capture_take(worker, capture, false) || capture->switches != stay->switches)
+		return;
+	int64_t now = weir__clock_ns();
+	/* asked after the signal: a wait for a CPU that goes on is not counted before it ends */
+	int64_t held = now - stay->since_ns - (run_delay_ns(worker) - stay->delay_ns);
+	if (held < stalls->limit_ns)
+		return;
+	stay->is_told = true;
+	weir__count(&worker->stalls, 1);
+	report(stalls, i, held, now);
+}
+
+/* ---- Looking ------------------------------------------------------------ */
+
+static bool look_at(struct weir__stalls *stalls, unsigned i, int64_t now)
+{
+	const struct weir__worker *worker = stalls->runtime->workers[i];
+	struct stay *stay = &stalls->stays[i];
+	uint64_t switches = weir__peek(&worker->counts.switches);
+	uint64_t turns = weir__peek(&worker->counts.turns);
+	bool is_awake =
+		atomic_load_explicit(&worker->park_state, memory_order_relaxed) == WEIR__AWAKE;
+
+	if (!is_awake || switches != stay->switches || turns != stay->turns) {
+		bool gets_on = is_awake || turns != stay->turns;
+		begin(stay, switches, turns, now);
+		return gets_on;
+	}
+	int64_t tick = stalls->limit_ns / 2, step = now - stay->looked_ns;
+	stay->held_ns += step < tick ? step : tick;
+	stay->looked_ns = now;
+	if (stay->delay_ns < 0)
+		stay->delay_ns = run_delay_ns(worker);
+	else if (!stay->is_told && stay->held_ns >= stalls->limit_ns)
+		check(stalls, i, stay);
+	return true;
+}
+
+bool weir__stalls_look(struct weir__stalls *stalls)
+{
+	int64_t now = weir__clock_ns();
+	bool any_active = false;
+
+	for (unsigned i = 0; i < stalls->runtime->workers_count; i++)
+		any_active |= look_at(stalls, i, now);
+	return any_active;
+}

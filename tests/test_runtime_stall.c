@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Tasks that hold their worker are counted and reported; nobody else is, and idleness costs
+ * nothing.
+ */
+#include <dirent.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "child.h"
+#include "tests/runtime_test.h"
+
+#define TRY(call)                                                                                  \
+	do {                                                                                       \
+		int try_err = (call);                                                              \
+		if (try_err < 0)                                                                   \
+			return try_err;                                                            \
+	} while (0)
+
+/* The stays here are multiples of this; long enough for a loaded machine to tell them apart. */
+enum { LIMIT_MS = 40 };
+
+static void set_limit(const char *ms)
+{
+	ck_assert_int_eq(setenv("WEIR_STALL_MS", ms, 1), 0);
+}
+
+static uint64_t stalls_of(int worker)
+{
+	struct weir_worker_stats stats;
+
+	expect(weir_worker_stats_get(worker, &stats) == 0);
+	return stats.stalls;
+}
+
+/* Until worker `worker` has stalled so often; the count is what a test waits for. */
+static int await_stalls(int worker, uint64_t count)
+{
+	while (stalls_of(worker) < count)
+		TRY(weir_sleep(5 * WEIR_MS));
+	return 0;
+}
+
+/* ---- Who is reported ------------------------------------------------------------------------ */
+
+static _Atomic bool go_on;
+
+__attribute__((noinline)) static int compute_until_told(void *arg)
+{
+	(void)arg;
+	while (!go_on)
+		__asm__ volatile("" ::: "memory");
+	return 0;
+}
+
+__attribute__((noinline)) static int block_until_told(void *arg)
+{
+	(void)arg;
+	while (!go_on)
+		(void)usleep(20000); /* ends early, with EINTR, when the thread is asked */
+	return 0;
+}
+
+static int hold_worker_1(void *arg)
+{
+	weir_fn fn = *(weir_fn *)arg;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	TRY(weir_spawn(&scope, fn, NULL, .name = "holder", .worker = WEIR_ON_WORKER(1)));
+	TRY(await_stalls(1, 1));
+	TRY(weir_sleep(4 * LIMIT_MS * WEIR_MS));
+	uint64_t other = stalls_of(0), held = stalls_of(1);
+	go_on = true;
+	TRY(weir_scope_wait(&scope));
+	/* one stay is one stall, however long it is; worker 0 has held nobody */
+	return held == 1 && other == 0 ? 0 : -EIO;
+}
+
+static int run_hold_worker_1(void *arg)
+{
+	return weir_run(hold_worker_1, arg, .workers = 2);
+}
+
+START_TEST(a_task_that_holds_its_worker_is_named_once)
+{
+	weir_fn holders[] = { compute_until_told, block_until_told };
+
+	set_limit("40");
+	ck_assert_int_eq(end_of(run_hold_worker_1, &holders[_i]), 0);
+	const char *at = assert_said("weir: task ");
+	ck_assert_ptr_null(strstr(at + 1, "weir: task "));
+	assert_said("\"holder\", spawned at tests/test_runtime_stall.c:");
+	assert_said(", has held worker 1 for ");
+	assert_said(_i == 0 ? " compute_until_told+0x" : " block_until_told+0x");
+}
+END_TEST
+
+static int hold_repeatedly(void *arg)
+{
+	(void)arg;
+	for (uint64_t i = 1; i <= 3; i++) {
+		compute(4 * LIMIT_MS * WEIR_MS);
+		TRY(await_stalls(0, i));
+		TRY(weir_sleep(WEIR_MS)); /* another stay begins */
+	}
+	return 0;
+}
+
+static int run_hold_repeatedly(void *arg)
+{
+	(void)arg;
+	return weir_run(hold_repeatedly, NULL, .workers = 1);
+}
+
+START_TEST(reports_come_once_a_second_and_the_others_are_counted)
+{
+	set_limit("40");
+	ck_assert_int_eq(end_of(run_hold_repeatedly, NULL), 0);
+	const char *at = assert_said("weir: task ");
+	ck_assert_ptr_null(strstr(at + 1, "weir: task "));
+}
+END_TEST
+
+START_TEST(quiet_counts_without_a_word)
+{
+	set_limit("40");
+	ck_assert_int_eq(setenv("WEIR_QUIET", "1", 1), 0);
+	ck_assert_int_eq(end_of(run_hold_repeatedly, NULL), 0);
+	assert_not_said("weir:");
+}
+END_TEST
+
+/* ---- Who is not ----------------------------------------------------------------------------- */
+
+static int yield_often(void *arg)
+{
+	int64_t end = weir_now() + *(int64_t *)arg;
+
+	while (weir_now() < end) {
+		compute(100 * WEIR_US);
+		TRY(weir_yield());
+	}
+	return 0;
+}
+
+/* Alone or by two, with and without switches to others; the worker never parks meanwhile. */
+static int yield_without_stalls(void *arg)
+{
+	int64_t ns = 6 * LIMIT_MS * WEIR_MS;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	for (int i = 0; i < *(int *)arg; i++)
+		TRY(weir_spawn(&scope, yield_often, &ns));
+	TRY(weir_scope_wait(&scope));
+	return stalls_of(0) == 0 ? 0 : -EIO;
+}
+
+START_TEST(a_busy_worker_that_gets_on_is_no_stall)
+{
+	set_limit("40");
+	run_on(1, yield_without_stalls, &_i);
+}
+END_TEST
+
+static int hold_unseen(void *arg)
+{
+	(void)arg;
+	compute(6 * LIMIT_MS * WEIR_MS);
+	return stalls_of(0) == 0 ? 0 : -EIO;
+}
+
+START_TEST(nobody_is_looked_at_when_told_so)
+{
+	set_limit("0");
+	run_on(1, hold_unseen, NULL);
+}
+END_TEST
+
+static int list_often(void *arg)
+{
+	(void)arg;
+	for (int i = 0; i < 10; i++) {
+		FILE *out = tmpfile();
+		expect(out && weir_tasks_write(out) == 0);
+		fclose(out);
+	}
+	return stalls_of(0) == 0 ? 0 : -EIO;
+}
+
+START_TEST(waiting_for_a_list_of_tasks_is_no_stall)
+{
+	set_limit("40");
+	run_on(2, list_often, NULL);
+}
+END_TEST
+
+/* ---- What it costs -------------------------------------------------------------------------- */
+
+/* How often the watcher's thread has gone to sleep; -1 when there is none. */
+static long watcher_sleeps(void)
+{
+	struct dirent *entry;
+	long sleeps = -1;
+	DIR *dir = opendir("/proc/self/task");
+
+	expect(dir != NULL);
+	while ((entry = readdir(dir)) != NULL) {
+		char path[300], line[128];
+		bool is_it = false;
+		snprintf(path, sizeof path, "/proc/self/task/%s/status", entry->d_name);
+		FILE *status = fopen(path, "r");
+		while (status && fgets(line, sizeof line, status)) {
+			is_it |= strcmp(line, "Name:\tweir/watch\n") == 0;
+			if (is_it)
+				(void)sscanf(line, "voluntary_ctxt_switches: %ld", &sleeps);
+		}
+		if (status)
+			fclose(status);
+	}
+	closedir(dir);
+	return sleeps;
+}
+
+static int sleep_long_and_look(void *arg)
+{
+	(void)arg;
+	TRY(weir_sleep(100 * WEIR_MS)); /* so that it has noticed */
+	long before = watcher_sleeps();
+	TRY(weir_sleep(800 * WEIR_MS));
+	long after = watcher_sleeps();
+	expect(before > 0);
+	/* a handful for each time the worker wakes up (its heap does), 400 if it never slept */
+	if (after - before > 100)
+		ck_abort_msg("%ld wake-ups while idle", after - before);
+	return 0;
+}
+
+START_TEST(the_watcher_sleeps_while_all_workers_do)
+{
+	set_limit("4");
+	run_on(2, sleep_long_and_look, NULL);
+}
+END_TEST
+
+static int hold_after_idleness(void *arg)
+{
+	(void)arg;
+	TRY(weir_sleep(10 * LIMIT_MS * WEIR_MS));
+	compute(6 * LIMIT_MS * WEIR_MS);
+	return await_stalls(0, 1);
+}
+
+START_TEST(after_idleness_it_looks_again)
+{
+	set_limit("40");
+	run_on(2, hold_after_idleness, NULL);
+}
+END_TEST
+
+Suite *runtime_stall_suite(void)
+{
+	Suite *suite = suite_create("runtime_stall");
+	TCase *stall = tcase_create("stall");
+	TCase *signals = tcase_create("signals");
+
+	tcase_set_timeout(stall, 20);
+	tcase_add_loop_test(stall, a_busy_worker_that_gets_on_is_no_stall, 1, 3);
+	tcase_add_test(stall, nobody_is_looked_at_when_told_so);
+	tcase_add_test(stall, waiting_for_a_list_of_tasks_is_no_stall);
+	tcase_add_test(stall, the_watcher_sleeps_while_all_workers_do);
+	suite_add_tcase(suite, stall);
+
+	tcase_set_timeout(signals, 20);
+	if (SIGNALS_COME) {
+		tcase_add_loop_test(signals, a_task_that_holds_its_worker_is_named_once, 0, 2);
+		tcase_add_test(signals, reports_come_once_a_second_and_the_others_are_counted);
+		tcase_add_test(signals, quiet_counts_without_a_word);
+		tcase_add_test(signals, after_idleness_it_looks_again);
+	}
+	suite_add_tcase(suite, signals);
+	return suite;
+}
