@@ -142,7 +142,8 @@ static int list_waits(void *arg)
 	TRY(weir_sleep(20 * WEIR_MS));
 	char *text = list_tasks();
 	has(text, "weir: 6 tasks on 2 workers");
-	has(line_of(text, "main"), "running; spawned at weir_run; 2 scopes");
+	has(line_of(text, "main"), "running; spawned at weir_run; ");
+	has(line_of(text, "main"), " scopes; stack ");
 	has(line_of(text, "sleeper"), " in sleep;");
 	has(line_of(text, "receiver"), " in channel (to receive, 0 of 2 in it);");
 	has(line_of(text, "sender"), " in channel (to send, 1 of 1 in it);");
