@@ -237,7 +237,8 @@ static void epoch_begin(struct weir__home *home, uint32_t index)
 {
 	struct weir__cache *cache = &home->heap.cache[index];
 	struct weir__demand *demand = &home->bins[index].demand;
-	demand->use_max = demand->use_min = (int64_t)home->bins[index].out - cache->count;
+	demand->use_max = demand->use_min =
+		(int64_t)home->bins[index].out - weir__cache_count(cache);
 	demand->epoch_allocs = cache->allocs;
 	demand->epoch_fetched = home->bins[index].fetched;
 	demand->epoch = (struct weir__epoch){ 0 };
@@ -289,8 +290,8 @@ void weir__adapt_pool(struct weir__home *home, uint32_t index, int64_t now_ns)
 		weir__cache_resize(home, index, cap);
 	}
 	uint32_t kept = weir__adapt_kept(index);
-	if (cache->count > kept && now_ns - demand->law.used_ns > UNUSED_NS)
-		weir__cache_flush(home, index, cache->count - kept);
+	if (weir__cache_count(cache) > kept && now_ns - demand->law.used_ns > UNUSED_NS)
+		weir__cache_flush(home, index, weir__cache_count(cache) - kept);
 }
 
 int64_t weir__adapt_due(const struct weir__home *home)
@@ -298,7 +299,7 @@ int64_t weir__adapt_due(const struct weir__home *home)
 	int64_t due = WEIR__NEVER;
 	for (uint32_t i = 1; i < home->bins_end; i++) {
 		int64_t used_ns = home->bins[i].demand.law.used_ns;
-		if (home->heap.cache[i].count > weir__adapt_kept(i) &&
+		if (weir__cache_count(&home->heap.cache[i]) > weir__adapt_kept(i) &&
 		    used_ns + UNUSED_NS + 1 < due)
 			due = used_ns + UNUSED_NS + 1;
 	}

@@ -8,10 +8,19 @@
 
 extern inline unsigned weir_size_class(size_t size);
 extern inline size_t weir_class_size(unsigned size_class);
+extern inline struct weir__cache *weir__cache_at(struct weir__heap *heap, size_t place);
+extern inline size_t weir__place_for(const struct weir__heap *heap, size_t size);
 extern inline void *weir__cache_pop(struct weir__cache *cache);
-extern inline bool weir__heap_push(struct weir__heap *heap, uint32_t index, void *block);
+extern inline bool weir__cache_push(struct weir__cache *cache, void *block);
+extern inline uint64_t weir__map_at(const struct weir__heap *heap, const void *block);
+extern inline bool weir__is_object(const struct weir__cache *cache, const void *block,
+				   uint64_t word);
+extern inline bool weir__heap_push(struct weir__heap *heap, void *block);
+extern inline bool weir__heap_push_at(struct weir__heap *heap, size_t place, void *block,
+				      bool check);
 extern inline void *weir_alloc(size_t size);
 extern inline void weir_free(void *block);
+extern inline void weir_free_sized(void *block, size_t size);
 extern inline void *weir_pool_get(weir_pool *pool);
 extern inline void weir_pool_put(weir_pool *pool, void *object);
 
@@ -105,7 +114,7 @@ void *weir_alloc_aligned(size_t align, size_t size)
 	return weir__alloc_run_aligned(align, size);
 }
 
-void weir_free_sized(void *block, size_t size)
+void weir__free_sized_slow(void *block, size_t size)
 {
 	struct weir__home *owner = weir__config.debug == 0 ? NULL : weir__home_of(block);
 	if (owner != NULL && weir__span_pool(owner, block) != 0 &&

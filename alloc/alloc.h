@@ -73,44 +73,56 @@ inline size_t weir_class_size(unsigned size_class)
  * and it changes with the library's minor version.
  */
 enum {
-	WEIR__POOLS_MAX = 512, /* size classes and typed pools of a process */
-	WEIR__UNIT_SHIFT = 16, /* spans are runs of 64 KiB */
-	WEIR__UNIT_MASK = 0xffff,
-	WEIR__POOL_MASK = 0xffff,
+	WEIR__POOLS_MAX = 512,		 /* size classes and typed pools of a process */
+	WEIR__UNIT_SHIFT = 16,		 /* spans are runs of 64 KiB */
+	WEIR__TABLE_BYTES_MAX = 8 << 10, /* sizes that heap.places knows */
+	WEIR__PLACE_SHIFT = 48,
+};
+
+/* Has one writer, its heap's owner; others may read it. A plain store: one instruction on x86. */
+#ifdef __SANITIZE_THREAD__
+#define WEIR__COUNT(counter)                                                                       \
+	__atomic_store_n(&(counter), __atomic_load_n(&(counter), __ATOMIC_RELAXED) + 1,            \
+			 __ATOMIC_RELAXED)
+#else
+#define WEIR__COUNT(counter) ((counter)++)
+#endif
+
+/*
+ * A worker's stack of free objects of one pool. The marks are the lowest and highest place that
+ * `head` was at lately, rounded outwards, and at the same time the bounds of the fast path: one
+ * compare does both. With low = UINTPTR_MAX and high = NULL every call takes the slow path
+ * (debugging, fault injection).
+ *
+ *   slots <= low <= head <= high <= slots + cap         head[-1] is the newest
+ *
+ * An offset in a span is that of an object iff offset * reciprocal, in 64 bits, is below `valid`;
+ * see weir__pool_describe().
+ */
+struct weir__cache {
+	void **head;
+	void **low;
+	void **high;
+	uint64_t allocs; /* written by the owner, read by anyone */
+	uint64_t reciprocal;
+	uint64_t valid; /* 0: never */
+	void **slots;	/* after a word that is always NULL */
+	uint32_t cap;
+	uint32_t object_bytes;
 };
 
 /*
- * A worker's stack of free objects of one pool. The marks are the lowest and highest count seen
- * lately, rounded outwards, and at the same time the bounds of the fast path: one compare does
- * both. With low = UINT32_MAX and high = 0 every call takes the slow path (debugging, fault
- * injection).
- *
- * A free leaves its object in `top` and an alloc takes it from there: a pair in a row exchanges one
- * word, whose address does not wait for the count. The older objects are in slots[1 ..], above a
- * NULL that stays in slots[0]; when top is NULL, slots[count] is the newest.
- *
- *   0 <= low <= count <= high <= cap        count = objects in slots + (top != NULL)
+ * A thread's heap. Those without one point at an empty heap: nothing here checks for NULL. A
+ * cache's *place* is its offset from the heap in bytes. The map has a word for each 64 KiB of the
+ * window: the address of the span that holds them, and in the top 16 bits the place of its pool's
+ * cache; 0 when no span does. Place 0 reads the zeroes below as `valid`.
  */
-struct weir__cache {
-	void *top;
-	void **slots;
-	uint32_t count;
-	uint32_t low;
-	uint32_t high;
-	uint32_t cap;
-	uint64_t allocs;     /* written by the owner, read by anyone */
-	uint64_t reciprocal; /* 2^64 / object_bytes rounded up: n is a multiple iff n * r < r */
-	uint32_t limit;	     /* bytes of a span that whole objects fill */
-	uint32_t object_bytes;
-	uint64_t misses;
-};
-
-/* A thread's heap. Those without one point at an empty heap: nothing here checks for NULL. */
 struct weir__heap {
 	uintptr_t window; /* [window, window + window_bytes): this heap's objects, nobody else's */
 	size_t window_bytes;
-	const uint32_t *map; /* per 64 KiB: pool index | 64 KiB units since its span began << 16 */
-	uint64_t unused_[5];
+	uintptr_t map; /* of its word for address 0: an address needs no subtraction to find its */
+	uint64_t zero_[5];
+	uint16_t places[WEIR__TABLE_BYTES_MAX / 16 + 32]; /* by size in 16 bytes, rounded up */
 	/* [0] belongs to no pool and is always empty */
 	struct weir__cache cache[WEIR__POOLS_MAX + 1];
 };
@@ -120,20 +132,35 @@ extern WEIR_API __thread struct weir__heap *weir__heap_self
 
 WEIR_API void *weir__alloc_slow(size_t size);
 WEIR_API void weir__free_slow(void *block);
+WEIR_API void weir__free_sized_slow(void *block, size_t size);
 WEIR_API void *weir__pool_get_slow(uint32_t index);
 WEIR_API void weir__pool_put_slow(uint32_t index, void *object);
+
+/* The place of a pool's cache. */
+#define WEIR__PLACE(index)                                                                         \
+	(offsetof(struct weir__heap, cache) + (size_t)(index) * sizeof(struct weir__cache))
+
+inline struct weir__cache *weir__cache_at(struct weir__heap *heap, size_t place)
+{
+	return (struct weir__cache *)((char *)heap + place);
+}
+
+/* The place of the cache for a request of `size` <= WEIR__TABLE_BYTES_MAX: a constant for one. */
+inline size_t weir__place_for(const struct weir__heap *heap, size_t size)
+{
+	if (__builtin_constant_p(size))
+		return WEIR__PLACE(weir_size_class(size) + 1);
+	return heap->places[(size + 15) >> 4];
+}
 
 /* The newest free object, or NULL when the slow path has to look. */
 inline void *weir__cache_pop(struct weir__cache *cache)
 {
-	uint32_t count = cache->count;
-	if (WEIR_LIKELY(count > cache->low)) {
-		__atomic_store_n(&cache->count, count - 1, __ATOMIC_RELAXED);
-		__atomic_store_n(&cache->allocs, cache->allocs + 1, __ATOMIC_RELAXED);
-		void *block = cache->top;
-		cache->top = NULL;
-		if (block == NULL)
-			block = cache->slots[count];
+	void **head = cache->head;
+	if (WEIR_LIKELY(head > cache->low)) {
+		__atomic_store_n(&cache->head, head - 1, __ATOMIC_RELAXED);
+		WEIR__COUNT(cache->allocs);
+		void *block = head[-1];
 		if (block == NULL)
 			__builtin_unreachable();
 		return block;
@@ -141,30 +168,62 @@ inline void *weir__cache_pop(struct weir__cache *cache)
 	return NULL;
 }
 
-/*
- * Takes `block` when it is an object of this heap (of pool `index`, unless that is 0), at the start
- * of a slot and not the one freed last. False: the slow path has to look.
- */
-inline bool weir__heap_push(struct weir__heap *heap, uint32_t index, void *block)
+/* Takes `block` unless the cache is full or this is the one freed last. */
+inline bool weir__cache_push(struct weir__cache *cache, void *block)
 {
-	size_t offset = (uintptr_t)block - heap->window;
-	if (WEIR_LIKELY(offset < heap->window_bytes)) {
-		uint32_t entry = heap->map[offset >> WEIR__UNIT_SHIFT];
-		struct weir__cache *cache = &heap->cache[entry & WEIR__POOL_MASK];
-		uint64_t within = (offset & WEIR__UNIT_MASK) | (entry & ~(uint32_t)WEIR__POOL_MASK);
-		uint32_t count = cache->count;
-		if (WEIR_LIKELY(count < cache->high && within < cache->limit &&
-				within * cache->reciprocal < cache->reciprocal &&
-				cache->top != block &&
-				(index == 0 || index == (entry & WEIR__POOL_MASK)))) {
-			if (cache->top != NULL)
-				cache->slots[count] = cache->top;
-			cache->top = block;
-			__atomic_store_n(&cache->count, count + 1, __ATOMIC_RELAXED);
-			return true;
-		}
+	void **head = cache->head;
+	if (WEIR_LIKELY(head < cache->high && head[-1] != block)) {
+		*head = block;
+		__atomic_store_n(&cache->head, head + 1, __ATOMIC_RELAXED);
+		return true;
 	}
 	return false;
+}
+
+/* The map's word for an address in the window. */
+inline uint64_t weir__map_at(const struct weir__heap *heap, const void *block)
+{
+	return ((const uint64_t *)heap->map)[(uintptr_t)block >> WEIR__UNIT_SHIFT];
+}
+
+/*
+ * Whether `block` is the start of an object of the cache's pool, by the map's word for it. The
+ * place in its top bits goes out of the product: the reciprocal is a multiple of 2^16.
+ */
+inline bool weir__is_object(const struct weir__cache *cache, const void *block, uint64_t word)
+{
+	return ((uintptr_t)block - word) * cache->reciprocal < cache->valid;
+}
+
+/*
+ * Takes `block` when it is an object of this heap, at the start of a slot and not the one freed
+ * last. False: the slow path has to look.
+ */
+inline bool weir__heap_push(struct weir__heap *heap, void *block)
+{
+	if (!WEIR_LIKELY((uintptr_t)block - heap->window < heap->window_bytes))
+		return false;
+	uint64_t word = weir__map_at(heap, block);
+	struct weir__cache *cache = weir__cache_at(heap, word >> WEIR__PLACE_SHIFT);
+	return WEIR_LIKELY(weir__is_object(cache, block, word)) && weir__cache_push(cache, block);
+}
+
+/*
+ * The same where the caller knows the place: the map is asked whether that is true, but nothing
+ * waits for its answer. Without `check`, that the block is the start of an object is the caller's
+ * word.
+ */
+inline bool weir__heap_push_at(struct weir__heap *heap, size_t place, void *block, bool check)
+{
+	if (!WEIR_LIKELY((uintptr_t)block - heap->window < heap->window_bytes))
+		return false;
+	uint64_t word = weir__map_at(heap, block);
+	bool same = word >> WEIR__PLACE_SHIFT == place;
+	if (!__builtin_constant_p(place)) /* or the compiler takes the one it has to wait for */
+		__asm__("" : "+r"(place));
+	struct weir__cache *cache = weir__cache_at(heap, place);
+	return WEIR_LIKELY(same && (!check || weir__is_object(cache, block, word))) &&
+	       weir__cache_push(cache, block);
 }
 
 /* ---- Blocks --------------------------------------------------------------------------------- */
@@ -177,8 +236,9 @@ inline bool weir__heap_push(struct weir__heap *heap, uint32_t index, void *block
  */
 WEIR_API WEIR_MUST WEIR_MALLOC(1) inline void *weir_alloc(size_t size)
 {
-	if (WEIR_LIKELY(size <= WEIR_CLASS_BYTES_MAX)) {
-		void *block = weir__cache_pop(&weir__heap_self->cache[weir_size_class(size) + 1]);
+	if (WEIR_LIKELY(size <= WEIR__TABLE_BYTES_MAX)) {
+		struct weir__heap *heap = weir__heap_self;
+		void *block = weir__cache_pop(weir__cache_at(heap, weir__place_for(heap, size)));
 		if (WEIR_LIKELY(block != NULL))
 			return block;
 	}
@@ -191,7 +251,7 @@ WEIR_API WEIR_MUST WEIR_MALLOC(1) inline void *weir_alloc(size_t size)
  */
 WEIR_API inline void weir_free(void *block)
 {
-	if (!WEIR_LIKELY(weir__heap_push(weir__heap_self, 0, block)))
+	if (!WEIR_LIKELY(weir__heap_push(weir__heap_self, block)))
 		weir__free_slow(block);
 }
 
@@ -211,10 +271,17 @@ WEIR_API WEIR_MUST void *weir_realloc(void *block, size_t size);
 WEIR_API WEIR_MUST WEIR_MALLOC(2) void *weir_alloc_aligned(size_t align, size_t size);
 
 /*
- * Takes a block whose requested size the caller knows. A size that cannot be is reported at debug
- * level 1.
+ * Takes a block whose requested size the caller knows, which is faster than having it looked up. A
+ * size of another class costs time and does no harm; at debug level 1 any other size than the one
+ * asked for is reported. Unlike weir_free() it believes that the block begins where it says.
  */
-WEIR_API void weir_free_sized(void *block, size_t size);
+WEIR_API inline void weir_free_sized(void *block, size_t size)
+{
+	struct weir__heap *heap = weir__heap_self;
+	if (!WEIR_LIKELY(size <= WEIR__TABLE_BYTES_MAX &&
+			 weir__heap_push_at(heap, weir__place_for(heap, size), block, false)))
+		weir__free_sized_slow(block, size);
+}
 
 /* The bytes that may be used in `block`; 0 for NULL. */
 WEIR_API size_t weir_usable_size(const void *block);
@@ -231,9 +298,10 @@ WEIR_API void weir_thread_detach(void);
 
 /* ---- Typed pools ---------------------------------------------------------------------------- */
 
-/* Opaque but for the index, which weir_pool_get() and weir_pool_put() inline. */
+/* Opaque but for what weir_pool_get() and weir_pool_put() inline. */
 typedef struct weir_pool {
 	uint32_t index;
+	uint32_t place; /* of its cache in every heap */
 } weir_pool;
 
 /*
@@ -266,7 +334,7 @@ WEIR_API void weir_pool_free(weir_pool *pool);
 /* Gives an object with undefined content, or NULL when memory is exhausted. Any thread. */
 WEIR_API WEIR_MUST WEIR_NONNULL inline void *weir_pool_get(weir_pool *pool)
 {
-	void *object = weir__cache_pop(&weir__heap_self->cache[pool->index]);
+	void *object = weir__cache_pop(weir__cache_at(weir__heap_self, pool->place));
 	if (WEIR_LIKELY(object != NULL))
 		return object;
 	return weir__pool_get_slow(pool->index);
@@ -275,7 +343,7 @@ WEIR_API WEIR_MUST WEIR_NONNULL inline void *weir_pool_get(weir_pool *pool)
 /* Takes an object of this pool. Accepts NULL. Any thread. */
 WEIR_API inline void weir_pool_put(weir_pool *pool, void *object)
 {
-	if (!WEIR_LIKELY(weir__heap_push(weir__heap_self, pool->index, object)))
+	if (!WEIR_LIKELY(weir__heap_push_at(weir__heap_self, pool->place, object, true)))
 		weir__pool_put_slow(pool->index, object);
 }
 

@@ -35,10 +35,10 @@ static void add_pool(const struct weir__home *home, uint32_t index, struct weir_
 	const struct weir__bin *bin = &home->bins[index];
 	if (index >= WEIR__GET(home->bins_end))
 		return;
-	uint64_t count = WEIR__GET(cache->count);
+	uint64_t count = weir__cache_count(cache);
 	uint64_t in_use = less(WEIR__GET(bin->out), count + WEIR__GET(bin->internal));
 	sum->allocs += WEIR__GET(cache->allocs);
-	sum->misses += WEIR__GET(cache->misses);
+	sum->misses += WEIR__GET(bin->misses);
 	sum->overflows += WEIR__GET(bin->overflows);
 	sum->in_use += in_use;
 	sum->peak += more(WEIR__GET(bin->peak), in_use);

@@ -11,7 +11,7 @@
 
 #include "alloc/heap.h"
 
-static weir_pool descriptors = { WEIR__POOL_BUFFER };
+static weir_pool descriptors = { WEIR__POOL_BUFFER, WEIR__PLACE(WEIR__POOL_BUFFER) };
 
 static void release(struct weir__block *block)
 {

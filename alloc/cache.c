@@ -4,7 +4,7 @@
  *
  * The inlined paths in alloc.h stop at the marks `low` and `high`, which are usually not the ends
  * of the stack but the edge of where it has moved lately. Here the mark is pushed on a step, and
- * only at count 0 or cap is it a miss or an overflow: then a batch goes between the cache and its
+ * only at its ends is it a miss or an overflow: then a batch goes between the cache and its
  * spans. Batches double in a row of misses, so that a burst on a cold pool costs few of them.
  *
  * A miss and an overflow in one epoch prove that a larger cache would have served. When enough has
@@ -47,29 +47,26 @@ static void **slots_new(struct weir__home *home, uint32_t cap, uint32_t *ret_roo
 	weir__watch_internal(block, weir__pools[index].object_bytes);
 	WEIR__ADD(home->bins[index].internal, 1);
 	void **slots = block;
-	slots[0] = NULL;
-	return slots;
+	slots[0] = NULL; /* so that head[-1] can be read when there is nothing */
+	return slots + 1;
 }
 
 static void slots_free(struct weir__home *home, void **slots)
 {
-	WEIR__ADD(home->bins[weir__span_pool(home, slots)].internal, (uint64_t)-1);
-	weir__span_give(home, slots);
+	WEIR__ADD(home->bins[weir__span_pool(home, slots - 1)].internal, (uint64_t)-1);
+	weir__span_give(home, slots - 1);
 }
 
-/* Puts the top where the others are: slots[1 .. count] is then all there is. */
-static void top_spill(struct weir__cache *cache)
+static void set_count(struct weir__cache *cache, uint32_t count)
 {
-	if (cache->top != NULL)
-		cache->slots[cache->count] = cache->top;
-	cache->top = NULL;
+	WEIR__SET(cache->head, cache->slots + count);
 }
 
 static void marks_reset(const struct weir__home *home, struct weir__cache *cache)
 {
 	bool closed = home->mode != 0;
-	cache->low = closed ? UINT32_MAX : cache->count;
-	cache->high = closed ? 0 : cache->count;
+	cache->low = closed ? (void **)UINTPTR_MAX : cache->head;
+	cache->high = closed ? NULL : cache->head;
 }
 
 static void cache_open(struct weir__home *home, uint32_t index)
@@ -84,10 +81,11 @@ static void cache_open(struct weir__home *home, uint32_t index)
 			WEIR__SET(home->bins_end, index + 1);
 	}
 	cache->object_bytes = pool->object_bytes;
-	cache->limit = pool->object_bytes * pool->span_objects;
 	cache->reciprocal = pool->reciprocal;
+	cache->valid = pool->valid;
 	uint32_t cap = weir__adapt_first_cap(home, index);
-	cache->slots = slots_new(home, cap, &bin->room);
+	WEIR__SET(cache->slots, slots_new(home, cap, &bin->room));
+	set_count(cache, 0);
 	WEIR__SET(cache->cap, cache->slots == NULL ? 0 : cap);
 	WEIR__SET(home->cap_bytes, home->cap_bytes + (uint64_t)cache->cap * cache->object_bytes);
 	memset(&bin->demand, 0, sizeof(bin->demand));
@@ -109,8 +107,8 @@ void weir__cache_fold(struct weir__home *home, uint32_t index)
 	struct weir__cache *cache = &home->heap.cache[index];
 	struct weir__bin *bin = &home->bins[index];
 	if (home->mode == 0) {
-		int64_t most = (int64_t)bin->out - cache->low;
-		int64_t least = (int64_t)bin->out - cache->high;
+		int64_t most = (int64_t)bin->out - (cache->low - cache->slots);
+		int64_t least = (int64_t)bin->out - (cache->high - cache->slots);
 		if (most > bin->demand.use_max)
 			bin->demand.use_max = most;
 		if (least < bin->demand.use_min)
@@ -122,15 +120,15 @@ void weir__cache_fold(struct weir__home *home, uint32_t index)
 void weir__cache_flush(struct weir__home *home, uint32_t index, uint32_t n)
 {
 	struct weir__cache *cache = &home->heap.cache[index];
-	if (n > cache->count)
-		n = cache->count;
+	uint32_t count = weir__cache_count(cache);
+	if (n > count)
+		n = count;
 	weir__cache_fold(home, index);
-	top_spill(cache);
-	for (uint32_t i = 1; i <= n; i++)
+	for (uint32_t i = 0; i < n; i++)
 		if (!weir__span_give(home, cache->slots[i]))
 			weir__report("freed twice", cache->slots[i]);
-	memmove(cache->slots + 1, cache->slots + 1 + n, (cache->count - n) * sizeof(void *));
-	WEIR__SET(cache->count, cache->count - n);
+	memmove(cache->slots, cache->slots + n, (count - n) * sizeof(void *));
+	set_count(cache, count - n);
 	marks_reset(home, cache);
 }
 
@@ -141,12 +139,13 @@ static void slots_grow(struct weir__home *home, uint32_t index, uint32_t cap)
 	void **slots = slots_new(home, cap, &room);
 	if (slots == NULL)
 		return;
+	uint32_t count = weir__cache_count(cache);
 	if (cache->slots != NULL) {
-		top_spill(cache);
-		memcpy(slots, cache->slots, (cache->count + 1) * sizeof(void *));
+		memcpy(slots, cache->slots, count * sizeof(void *));
 		slots_free(home, cache->slots);
 	}
-	cache->slots = slots;
+	WEIR__SET(cache->slots, slots);
+	set_count(cache, count);
 	home->bins[index].room = room;
 }
 
@@ -154,8 +153,8 @@ void weir__cache_resize(struct weir__home *home, uint32_t index, uint32_t cap)
 {
 	struct weir__cache *cache = &home->heap.cache[index];
 	struct weir__bin *bin = &home->bins[index];
-	if (cap < cache->count)
-		weir__cache_flush(home, index, cache->count - cap);
+	if (cap < weir__cache_count(cache))
+		weir__cache_flush(home, index, weir__cache_count(cache) - cap);
 	if (cap > bin->room || cap < bin->room / 4)
 		slots_grow(home, index, cap);
 	if (cap > bin->room)
@@ -174,15 +173,16 @@ void weir__cache_close(struct weir__home *home, uint32_t index)
 	if (!bin->open)
 		return;
 	if (cache->slots != NULL) {
-		weir__cache_flush(home, index, cache->count);
+		weir__cache_flush(home, index, weir__cache_count(cache));
 		slots_free(home, cache->slots);
 	}
 	WEIR__SET(home->cap_bytes, home->cap_bytes - (uint64_t)cache->cap * cache->object_bytes);
-	cache->slots = NULL;
+	WEIR__SET(cache->slots, NULL);
+	WEIR__SET(cache->head, NULL);
 	WEIR__SET(cache->cap, 0);
-	cache->low = cache->high = 0;
+	cache->low = cache->high = NULL;
 	if (bin->spans == 0) {
-		cache->reciprocal = 0;
+		cache->valid = 0;
 		bin->open = false;
 		atomic_fetch_sub_explicit(&weir__pools[index].heaps, 1, memory_order_relaxed);
 	}
@@ -229,15 +229,15 @@ static bool refill(struct weir__home *home, uint32_t index)
 	struct weir__cache *cache = &home->heap.cache[index];
 	struct weir__bin *bin = &home->bins[index];
 	weir__remote_drain(home);
-	if (cache->count > 0)
+	if (weir__cache_count(cache) > 0)
 		return true;
 	weir__cache_fold(home, index);
 	bin->demand.epoch.refills++;
 	look_early(home, index);
-	uint32_t n = weir__span_take(home, index, cache->slots + 1, refill_batch(cache, bin));
-	reverse(cache->slots + 1, n);
+	uint32_t n = weir__span_take(home, index, cache->slots, refill_batch(cache, bin));
+	reverse(cache->slots, n);
 	bin->fetched += n;
-	WEIR__SET(cache->count, n);
+	set_count(cache, n);
 	marks_reset(home, cache);
 	return n > 0;
 }
@@ -250,8 +250,8 @@ static void overflow(struct weir__home *home, uint32_t index)
 	home->bins[index].demand.epoch.flushes++;
 	home->bins[index].batch = 0;
 	look_early(home, index);
-	if (cache->count == cache->cap)
-		weir__cache_flush(home, index, (cache->count + 1) / 2);
+	if (weir__cache_count(cache) == cache->cap)
+		weir__cache_flush(home, index, (cache->cap + 1) / 2);
 }
 
 /* ---- Get and put ---------------------------------------------------------------------------- */
@@ -263,7 +263,7 @@ static void *get_uncached(struct weir__home *home, uint32_t index)
 	if (weir__span_take(home, index, &block, 1) == 0)
 		return NULL;
 	WEIR__ADD(cache->allocs, 1);
-	WEIR__ADD(cache->misses, 1);
+	WEIR__ADD(home->bins[index].misses, 1);
 	return block;
 }
 
@@ -271,21 +271,19 @@ static void *get_uncached(struct weir__home *home, uint32_t index)
 static void *get_cached(struct weir__home *home, uint32_t index)
 {
 	struct weir__cache *cache = &home->heap.cache[index];
-	if (cache->count == 0) {
+	if (weir__cache_count(cache) == 0) {
 		if (!refill(home, index))
 			return NULL;
-		WEIR__ADD(cache->misses, 1);
+		WEIR__ADD(home->bins[index].misses, 1);
 	}
-	uint32_t count = cache->count - 1;
-	if (home->mode == 0 && cache->low > count) {
+	uint32_t count = weir__cache_count(cache) - 1;
+	if (home->mode == 0 && cache->low > cache->slots + count) {
 		uint32_t step = mark_step(cache);
-		cache->low = count > step ? count - step : 0;
+		cache->low = cache->slots + (count > step ? count - step : 0);
 	}
-	top_spill(cache);
-	void *block = cache->slots[count + 1];
-	WEIR__SET(cache->count, count);
+	set_count(cache, count);
 	WEIR__ADD(cache->allocs, 1);
-	return block;
+	return cache->slots[count];
 }
 
 void *weir__home_get(struct weir__home *home, uint32_t index)
@@ -306,22 +304,21 @@ void *weir__home_get(struct weir__home *home, uint32_t index)
 static void put_cached(struct weir__home *home, uint32_t index, void *block)
 {
 	struct weir__cache *cache = &home->heap.cache[index];
-	top_spill(cache);
-	uint32_t count = cache->count;
-	if (cache->slots[count] == block) {
+	uint32_t count = weir__cache_count(cache);
+	if (cache->head[-1] == block) {
 		weir__report("freed twice", block);
 		return;
 	}
 	if (count == cache->cap) {
 		overflow(home, index);
-		count = cache->count;
+		count = weir__cache_count(cache);
 	}
-	if (home->mode == 0 && cache->high <= count) {
+	if (home->mode == 0 && cache->high <= cache->slots + count) {
 		uint32_t high = count + mark_step(cache);
-		cache->high = high < cache->cap ? high : cache->cap;
+		cache->high = cache->slots + (high < cache->cap ? high : cache->cap);
 	}
-	cache->slots[count + 1] = block;
-	WEIR__SET(cache->count, count + 1);
+	cache->slots[count] = block;
+	set_count(cache, count + 1);
 }
 
 void weir__home_put(struct weir__home *home, uint32_t index, void *block)
@@ -349,7 +346,7 @@ static void *get_aligned(struct weir__home *home, uint32_t index, size_t align)
 	void *block = weir__fault() ? NULL : weir__span_take_aligned(home, index, align);
 	if (block != NULL) {
 		WEIR__ADD(cache->allocs, 1);
-		WEIR__ADD(cache->misses, 1);
+		WEIR__ADD(home->bins[index].misses, 1);
 	}
 	return block;
 }
@@ -398,6 +395,11 @@ void *weir__alloc_slow(size_t size)
 {
 	if (size > WEIR_CLASS_BYTES_MAX)
 		return weir__fault() ? NULL : weir__large_alloc(size, 4096);
+	if (size > WEIR__TABLE_BYTES_MAX) { /* nobody has looked yet */
+		void *block = weir__cache_pop(&weir__heap_self->cache[weir_size_class(size) + 1]);
+		if (block != NULL)
+			return block;
+	}
 	return weir__alloc_exact(weir__check_room(size), size, __builtin_return_address(0));
 }
 

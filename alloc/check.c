@@ -38,10 +38,9 @@ static struct weir__note *note_of(const struct weir__home *home, const void *blo
 {
 	size_t offset = (uintptr_t)block - home->heap.window;
 	uint32_t unit = (uint32_t)(offset >> WEIR__UNIT_SHIFT);
-	uint32_t entry = home->map[unit];
-	uint32_t first = unit - (entry >> 16);
+	uint32_t first = weir__span_first(home, unit);
 	uint64_t within = offset - ((size_t)first << WEIR__UNIT_SHIFT);
-	uint64_t reciprocal = weir__pools[entry & WEIR__POOL_MASK].reciprocal;
+	uint64_t reciprocal = weir__pools[weir__map_pool(home->map[unit])].reciprocal;
 	uint32_t object = (uint32_t)((unsigned __int128)within * reciprocal >> 64);
 	return &home->notes[(size_t)first * NOTES_PER_UNIT + object];
 }
@@ -172,10 +171,10 @@ struct leak {
 
 static void count_unit(const struct weir__home *home, uint32_t unit, struct leak *by_site)
 {
-	uint32_t entry = home->map[unit];
-	if ((entry & WEIR__POOL_MASK) == 0 || entry >> 16 != 0)
+	uint32_t index = weir__map_pool(home->map[unit]);
+	if (index == 0 || weir__span_first(home, unit) != unit)
 		return; /* no span begins here */
-	uint32_t objects = weir__pools[entry & WEIR__POOL_MASK].span_objects;
+	uint32_t objects = weir__pools[index].span_objects;
 	for (uint32_t i = 0; i < objects; i++) {
 		const struct weir__note *note = &home->notes[(size_t)unit * NOTES_PER_UNIT + i];
 		if (note->size == 0)

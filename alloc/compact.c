@@ -100,7 +100,7 @@ static uint64_t used_bytes(const struct weir__home *home)
 	uint64_t sum = 0;
 	for (uint32_t i = 1; i < home->bins_end; i++) {
 		const struct weir__bin *bin = &home->bins[i];
-		sum += (bin->out - bin->internal - home->heap.cache[i].count) *
+		sum += (bin->out - bin->internal - weir__cache_count(&home->heap.cache[i])) *
 		       weir__pools[i].object_bytes;
 	}
 	return sum;
@@ -223,8 +223,8 @@ static void shrink_cache(struct weir__home *home, uint32_t index, uint32_t level
 	uint32_t keep = level >= WEIR_MEM_HIGH ? 0 : kept > 0 ? kept : weir__config.reserve;
 	if (level >= WEIR_MEM_CRITICAL)
 		weir__cache_close(home, index);
-	else if (cache->count > keep)
-		weir__cache_flush(home, index, cache->count - keep);
+	else if (weir__cache_count(cache) > keep)
+		weir__cache_flush(home, index, weir__cache_count(cache) - keep);
 }
 
 static void run_stage(struct weir__home *home, uint32_t level, size_t want)

@@ -55,13 +55,13 @@ struct weir__home *weir__home_of(const void *address)
 
 /* ---- Making one ----------------------------------------------------------------------------- */
 
-/* What describes a window: an entry of map, a span and a bitmap for each unit. */
+/* What describes a window: a word of map, a span and a bitmap for each unit. */
 static bool describe_window(struct weir__home *home, size_t window_bytes)
 {
 	size_t units = window_bytes >> WEIR__UNIT_SHIFT;
 	size_t bitmap = WEIR__BITMAP_WORDS * sizeof(uint64_t);
 	size_t bits = units / 8;
-	size_t bytes = units * (bitmap + sizeof(struct weir__span) + sizeof(uint32_t)) + 2 * bits;
+	size_t bytes = units * (bitmap + sizeof(struct weir__span) + sizeof(uint64_t)) + 2 * bits;
 	char *meta = weir__os_map(bytes, 4096);
 	if (meta == NULL)
 		return false;
@@ -75,7 +75,7 @@ static bool describe_window(struct weir__home *home, size_t window_bytes)
 	}
 	home->bitmaps = (uint64_t *)meta;
 	home->spans = (struct weir__span *)(meta + units * bitmap);
-	home->map = (uint32_t *)(meta + units * (bitmap + sizeof(struct weir__span)));
+	home->map = (uint64_t *)(meta + units * (bitmap + sizeof(struct weir__span)));
 	home->dirty = (uint64_t *)(meta + bytes - 2 * bits);
 	home->kept = (uint64_t *)(meta + bytes - bits);
 	home->unit_count = (uint32_t)units;
@@ -99,12 +99,19 @@ static bool open_window(struct weir__home *home)
 				weir__os_small_pages(window, bytes);
 			home->heap.window = (uintptr_t)window;
 			home->heap.window_bytes = bytes;
-			home->heap.map = home->map;
+			home->heap.map = (uintptr_t)home->map -
+					 (home->heap.window >> WEIR__UNIT_SHIFT) * sizeof(uint64_t);
 			return true;
 		}
 		weir__os_unmap(window, bytes);
 	}
 	return false;
+}
+
+static void fill_places(struct weir__heap *heap)
+{
+	for (size_t i = 0; i <= WEIR__TABLE_BYTES_MAX / 16; i++)
+		heap->places[i] = (uint16_t)WEIR__PLACE(weir_size_class(i * 16) + 1);
 }
 
 static struct weir__home *home_new(void)
@@ -122,6 +129,7 @@ static struct weir__home *home_new(void)
 		weir__os_unmap(home, sizeof(*home));
 		return NULL;
 	}
+	fill_places(&home->heap);
 	home->id = id;
 	home->worker = -1;
 	home->bins_end = 1;
@@ -268,7 +276,8 @@ uint64_t weir__heap_in_use(void)
 	while (weir__remote_waiting(home))
 		weir__remote_drain(home);
 	for (uint32_t i = 1; i < home->bins_end; i++)
-		objects += home->bins[i].out - home->bins[i].internal - home->heap.cache[i].count;
+		objects += home->bins[i].out - home->bins[i].internal -
+			   weir__cache_count(&home->heap.cache[i]);
 	return objects;
 }
 

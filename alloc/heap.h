@@ -6,7 +6,7 @@
  * objects of one pool; a free run is a run of units that holds none. Everything that describes a
  * window lies outside it, so a free object's memory is never read or written:
  *
- *   map[unit]       pool index | units since the span began << 16; 0 when the unit is in no span
+ *   map[unit]       place of its pool's cache << 48 | where its span begins; 0: it is in no span
  *   spans[unit]     the descriptor of the span or free run that begins (free runs: or ends) there
  *   bitmaps[unit]   512 bytes: a bit for each object of the span, set while the object is in it
  *   dirty[], kept[] a bit for each unit of free runs: what they have of the OS's memory
@@ -53,7 +53,8 @@ struct weir__pool {
 	uint32_t object_bytes; /* the distance of objects; a multiple of 16 and of the alignment */
 	uint32_t span_units;
 	uint32_t span_objects;
-	uint64_t reciprocal;
+	uint64_t reciprocal; /* see weir__pool_describe() */
+	uint64_t valid;
 	const char *name;
 	weir_move_fn move; /* NULL: its objects stay where they are */
 	void *move_arg;
@@ -125,6 +126,7 @@ struct weir__bin {
 	uint64_t out;	   /* objects taken from the spans and not given back */
 	uint64_t internal; /* of those, arrays of the caches themselves */
 	uint64_t fetched;  /* objects that refills brought */
+	uint64_t misses;
 	uint64_t overflows;
 	uint64_t remote_frees;
 	uint64_t resizes;
@@ -189,7 +191,7 @@ struct weir__home {
 	uint32_t id;
 	int worker;    /* -1: no worker's */
 	uint32_t mode; /* of weir__mode that the caches were set to */
-	uint32_t *map;
+	uint64_t *map; /* of the window's first unit */
 	struct weir__span *spans;
 	uint64_t *bitmaps;
 	uint64_t *dirty; /* a bit for each unit: see weir__span.dirty_units */
@@ -232,9 +234,37 @@ struct weir__home {
 	_Atomic uint32_t owned; /* 0: belongs to the holder of the heaps lock */
 };
 
+_Static_assert(sizeof(struct weir__heap) < 1 << 16, "places have 16 bits");
+_Static_assert(offsetof(struct weir__heap, cache) % 64 == 0, "a cache is a cache line");
+_Static_assert(sizeof(struct weir__cache) == 64, "a cache is a cache line");
+_Static_assert(offsetof(struct weir__heap, zero_) <= offsetof(struct weir__cache, valid),
+	       "place 0 is never valid");
+
+/* What a word of the map says: the pool's index, 0 for none. */
+static inline uint32_t weir__map_pool(uint64_t word)
+{
+	size_t place = word >> WEIR__PLACE_SHIFT;
+	return place == 0 ? 0 : (uint32_t)((place - WEIR__PLACE(0)) / sizeof(struct weir__cache));
+}
+
+/* Free objects in a cache. Any thread: to those that do not own it at most `cap`. */
+static inline uint32_t weir__cache_count(const struct weir__cache *cache)
+{
+	uintptr_t bytes = (uintptr_t)WEIR__GET(cache->head) - (uintptr_t)WEIR__GET(cache->slots);
+	uint32_t cap = WEIR__GET(cache->cap);
+	return bytes / sizeof(void *) < cap ? (uint32_t)(bytes / sizeof(void *)) : cap;
+}
+
 extern pthread_mutex_t weir__heaps_lock;
 extern struct weir__home *weir__homes[WEIR__HEAPS_MAX];
 extern _Atomic uint32_t weir__home_count;
+
+/* The first unit of the span that `unit` is in. */
+static inline uint32_t weir__span_first(const struct weir__home *home, uint32_t unit)
+{
+	uintptr_t address = home->map[unit] << 16 >> 16;
+	return (uint32_t)((address - home->heap.window) >> WEIR__UNIT_SHIFT);
+}
 
 /* The calling thread's, or NULL. */
 static inline struct weir__home *weir__home_self(void)

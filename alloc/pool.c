@@ -37,10 +37,21 @@ static uint32_t span_units_for(uint32_t object_bytes)
 void weir__pool_describe(struct weir__pool *pool, uint32_t object_bytes)
 {
 	pool->handle.index = (uint32_t)(pool - weir__pools);
+	pool->handle.place = (uint32_t)WEIR__PLACE(pool->handle.index);
 	pool->object_bytes = object_bytes;
 	pool->span_units = span_units_for(object_bytes);
 	pool->span_objects = (pool->span_units << WEIR__UNIT_SHIFT) / object_bytes;
-	pool->reciprocal = UINT64_MAX / object_bytes + 1;
+	/*
+	 * With r = 2^64 / object_bytes rounded up, r * object_bytes = 2^64 + e. Then the low 64
+	 * bits of offset * r are k * e for the k-th object, and at least r for what is no multiple
+	 * of object_bytes, as long as e * (k + 1) < r. So one compare tells objects from what lies
+	 * between and after them. Rounding r up to 2^16 makes that e < 2^16 * object_bytes: with
+	 * spans of s bytes e * k < 2^16 * s, and r >= 2^64 / object_bytes is above that, if only
+	 * just at a span of 16 MiB with one object in it.
+	 */
+	pool->reciprocal = (UINT64_MAX / object_bytes + (1 << 16)) & ~(uint64_t)0xffff;
+	uint64_t excess = pool->reciprocal * object_bytes;
+	pool->valid = excess == 0 ? 1 : excess * pool->span_objects;
 	atomic_store_explicit(&pool->state, WEIR__POOL_LIVE, memory_order_relaxed);
 }
 

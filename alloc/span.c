@@ -375,9 +375,11 @@ static struct weir__span *span_begin(struct weir__home *home, uint32_t index, ui
 {
 	const struct weir__pool *pool = &weir__pools[index];
 	struct weir__span *span = &home->spans[unit];
+	uint64_t word = (uint64_t)WEIR__PLACE(index) << WEIR__PLACE_SHIFT |
+			(uintptr_t)unit_address(home, unit);
 	span_fill(home, span, pool);
 	for (uint32_t i = 0; i < pool->span_units; i++)
-		WEIR__SET(home->map[unit + i], index | i << 16);
+		WEIR__SET(home->map[unit + i], word);
 	WEIR__ADD(home->span_units, pool->span_units);
 	home->bins[index].spans++;
 	span_link(&home->bins[index], span, 0);
@@ -477,8 +479,8 @@ bool weir__span_give(struct weir__home *home, void *block)
 {
 	size_t offset = (uintptr_t)block - home->heap.window;
 	uint32_t unit = (uint32_t)(offset >> WEIR__UNIT_SHIFT);
-	uint32_t index = home->map[unit] & WEIR__POOL_MASK;
-	uint32_t first = unit - (home->map[unit] >> 16);
+	uint32_t index = weir__map_pool(home->map[unit]);
+	uint32_t first = weir__span_first(home, unit);
 	uint64_t within = offset - ((size_t)first << WEIR__UNIT_SHIFT);
 	uint32_t object =
 		(uint32_t)((unsigned __int128)within * weir__pools[index].reciprocal >> 64);
@@ -502,15 +504,12 @@ bool weir__span_give(struct weir__home *home, void *block)
 uint32_t weir__span_pool(const struct weir__home *home, const void *block)
 {
 	size_t offset = (uintptr_t)block - home->heap.window;
-	uint32_t entry = WEIR__GET(home->map[offset >> WEIR__UNIT_SHIFT]);
-	uint32_t index = entry & WEIR__POOL_MASK;
+	uint64_t word = WEIR__GET(home->map[offset >> WEIR__UNIT_SHIFT]);
+	uint32_t index = weir__map_pool(word);
 	if (index == 0)
 		return 0;
 	const struct weir__pool *pool = &weir__pools[index];
-	uint64_t within = (offset & WEIR__UNIT_MASK) | (entry & ~(uint32_t)WEIR__POOL_MASK);
-	bool start = within < (uint64_t)pool->object_bytes * pool->span_objects &&
-		     within * pool->reciprocal < pool->reciprocal;
-	return start ? index : 0;
+	return ((uintptr_t)block - word) * pool->reciprocal < pool->valid ? index : 0;
 }
 
 /* ---- For compaction ------------------------------------------------------------------------- */
@@ -529,7 +528,7 @@ void *weir__span_used(const struct weir__home *home, struct weir__span *span, ui
 	uint32_t unit = unit_of(home, span);
 	if ((span_bits(home, span)[object / 64] >> (object % 64) & 1) != 0)
 		return NULL;
-	uint32_t index = home->map[unit] & WEIR__POOL_MASK;
+	uint32_t index = weir__map_pool(home->map[unit]);
 	return unit_address(home, unit) + (size_t)object * weir__pools[index].object_bytes;
 }
 

@@ -276,9 +276,9 @@ static void random_trace(unsigned seed)
 			t->now += (int64_t)(rand_r(&state) % 20000) * WEIR__MS;
 		pass(t, EPOCH_MS);
 		uint32_t after = cache(t)->cap;
-		if (before > 0 && (after < 1 || cache(t)->count > after))
-			ck_abort_msg("seed %u epoch %d: %u cached of %u", seed, i, cache(t)->count,
-				     after);
+		if (before > 0 && (after < 1 || weir__cache_count(cache(t)) > after))
+			ck_abort_msg("seed %u epoch %d: %u cached of %u", seed, i,
+				     weir__cache_count(cache(t)), after);
 		if (after < before) {
 			if (t->now - shrunk < 5000 * WEIR__MS)
 				ck_abort_msg("seed %u epoch %d: shrunk twice in 5 s", seed, i);

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: MIT */
+/* The paths that programs inline: which cache they find, and what they refuse to put into it. */
+#include <check.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "alloc/heap.h"
+
+static void attach(void)
+{
+	ck_assert_int_eq(weir__heap_attach(), 0);
+}
+
+/* The compiler must not know them: a constant takes another way. */
+static size_t unknown(size_t size)
+{
+	__asm__("" : "+r"(size));
+	return size;
+}
+
+START_TEST(a_size_finds_the_same_cache_by_table_as_by_arithmetic)
+{
+	attach();
+	struct weir__heap *heap = weir__heap_self;
+	for (size_t size = 0; size <= WEIR__TABLE_BYTES_MAX; size++)
+		ck_assert_uint_eq(weir__place_for(heap, unknown(size)),
+				  WEIR__PLACE(weir_size_class(size) + 1));
+	ck_assert_uint_eq(weir__place_for(heap, 64), WEIR__PLACE(4));
+	ck_assert_uint_eq(weir__place_for(heap, 5000), WEIR__PLACE(weir_size_class(5000) + 1));
+}
+END_TEST
+
+START_TEST(no_size_near_the_largest_number_wraps_round)
+{
+	attach();
+	for (size_t less = 0; less < 64; less++) {
+		ck_assert_ptr_null(weir_alloc(unknown(SIZE_MAX - less)));
+		void *block = weir_alloc(100);
+		weir_free_sized(block, unknown(SIZE_MAX - less));
+		ck_assert_ptr_eq(weir_alloc(100), block);
+		weir_free(block);
+	}
+}
+END_TEST
+
+/* Every 16th address of a span and around each object's start, against the remainder. */
+static void check_objects_of(uint32_t bytes)
+{
+	struct weir__pool *pool = &weir__pools[WEIR__POOLS_MAX];
+	weir__pool_describe(pool, bytes);
+	struct weir__cache cache = { .reciprocal = pool->reciprocal, .valid = pool->valid };
+	uint64_t span = 5ull << 32;
+	uint64_t word = (uint64_t)WEIR__PLACE(77) << WEIR__PLACE_SHIFT | span;
+	uint64_t end = (uint64_t)pool->span_units << WEIR__UNIT_SHIFT;
+	for (uint64_t at = 0; at < end; at += at % bytes < 32 || bytes < 4096 ? 1 : 1009) {
+		bool starts = at % bytes == 0 && at / bytes < pool->span_objects;
+		if (weir__is_object(&cache, (void *)(span + at), word) != starts)
+			ck_abort_msg("%u bytes at %lu", bytes, (unsigned long)at);
+	}
+	for (uint64_t k = 0; k <= pool->span_objects; k++)
+		for (int off = -1; off <= 1; off++) {
+			uint64_t at = k * bytes + (uint64_t)off;
+			if (at < end && weir__is_object(&cache, (void *)(span + at), word) !=
+						(off == 0 && k < pool->span_objects))
+				ck_abort_msg("%u bytes, object %lu, %d", bytes, (unsigned long)k,
+					     off);
+		}
+}
+
+START_TEST(one_compare_tells_the_starts_of_objects_from_all_else)
+{
+	for (unsigned i = 0; i < WEIR_CLASS_COUNT; i++)
+		check_objects_of((uint32_t)weir_class_size(i));
+	for (uint32_t bytes = 16; bytes <= 512 << 10; bytes = (bytes * 17 / 16 + 31) & ~15u)
+		check_objects_of(bytes);
+}
+END_TEST
+
+START_TEST(a_block_freed_with_another_size_goes_home_to_its_own_class)
+{
+	attach();
+	unsigned state = 12345;
+	void *block[64] = { NULL };
+	for (int i = 0; i < 1000000; i++) {
+		int at = rand_r(&state) % 64;
+		if (block[at] != NULL)
+			weir_free_sized(block[at], unknown((size_t)rand_r(&state) % 10000));
+		size_t size = (size_t)rand_r(&state) % 10000;
+		block[at] = weir_alloc(size);
+		ck_assert_uint_eq(weir_usable_size(block[at]),
+				  weir_class_size(weir_size_class(size)));
+	}
+	ck_assert_uint_eq(weir__reports, 0);
+}
+END_TEST
+
+START_TEST(the_right_size_takes_the_short_way)
+{
+	struct weir_mem_stats before, after;
+	attach();
+	void *block = weir_alloc(200);
+	weir_free_sized(block, 200);
+	weir_mem_stats_get(&before);
+	for (int i = 0; i < 1000; i++) {
+		void *again = weir_alloc(200);
+		ck_assert_ptr_eq(again, block);
+		weir_free_sized(again, 200);
+	}
+	weir_mem_stats_get(&after);
+	ck_assert_uint_eq(after.allocs - before.allocs, 1000);
+	ck_assert_uint_eq(after.misses, before.misses);
+}
+END_TEST
+
+START_TEST(what_is_not_a_block_is_refused_whatever_size_is_given)
+{
+	char here[64];
+	attach();
+	weir_free_sized(NULL, 64);
+	ck_assert_uint_eq(weir__reports, 0);
+	weir_free_sized(here, 64);
+	ck_assert_uint_eq(weir__reports, 1);
+	char *block = weir_alloc(64);
+	weir_free_sized(block, 64);
+	weir_free_sized(block, 64);
+	ck_assert_uint_eq(weir__reports, 2);
+	weir_free_sized((char *)weir__heap_self->window + (1 << 30), 64); /* in no span */
+	ck_assert_uint_eq(weir__reports, 3);
+}
+END_TEST
+
+Suite *alloc_fast_suite(void)
+{
+	Suite *s = suite_create("alloc_fast");
+	TCase *sizes = tcase_create("sizes");
+	tcase_set_tags(sizes, "fast");
+	tcase_add_test(sizes, a_size_finds_the_same_cache_by_table_as_by_arithmetic);
+	tcase_add_test(sizes, no_size_near_the_largest_number_wraps_round);
+	tcase_add_test(sizes, what_is_not_a_block_is_refused_whatever_size_is_given);
+	tcase_add_test(sizes, the_right_size_takes_the_short_way);
+	suite_add_tcase(s, sizes);
+	TCase *objects = tcase_create("objects");
+	tcase_add_test(objects, one_compare_tells_the_starts_of_objects_from_all_else);
+	tcase_add_test(objects, a_block_freed_with_another_size_goes_home_to_its_own_class);
+	suite_add_tcase(s, objects);
+	return s;
+}
