@@ -46,6 +46,32 @@ WEIR_API int64_t weir_now(void);
 /* Parks for `ns` nanoseconds, never less. Returns 0, -ECANCELED or -ETIME. */
 WEIR_API int weir_sleep(int64_t ns);
 
+/* What becomes of the ticks that have passed before they were waited for. */
+enum weir_missed {
+	WEIR_MISSED_BURST, /* each is delivered at once: as many ticks as periods */
+	WEIR_MISSED_SKIP,  /* dropped: ticks stay multiples of the period from the first */
+	WEIR_MISSED_DELAY, /* dropped, and the period begins anew: never two in less than one */
+};
+
+/* Caller's memory; the fields are the runtime's. */
+struct weir_interval {
+	int64_t private_[3];
+};
+
+/*
+ * Ticks every `period_ns`, at least 1, for the first time one period from now. There is nothing to
+ * free. Returns 0 or -EINVAL.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_interval_init(struct weir_interval *interval,
+						       int64_t period_ns, enum weir_missed missed);
+
+/*
+ * Parks until the next tick, never less; a tick that has passed is delivered without parking. One
+ * task at a time. Returns how many ticks were dropped since the last, 0 as a rule; -ECANCELED or
+ * -ETIME: then the tick is still to come.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_interval_wait(struct weir_interval *interval);
+
 /* Nanoseconds to the deadline of the innermost scope; WEIR_FOREVER when there is none, 0 when it
  * passed. */
 WEIR_API int64_t weir_time_left(void);
