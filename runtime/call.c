@@ -232,6 +232,8 @@ int weir__runtime_main(struct weir__runtime *runtime, weir_fn fn, void *arg)
 	weir_scope_open(&runtime->submitted, WEIR_FOREVER);
 	enlist(runtime);
 	int result = fn(arg);
+	/* a scope must be closed before the function that opened it returns */
+	WEIR_ASSERT(weir__worker_self()->current->scope == weir__scope_of(&runtime->submitted));
 	delist(runtime);
 	weir_scope_cancel(&runtime->submitted);
 	/* what was posted before that is at the latest a turn away from being refused */

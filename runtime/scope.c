@@ -113,7 +113,7 @@ void weir__scope_child_ended(struct weir__worker *self, struct weir__task *task)
 	}
 	if (scope->pending == 0 && scope->awaits) {
 		scope->awaits = WEIR__AWAITS_NOTHING;
-		weir__ready(self, scope->task, 0);
+		weir__ready_before(self, scope->task, &self->runq_head);
 	}
 }
 

@@ -107,6 +107,7 @@ static struct weir__task *pick_runnable(struct weir__worker *self)
 static inline void set_current(struct weir__worker *self, struct weir__task *task)
 {
 	self->current = task;
+	self->born = &self->runq_head;
 	self->budget = self->budget_full;
 	self->counts.switches++;
 	task->state = WEIR__TASK_RUNNING;
@@ -393,7 +394,8 @@ int weir__spawn(struct weir__scope *scope, const struct weir__spawn *spawn)
 		weir__fresh_push(self, task);
 	} else if (task->worker == self) {
 		self->live++;
-		weir__ready(self, task, 0);
+		if (weir__ready_before(self, task, self->born))
+			self->born = &task->next;
 	} else {
 		post_remote(task, WEIR__REMOTE_START);
 	}

@@ -182,14 +182,16 @@ struct weir__worker {
 	struct weir__task *current;
 	struct weir__task *runq_head; /* of the class that has its turn; see classes.h */
 	struct weir__task **runq_tail;
-	int32_t slice_left; /* resumptions until the loop looks at the clock again */
-	int32_t budget;	    /* operations the current task may complete without parking */
-	int64_t now_ns;	    /* the clock when it was last read: see run_slice() */
+	struct weir__task **born; /* where in the queue the current task's next child goes */
+	int32_t slice_left;	  /* resumptions until the loop looks at the clock again */
+	int32_t budget;		  /* operations the current task may complete without parking */
+	int64_t now_ns;		  /* the clock when it was last read: see run_slice() */
 	void *scheduler_sp;
 	uint8_t priority;	 /* of the run queue */
 	uint8_t classes_waiting; /* bit p: class p, which is not that, has ready tasks */
 	uint8_t classes_new;	 /* the same, of those that had none when the turn began */
 	int32_t budget_full;	 /* from the configuration, like the next */
+	bool depth_first;	 /* children before what was ready before them: see run_slice() */
 	bool use_ucontext;
 	bool stopping;	 /* leave the loop when nothing is left */
 	bool is_settled; /* has published PARKED and not looked since */
@@ -330,6 +332,27 @@ static inline void weir__ready(struct weir__worker *self, struct weir__task *tas
 	}
 	*self->runq_tail = task;
 	self->runq_tail = &task->next;
+}
+
+/*
+ * Makes a task ready that is to run before those that are ready already: into the queue at `*at`,
+ * while the worker goes depth first; else (false) like weir__ready().
+ */
+static inline bool weir__ready_before(struct weir__worker *self, struct weir__task *task,
+				      struct weir__task **at)
+{
+	if (!self->depth_first || task->priority != self->priority) {
+		weir__ready(self, task, 0);
+		return false;
+	}
+	WEIR_DASSERT(task->state != WEIR__TASK_READY);
+	task->result = 0;
+	task->state = WEIR__TASK_READY;
+	task->next = *at;
+	*at = task;
+	if (self->runq_tail == at)
+		self->runq_tail = &task->next;
+	return true;
 }
 
 /* Makes a task parked on any worker ready with result 0. The task must stay parked until then. */

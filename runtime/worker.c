@@ -22,6 +22,7 @@
 
 enum {
 	RESUMES_PER_CLOCK_MAX = 64,
+	RESUMES_IN_ORDER = 16,	 /* of a slice; 64: five times the memory for a tree of a million */
 	CLOCK_PERIOD_NS = 20000, /* the clock is read about that often while tasks run */
 	TIMERS_PER_TURN = 256,
 	MESSAGES_PER_TURN = 256,
@@ -189,6 +190,11 @@ static uint32_t next_resumes(uint32_t resumes, int64_t took_ns)
 /*
  * A reading of the clock costs as much as five switches, so it is taken every so many resumptions;
  * slow tasks bring that down to one.
+ *
+ * From the first reading to the end of the slice the order is depth first: what a task has spawned
+ * runs when it parks, and an opener runs when its last child has ended. A tree of tasks then has as
+ * many stacks as it is deep, where in the order of spawning it has as many as it is broad. Until
+ * the first reading all queue at the end: so everybody moves up, in each slice, whoever spawns.
  */
 static void run_slice(struct weir__worker *self)
 {
@@ -198,12 +204,14 @@ static void run_slice(struct weir__worker *self)
 	if (self->classes_waiting)
 		weir__class_next(self, 0);
 	while (read < end) {
+		if (!self->depth_first && self->slice_resumes > RESUMES_IN_ORDER)
+			self->slice_resumes = RESUMES_IN_ORDER;
 		self->slice_left = (int32_t)self->slice_resumes;
 		weir__fresh_feed(self);
 		weir__run_ready(self);
 		if (!self->runq_head && !self->classes_waiting &&
 		    weir__fresh_count(&self->fresh) == 0)
-			return;
+			break;
 		self->now_ns = weir__clock_ns();
 		if (self->slice_left > 0) /* the class has run dry */
 			self->slice_resumes -= (uint32_t)self->slice_left;
@@ -211,7 +219,9 @@ static void run_slice(struct weir__worker *self)
 		if (self->classes_waiting)
 			weir__class_next(self, self->now_ns - read);
 		read = self->now_ns;
+		self->depth_first = true;
 	}
+	self->depth_first = false;
 }
 
 static bool has_news(struct weir__worker *self)

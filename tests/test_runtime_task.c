@@ -35,6 +35,79 @@ static int return_arg(void *arg)
 	return (int)(intptr_t)arg;
 }
 
+/* ---- Depth first ---------------------------------------------------------------------------- */
+
+static uint64_t stacks_max, leaves;
+
+/* 1 + 10 + ... + 10^5 tasks. */
+static int branch(void *arg)
+{
+	uintptr_t depth = (uintptr_t)arg;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	if (depth == 0) {
+		struct weir_mem_stats stats;
+		if (leaves++ % 64 == 0) {
+			weir_mem_stats_get(&stats);
+			stacks_max = stats.stacks > stacks_max ? stats.stacks : stacks_max;
+		}
+		return 0;
+	}
+	for (int i = 0; i < 10; i++) {
+		int err = weir_spawn(&scope, branch, (void *)(depth - 1));
+		if (err < 0)
+			return err;
+	}
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(a_tree_has_about_as_many_stacks_as_it_is_deep)
+{
+	run_on(1, branch, (void *)(uintptr_t)5);
+	ck_assert_uint_eq(leaves, 100000);
+	ck_assert_uint_le(stacks_max, 3000); /* in the order of spawning: 11,111 */
+}
+END_TEST
+
+static bool spawned_enough;
+static uint64_t chain_links;
+
+/* Two chains that would take turns at the head of the queue for ever. */
+static int spawn_next_link(void *arg)
+{
+	chain_links++;
+	return spawned_enough ? 0 : weir_spawn((struct weir_scope *)arg, spawn_next_link, arg);
+}
+
+static int take_a_hundred_turns(void *arg)
+{
+	(void)arg;
+	for (int i = 0; i < 100; i++) {
+		int err = weir_yield();
+		if (err < 0)
+			return err;
+	}
+	spawned_enough = true;
+	return 0;
+}
+
+static int spawn_chains(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+	int err = weir_spawn(&scope, take_a_hundred_turns, arg);
+
+	for (int i = 0; i < 2 && err == 0; i++)
+		err = weir_spawn(&scope, spawn_next_link, &scope);
+	return err < 0 ? err : weir_scope_wait(&scope);
+}
+
+START_TEST(who_spawns_for_ever_keeps_nobody_waiting)
+{
+	run_on(1, spawn_chains, NULL);
+	ck_assert_uint_gt(chain_links, 100);
+}
+END_TEST
+
 /* ---- Spawn and join ------------------------------------------------------------------------- */
 
 static int order[64];
@@ -732,6 +805,8 @@ Suite *runtime_task_suite(void)
 	tcase_set_tags(more, "fast");
 	tcase_set_timeout(more, 20);
 	tcase_add_test(more, a_tree_over_two_workers_joins);
+	tcase_add_test(more, a_tree_has_about_as_many_stacks_as_it_is_deep);
+	tcase_add_test(more, who_spawns_for_ever_keeps_nobody_waiting);
 	tcase_add_loop_test(more, a_task_that_gets_no_stack_ends_with_enomem, 0, 2);
 	tcase_add_test(more, names_are_kept_and_ids_differ);
 	tcase_add_loop_test(more, a_yielding_task_keeps_nothing_else_waiting, 0, 3);
