@@ -39,7 +39,6 @@ enum {
 	REHASH_BUCKETS = 4, /* moved by each access to a table that is changing its size */
 	SWEEP_KEYS = 256,   /* expired at one go before others may run */
 	SKIP_LEVELS = 24,
-	SCAN_COUNT_MAX = 10000,
 };
 #define REDIS_VERSION "7.0.15" /* what its clients are told, so that they use what is there */
 
@@ -154,20 +153,6 @@ static struct text *text_new(const char *at, size_t len)
 		memcpy(text->at, at, len);
 	}
 	return text;
-}
-
-/* Takes *text (NULL too), makes it `len` bytes long with its content kept. False: out of memory. */
-static bool text_resize(struct text **text, size_t len)
-{
-	if (weir_usable_size(*text) < sizeof **text + len) {
-		size_t bytes = sizeof **text + len + len / 4; /* n appends copy O(n) bytes */
-		struct text *bigger = weir_realloc(*text, bytes);
-		if (!bigger)
-			return false;
-		*text = bigger;
-	}
-	(*text)->len = len;
-	return true;
 }
 
 static uint64_t mix(uint64_t a, uint64_t b)
@@ -420,35 +405,6 @@ static struct node *table_random(struct table *t)
 		if (random_bits() % ++seen == 0)
 			chosen = n;
 	return chosen;
-}
-
-/*
- * One step of SCAN: calls `visit` for the nodes of one bucket and returns the next cursor, 0 at the
- * end. The cursor counts with its bits reversed, so a bucket that splits or merges between two
- * calls is neither missed nor repeated as a whole (Pieter Noordhuis's algorithm in Redis).
- */
-static uint64_t table_scan(struct table *t, uint64_t cursor, void (*visit)(void *, struct node *),
-			   void *arg)
-{
-	int small = t->size[1] && t->size[1] < t->size[0];
-	int large = t->size[1] ? !small : 0;
-	uint64_t mask = t->size[small] - 1, outer = t->size[large] - 1;
-
-	if (!t->size[0])
-		return 0;
-	for (struct node *n = small == large ? NULL : t->buckets[small][cursor & mask]; n;
-	     n = n->next)
-		visit(arg, n);
-	do {
-		for (struct node *n = t->buckets[large][cursor & outer]; n; n = n->next)
-			visit(arg, n);
-		uint64_t bit = outer + 1; /* adds 1 to the reversed number under `outer` */
-		do
-			cursor ^= bit >>= 1;
-		while (bit && !(cursor & bit));
-		cursor &= outer;
-	} while (cursor & (mask ^ outer));
-	return cursor;
 }
 
 /* ---- Lists ---------------------------------------------------------------------------------- */
@@ -924,24 +880,6 @@ static void reply_unknown_sub(struct client *c)
 		    (int)(c->argv[0].len < 64 ? c->argv[0].len : 64), c->argv[0].at);
 }
 
-/* Inserts a header in front of what followed `mark`: for arrays whose length is known at their end.
- */
-__attribute__((format(printf, 3, 4))) static void reply_insert(struct client *c, size_t mark,
-							       const char *format, ...)
-{
-	char head[64];
-	va_list args;
-
-	va_start(args, format);
-	size_t len = (size_t)vsnprintf(head, sizeof head, format, args);
-	va_end(args);
-	if (!room(c, len))
-		return;
-	memmove(c->out.data + mark + len, c->out.data + mark, c->out.len - mark);
-	memcpy(c->out.data + mark, head, len);
-	c->out.len += len;
-}
-
 /* ---- Arguments ------------------------------------------------------------------------------ */
 
 static bool arg_integer(struct client *c, size_t i, int64_t *ret)
@@ -1034,7 +972,7 @@ static void cmd_get(struct client *c)
 
 struct set_options {
 	int64_t expires_ms;
-	bool nx, xx, get, keep_ttl;
+	bool nx, xx;
 };
 
 /* False, and answered, when they do not go together. */
@@ -1046,34 +984,16 @@ static bool set_options(struct client *c, struct set_options *o)
 			o->nx = true;
 		else if (equals(c->argv[i], "xx"))
 			o->xx = true;
-		else if (equals(c->argv[i], "get"))
-			o->get = true;
-		else if (equals(c->argv[i], "keepttl"))
-			o->keep_ttl = true;
 		else if (!(ex || px) || o->expires_ms || i + 1 == c->argc)
 			goto wrong;
 		else if (!arg_expiry(c, ++i, ex ? 1000 : 1, false, &o->expires_ms))
 			return false;
 	}
-	if (!(o->nx && o->xx) && !(o->keep_ttl && o->expires_ms))
+	if (!(o->nx && o->xx))
 		return true;
 wrong:
 	reply_syntax(c);
 	return false;
-}
-
-/* Stores argument `value` under argument 1. False, and answered, when memory is short. */
-static bool set_value(struct client *c, struct node *key, size_t value, int64_t expires_ms,
-		      bool keep)
-{
-	if (key && !keep)
-		key_persist(key);
-	bool ok = key_store(key, c->argv[1], text_new(c->argv[value].at, c->argv[value].len));
-	if (ok && expires_ms)
-		ok = key_expire(key_find(c->argv[1]), expires_ms);
-	if (!ok)
-		reply_oom(c);
-	return ok;
 }
 
 static void cmd_set(struct client *c)
@@ -1083,102 +1003,19 @@ static void cmd_set(struct client *c)
 	if (!set_options(c, &o))
 		return;
 	struct node *key = key_find(c->argv[1]);
-	if (o.get && !arg_key(c, TYPE_STRING, &key))
-		return;
-	bool skip = key ? o.nx : o.xx;
-	if (o.get && key)
-		reply_text(c, key->value);
-	else if (o.get || skip)
+	if (key ? o.nx : o.xx) {
 		reply_null(c);
-	if (!skip && set_value(c, key, 2, o.expires_ms, o.keep_ttl) && !o.get)
-		reply(c, "+OK\r\n");
-}
-
-static void cmd_getset(struct client *c)
-{
-	struct node *key;
-
-	if (!arg_key(c, TYPE_STRING, &key))
-		return;
-	if (key)
-		reply_text(c, key->value);
-	else
-		reply_null(c);
-	(void)set_value(c, key, 2, 0, false);
-}
-
-static void cmd_setnx(struct client *c)
-{
-	struct node *key = key_find(c->argv[1]);
-
-	if (key)
-		reply_integer(c, 0);
-	else if (set_value(c, NULL, 2, 0, false))
-		reply_integer(c, 1);
-}
-
-static void cmd_setex(struct client *c)
-{
-	int64_t at;
-
-	if (!arg_expiry(c, 2, c->command->arg, false, &at))
-		return;
-	if (set_value(c, key_find(c->argv[1]), 3, at, false))
-		reply(c, "+OK\r\n");
-}
-
-static void cmd_append(struct client *c)
-{
-	struct node *key;
-	struct bytes more = c->argv[2];
-
-	if (!arg_key(c, TYPE_STRING, &key))
-		return;
-	struct text *text = key ? key->value : NULL;
-	size_t len = text ? text->len : 0;
-	if (len + more.len > BULK_BYTES_MAX) {
-		reply(c, "-ERR string exceeds maximum allowed size (512MB)\r\n");
 		return;
 	}
-	bool ok = text_resize(&text, len + more.len);
-	if (ok && key)
-		key->value = text;
+	if (key)
+		key_persist(key);
+	bool ok = key_store(key, c->argv[1], text_new(c->argv[2].at, c->argv[2].len));
+	if (ok && o.expires_ms)
+		ok = key_expire(key_find(c->argv[1]), o.expires_ms);
 	if (ok)
-		memcpy(text->at + len, more.at, more.len);
-	if (ok && !key)
-		ok = key_store(NULL, c->argv[1], text);
-	if (ok)
-		reply_integer(c, (int64_t)(len + more.len));
+		reply(c, "+OK\r\n");
 	else
 		reply_oom(c);
-}
-
-static void cmd_strlen(struct client *c)
-{
-	struct node *key;
-
-	if (arg_key(c, TYPE_STRING, &key))
-		reply_integer(c, key ? (int64_t)((struct text *)key->value)->len : 0);
-}
-
-/* Replaces a value by a number's digits, in place when it can. False, and answered: out of memory.
- */
-static bool set_digits(struct client *c, struct node *key, const char *digits, size_t len)
-{
-	struct text *text = key ? key->value : NULL;
-	bool ok;
-
-	if (key) {
-		ok = text_resize(&text, len);
-		key->value = ok ? text : key->value;
-		if (ok)
-			memcpy(text->at, digits, len);
-	} else {
-		ok = key_store(NULL, c->argv[1], text_new(digits, len));
-	}
-	if (!ok)
-		reply_oom(c);
-	return ok;
 }
 
 static void add_integer(struct client *c, int64_t by)
@@ -1198,8 +1035,10 @@ static void add_integer(struct client *c, int64_t by)
 		reply(c, "-ERR increment or decrement would overflow\r\n");
 		return;
 	}
-	if (set_digits(c, key, digits, from_integer(digits, n)))
+	if (key_store(key, c->argv[1], text_new(digits, from_integer(digits, n))))
 		reply_integer(c, n);
+	else
+		reply_oom(c);
 }
 
 static void cmd_incr(struct client *c)
@@ -1213,46 +1052,6 @@ static void cmd_incrby(struct client *c)
 
 	if (arg_integer(c, 2, &by))
 		add_integer(c, by);
-}
-
-static void cmd_decrby(struct client *c)
-{
-	int64_t by;
-
-	if (!arg_integer(c, 2, &by))
-		return;
-	if (by == INT64_MIN)
-		reply(c, "-ERR decrement would overflow\r\n");
-	else
-		add_integer(c, -by);
-}
-
-/* As Redis does it: long double, 17 decimals, no zeros at the end. */
-static void cmd_incrbyfloat(struct client *c)
-{
-	struct node *key;
-	long double n = 0, by;
-	char digits[128]; /* 100 digits, a point and 17 more */
-
-	if (!arg_key(c, TYPE_STRING, &key))
-		return;
-	const struct text *text = key ? key->value : NULL;
-	if ((text && !to_double(text->at, text->len, &n)) ||
-	    !to_double(c->argv[2].at, c->argv[2].len, &by)) {
-		reply(c, "-ERR value is not a valid float\r\n");
-		return;
-	}
-	n += by;
-	if (isnan(n) || isinf(n) || fabsl(n) > 1e100L) {
-		reply(c, "-ERR increment would produce NaN or Infinity\r\n");
-		return;
-	}
-	size_t len = (size_t)snprintf(digits, sizeof digits, "%.17Lf", n);
-	while (digits[len - 1] == '0')
-		len--;
-	len -= digits[len - 1] == '.';
-	if (set_digits(c, key, digits, len))
-		reply_bulk(c, digits, len);
 }
 
 static void cmd_mget(struct client *c)
@@ -1341,154 +1140,6 @@ static void cmd_ttl(struct client *c)
 		reply_integer(c, -1);
 	else
 		reply_integer(c, (key->expires_ms - now_ms + unit_ms / 2) / unit_ms);
-}
-
-static void cmd_persist(struct client *c)
-{
-	struct node *key = key_find(c->argv[1]);
-	bool expires = key && key->expires_ms;
-
-	if (expires)
-		key_persist(key);
-	reply_integer(c, expires);
-}
-
-static const char *const type_names[] = { "string", "list", "set", "hash", "zset" };
-
-static void cmd_type(struct client *c)
-{
-	struct node *key = key_find(c->argv[1]);
-
-	reply(c, "+");
-	reply(c, key ? type_names[key->type] : "none");
-	reply(c, "\r\n");
-}
-
-/* "[a-z]" at pattern: does it have `byte`? Returns behind it. */
-static const char *match_class(const char *p, const char *end, char byte, bool *ret)
-{
-	bool not = ++p < end && *p == '^', found = false;
-
-	for (p += not ; p < end && *p != ']'; p++) {
-		if (*p == '\\' && p + 1 < end) {
-			found |= *++p == byte;
-		} else if (p + 2 < end && p[1] == '-' && p[2] != ']') {
-			char low = *p < p[2] ? *p : p[2], high = *p < p[2] ? p[2] : *p;
-			found |= low <= byte && byte <= high;
-			p += 2;
-		} else {
-			found |= *p == byte;
-		}
-	}
-	*ret = found != not ;
-	return p < end ? p + 1 : end;
-}
-
-/* Redis's patterns: * ? [abc] [^a-z] \x. Takes at most pattern times text steps. */
-static bool matches(struct bytes pattern, const char *at, size_t len)
-{
-	const char *p = pattern.at, *p_end = p + pattern.len, *end = at + len;
-	const char *star = NULL, *star_at = NULL;
-
-	while (at < end) {
-		const char *next = p + 1;
-		bool same = false;
-		if (p < p_end && *p == '*') {
-			star = p = next;
-			star_at = at;
-			continue;
-		}
-		if (p < p_end && *p == '[')
-			next = match_class(p, p_end, *at, &same);
-		else if (p < p_end && *p == '\\' && next < p_end)
-			same = *next++ == *at;
-		else if (p < p_end)
-			same = *p == '?' || *p == *at;
-		if (same) {
-			p = next;
-			at++;
-		} else if (star) {
-			p = star;
-			at = ++star_at;
-		} else {
-			return false;
-		}
-	}
-	while (p < p_end && *p == '*')
-		p++;
-	return p == p_end;
-}
-
-static void cmd_keys(struct client *c)
-{
-	struct walk w = { .table = &keyspace };
-	size_t mark = c->out.len, n = 0;
-
-	for (struct node *key = walk_next(&w); key; key = walk_next(&w))
-		if (!is_expired(key) && matches(c->argv[1], key->key, key->key_len)) {
-			reply_bulk(c, key->key, key->key_len);
-			n++;
-		}
-	reply_insert(c, mark, "*%zu\r\n", n);
-}
-
-struct scan {
-	struct client *client;
-	struct bytes pattern;
-	int64_t count;
-	size_t found;
-};
-
-static bool scan_options(struct client *c, struct scan *s)
-{
-	for (size_t i = 2; i < c->argc; i += 2) {
-		bool last = i + 1 == c->argc;
-		if (!last && equals(c->argv[i], "match")) {
-			s->pattern = c->argv[i + 1];
-		} else if (!last && equals(c->argv[i], "count")) {
-			if (!arg_integer(c, i + 1, &s->count))
-				return false;
-		}
-		if (last || s->count < 1 ||
-		    !(equals(c->argv[i], "match") || equals(c->argv[i], "count"))) {
-			reply_syntax(c);
-			return false;
-		}
-	}
-	return true;
-}
-
-static void scan_visit(void *arg, struct node *key)
-{
-	struct scan *s = arg;
-
-	if (is_expired(key) || !matches(s->pattern, key->key, key->key_len))
-		return;
-	reply_bulk(s->client, key->key, key->key_len);
-	s->found++;
-}
-
-static void cmd_scan(struct client *c)
-{
-	struct scan s = { .client = c, .pattern = { "*", 1 }, .count = 10 };
-	int64_t start;
-
-	if (!to_integer(c->argv[1].at, c->argv[1].len, &start) || start < 0) {
-		reply(c, "-ERR invalid cursor\r\n");
-		return;
-	}
-	if (!scan_options(c, &s))
-		return;
-	uint64_t cursor = (uint64_t)start;
-	size_t mark = c->out.len;
-	int64_t buckets = 10 * (s.count < SCAN_COUNT_MAX ? s.count : SCAN_COUNT_MAX);
-	do
-		cursor = table_scan(&keyspace, cursor, scan_visit, &s);
-	while (cursor && --buckets > 0 && (int64_t)s.found < s.count);
-	reply_insert(c, mark, "*%zu\r\n", s.found);
-	char digits[24];
-	size_t len = from_integer(digits, (int64_t)cursor);
-	reply_insert(c, mark, "*2\r\n$%zu\r\n%.*s\r\n", len, (int)len, digits);
 }
 
 static void cmd_dbsize(struct client *c)
@@ -1603,22 +1254,6 @@ static void cmd_lrange(struct client *c)
 	reply_array(c, n);
 	for (size_t i = first; i < first + n; i++)
 		reply_text(c, *list_at(l, i));
-}
-
-static void cmd_lindex(struct client *c)
-{
-	struct node *key;
-	int64_t i;
-
-	if (!arg_integer(c, 2, &i) || !arg_key(c, TYPE_LIST, &key))
-		return;
-	const struct list *l = key ? key->value : NULL;
-	if (l && i < 0)
-		i += (int64_t)l->len;
-	if (l && i >= 0 && (size_t)i < l->len)
-		reply_text(c, *list_at(l, (size_t)i));
-	else
-		reply_null(c);
 }
 
 /* ---- Commands: sets ------------------------------------------------------------------------- */
@@ -1792,39 +1427,12 @@ static void cmd_hgetall(struct client *c)
 
 /* ---- Commands: sorted sets ------------------------------------------------------------------ */
 
-struct zadd_options {
-	bool nx, xx, gt, lt, changed;
-	size_t first; /* argument that is a score */
-};
-
-static bool zadd_options(struct client *c, struct zadd_options *o)
-{
-	size_t i = 2;
-
-	for (bool option = true; option && i < c->argc; i += option) {
-		bool nx = equals(c->argv[i], "nx"), xx = equals(c->argv[i], "xx");
-		bool gt = equals(c->argv[i], "gt"), lt = equals(c->argv[i], "lt");
-		bool changed = equals(c->argv[i], "ch");
-		option = nx || xx || gt || lt || changed;
-		o->nx |= nx;
-		o->xx |= xx;
-		o->gt |= gt;
-		o->lt |= lt;
-		o->changed |= changed;
-	}
-	o->first = i;
-	if (i < c->argc && (c->argc - i) % 2 == 0 && o->nx + o->gt + o->lt < 2 && !(o->nx && o->xx))
-		return true;
-	reply_syntax(c);
-	return false;
-}
-
 /* Every score is looked at before anything changes. */
-static bool zadd_scores(struct client *c, size_t first)
+static bool zadd_scores(struct client *c)
 {
 	long double score;
 
-	for (size_t i = first; i < c->argc; i += 2)
+	for (size_t i = 2; i < c->argc; i += 2)
 		if (!to_double(c->argv[i].at, c->argv[i].len, &score)) {
 			reply(c, "-ERR value is not a valid float\r\n");
 			return false;
@@ -1832,57 +1440,51 @@ static bool zadd_scores(struct client *c, size_t first)
 	return true;
 }
 
-enum zadd { ZADD_NOTHING, ZADD_CHANGED, ZADD_ADDED, ZADD_OOM };
-
-static enum zadd zadd_new(struct zset *z, double score, struct bytes name)
-{
-	struct node *member = table_add(&z->members, name, NULL);
-
-	if (member && zset_insert(z, score, member))
-		return ZADD_ADDED;
-	if (member)
-		drop_node(take_member(&z->members, name));
-	return ZADD_OOM;
-}
-
-static enum zadd zadd_one(struct zset *z, const struct zadd_options *o, double score,
-			  struct bytes name)
+/* Returns 1 for a new member, 0 for one that was there, or -ENOMEM. */
+static int zadd_one(struct zset *z, double score, struct bytes name)
 {
 	struct node *member = table_find(&z->members, name);
+	struct rank *old = member ? member->value : NULL;
 
+	if (old && old->score == score)
+		return 0;
 	if (!member)
-		return o->xx ? ZADD_NOTHING : zadd_new(z, score, name);
-	struct rank *old = member->value;
-	if (o->nx || old->score == score || (o->gt && score < old->score) ||
-	    (o->lt && score > old->score))
-		return ZADD_NOTHING;
-	if (!zset_insert(z, score, member)) /* first, so that failing changes nothing */
-		return ZADD_OOM;
-	zset_unlink(z, old);
-	return ZADD_CHANGED;
+		member = table_add(&z->members, name, NULL);
+	if (!member)
+		return -ENOMEM;
+	if (!zset_insert(z, score, member)) { /* first, so that failing changes nothing */
+		if (!old)
+			drop_node(take_member(&z->members, name));
+		return -ENOMEM;
+	}
+	if (old)
+		zset_unlink(z, old);
+	return old == NULL;
 }
 
 static void cmd_zadd(struct client *c)
 {
-	struct zadd_options o = { 0 };
 	struct node *key;
-	int64_t n = 0;
+	int64_t added = 0;
 
-	if (!zadd_options(c, &o) || !zadd_scores(c, o.first) || !arg_key_or_new(c, TYPE_ZSET, &key))
+	if (c->argc % 2) {
+		reply_syntax(c);
 		return;
-	for (size_t i = o.first; i < c->argc; i += 2) {
+	}
+	if (!zadd_scores(c) || !arg_key_or_new(c, TYPE_ZSET, &key))
+		return;
+	for (size_t i = 2; i < c->argc; i += 2) {
 		long double score;
 		(void)to_double(c->argv[i].at, c->argv[i].len, &score); /* it is one: see above */
-		enum zadd did = zadd_one(key->value, &o, (double)score, c->argv[i + 1]);
-		if (did == ZADD_OOM) {
+		int n = zadd_one(key->value, (double)score, c->argv[i + 1]);
+		if (n < 0) {
 			drop_if_empty(key);
 			reply_oom(c);
 			return;
 		}
-		n += did == ZADD_ADDED || (did == ZADD_CHANGED && o.changed);
+		added += n;
 	}
-	drop_if_empty(key);
-	reply_integer(c, n);
+	reply_integer(c, added);
 }
 
 static void cmd_zpopmin(struct client *c)
@@ -1906,40 +1508,6 @@ static void cmd_zpopmin(struct client *c)
 	}
 	if (key)
 		drop_if_empty(key);
-}
-
-static void cmd_zscore(struct client *c)
-{
-	struct node *key;
-
-	if (!arg_key(c, TYPE_ZSET, &key))
-		return;
-	struct zset *z = key ? key->value : NULL;
-	struct node *member = z ? table_find(&z->members, c->argv[2]) : NULL;
-	if (member)
-		reply_double(c, ((struct rank *)member->value)->score);
-	else
-		reply_null(c);
-}
-
-static void cmd_zrem(struct client *c)
-{
-	struct node *key;
-	int64_t removed = 0;
-
-	if (!arg_key(c, TYPE_ZSET, &key))
-		return;
-	for (size_t i = 2; key && i < c->argc; i++) {
-		struct zset *z = key->value;
-		struct node *member = table_find(&z->members, c->argv[i]);
-		if (member) {
-			zset_remove(z, member);
-			removed++;
-		}
-	}
-	if (key)
-		drop_if_empty(key);
-	reply_integer(c, removed);
 }
 
 /* By index only; the skip list keeps no spans, so it walks to the first one. */
@@ -2001,13 +1569,6 @@ static void cmd_quit(struct client *c)
 {
 	c->closing = true;
 	reply(c, "+OK\r\n");
-}
-
-static void cmd_reset(struct client *c)
-{
-	c->protocol = 2;
-	c->name[0] = 0;
-	reply(c, "+RESET\r\n");
 }
 
 /* What a browser that was tricked into talking to us would send first. */
@@ -2105,7 +1666,7 @@ enum { CONFIG_COUNT = sizeof config / sizeof config[0] };
 static bool is_asked(struct client *c, const char *name)
 {
 	for (size_t i = 2; i < c->argc; i++)
-		if (matches(c->argv[i], name, strlen(name)))
+		if (equals(c->argv[i], name) || equals(c->argv[i], "*"))
 			return true;
 	return false;
 }
@@ -2235,21 +1796,17 @@ static void cmd_info(struct client *c)
 static void cmd_command(struct client *c);
 
 static const struct command commands[] = {
-	{ "append", cmd_append, 3, '1', 0 },
 	{ "client", cmd_client, -2, ' ', 0 },
 	{ "command", cmd_command, -1, ' ', 0 },
 	{ "config", cmd_config, -2, ' ', 0 },
 	{ "dbsize", cmd_dbsize, 1, ' ', 0 },
 	{ "decr", cmd_incr, 2, '1', -1 },
-	{ "decrby", cmd_decrby, 3, '1', 0 },
 	{ "del", cmd_del, -2, '*', 0 },
 	{ "echo", cmd_echo, 2, ' ', 0 },
 	{ "exists", cmd_exists, -2, '*', 0 },
 	{ "expire", cmd_expire, 3, '1', 1000 },
 	{ "flushall", cmd_flushall, -1, ' ', 0 },
-	{ "flushdb", cmd_flushall, -1, ' ', 0 },
 	{ "get", cmd_get, 2, '1', 0 },
-	{ "getset", cmd_getset, 3, '1', 0 },
 	{ "hdel", cmd_remove, -3, '1', TYPE_HASH },
 	{ "hello", cmd_hello, -1, ' ', 0 },
 	{ "hexists", cmd_contains, 3, '1', TYPE_HASH },
@@ -2260,47 +1817,33 @@ static const struct command commands[] = {
 	{ "hset", cmd_hset, -4, '1', 0 },
 	{ "incr", cmd_incr, 2, '1', 1 },
 	{ "incrby", cmd_incrby, 3, '1', 0 },
-	{ "incrbyfloat", cmd_incrbyfloat, 3, '1', 0 },
 	{ "info", cmd_info, -1, ' ', 0 },
-	{ "keys", cmd_keys, 2, ' ', 0 },
-	{ "lindex", cmd_lindex, 3, '1', 0 },
 	{ "llen", cmd_len, 2, '1', TYPE_LIST },
 	{ "lpop", cmd_pop, -2, '1', true },
 	{ "lpush", cmd_push, -3, '1', true },
 	{ "lrange", cmd_lrange, 4, '1', 0 },
 	{ "mget", cmd_mget, -2, '*', 0 },
 	{ "mset", cmd_mset, -3, '2', 0 },
-	{ "persist", cmd_persist, 2, '1', 0 },
 	{ "pexpire", cmd_expire, 3, '1', 1 },
 	{ "ping", cmd_ping, -1, ' ', 0 },
 	{ "post", cmd_http, -1, ' ', 0 },
-	{ "psetex", cmd_setex, 4, '1', 1 },
 	{ "pttl", cmd_ttl, 2, '1', 1 },
 	{ "quit", cmd_quit, -1, ' ', 0 },
-	{ "reset", cmd_reset, 1, ' ', 0 },
 	{ "rpop", cmd_pop, -2, '1', false },
 	{ "rpush", cmd_push, -3, '1', false },
 	{ "sadd", cmd_sadd, -3, '1', 0 },
-	{ "scan", cmd_scan, -2, ' ', 0 },
 	{ "scard", cmd_len, 2, '1', TYPE_SET },
 	{ "select", cmd_select, 2, ' ', 0 },
 	{ "set", cmd_set, -3, '1', 0 },
-	{ "setex", cmd_setex, 4, '1', 1000 },
-	{ "setnx", cmd_setnx, 3, '1', 0 },
 	{ "sismember", cmd_contains, 3, '1', TYPE_SET },
 	{ "smembers", cmd_smembers, 2, '1', 0 },
 	{ "spop", cmd_spop, -2, '1', 0 },
 	{ "srem", cmd_remove, -3, '1', TYPE_SET },
-	{ "strlen", cmd_strlen, 2, '1', 0 },
 	{ "ttl", cmd_ttl, 2, '1', 1000 },
-	{ "type", cmd_type, 2, '1', 0 },
-	{ "unlink", cmd_del, -2, '*', 0 },
 	{ "zadd", cmd_zadd, -4, '1', 0 },
 	{ "zcard", cmd_len, 2, '1', TYPE_ZSET },
 	{ "zpopmin", cmd_zpopmin, -2, '1', 0 },
 	{ "zrange", cmd_zrange, -4, '1', 0 },
-	{ "zrem", cmd_zrem, -3, '1', 0 },
-	{ "zscore", cmd_zscore, 3, '1', 0 },
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
 
