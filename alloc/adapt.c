@@ -45,6 +45,7 @@ struct weir__alloc_config weir__config = {
 	.dwell_ns = 5000 * WEIR__MS,
 	.shrink_idle_ns = 60000 * WEIR__MS,
 	.decay_ns = 10000 * WEIR__MS,
+	.regret_ns = 60000 * WEIR__MS,
 	.grow_percent = 150,
 	.shrink_percent = 70,
 	.band_percent = 200,
@@ -72,7 +73,7 @@ int weir__alloc_configure(const struct weir__alloc_config *config)
 {
 	if (config->adapt > WEIR__ADAPT_OFF || config->epoch_ns < WEIR__MS ||
 	    config->halflife_ns < WEIR__MS || config->dwell_ns < 0 || config->shrink_idle_ns < 0 ||
-	    config->decay_ns < 0)
+	    config->decay_ns < 0 || config->regret_ns < WEIR__MS)
 		return -EINVAL;
 	if (config->grow_percent <= 100 || config->shrink_percent < 1 ||
 	    config->shrink_percent >= 100 || !band_holds(config))

@@ -69,6 +69,13 @@ uint64_t weir__heap_in_use(void);
 /* While set, fails() decides which allocations of this process fail; NULL ends it. */
 void weir__fault_ask(bool (*fails)(void));
 
+/*
+ * Around the sleep that follows weir__heap_idle(): in between this thread has no heap, and others
+ * may use what it does not need. Lending does nothing for a worker that sleeps only for moments.
+ */
+void weir__heap_lend(void);
+void weir__heap_resume(void);
+
 /* ---- Configuration -------------------------------------------------------------------------- */
 
 enum weir__adapt {
@@ -135,6 +142,7 @@ struct weir__alloc_config {
 	int64_t halflife_ns;		/* 10 s: of remembered demand */
 	int64_t dwell_ns;		/* 5 s: between a cache's shrinks */
 	int64_t shrink_idle_ns;		/* 60 s */
+	int64_t regret_ns;		/* 60 s: half-life of what is held because it came back */
 	int64_t decay_ns;		/* 10 s: until free memory goes back to the OS */
 	struct weir__classes classes;	/* before the first heap */
 	struct weir__reserves reserves;

@@ -357,13 +357,16 @@ static void *get_aligned(struct weir__home *home, uint32_t index, size_t align)
 static void *get(uint32_t index)
 {
 	struct weir__home *home = weir__home_self();
-	if (home != NULL)
-		return weir__home_get(home, index);
-	pthread_mutex_lock(&weir__heaps_lock);
-	home = weir__home_guest();
-	void *block = home == NULL ? NULL : weir__home_get(home, index);
-	pthread_mutex_unlock(&weir__heaps_lock);
-	return block;
+	void *block;
+	if (home != NULL) {
+		block = weir__home_get(home, index);
+	} else {
+		pthread_mutex_lock(&weir__heaps_lock);
+		home = weir__home_guest();
+		block = home == NULL ? NULL : weir__home_get(home, index);
+		pthread_mutex_unlock(&weir__heaps_lock);
+	}
+	return block != NULL ? block : weir__lent_get(index);
 }
 
 /* The fast path does not know what was asked for: this is the sample that the waste is told from.

@@ -229,17 +229,24 @@ static void shrink_cache(struct weir__home *home, uint32_t index, uint32_t level
 
 static void run_stage(struct weir__home *home, uint32_t level, size_t want)
 {
-	while (weir__remote_waiting(home))
-		weir__remote_drain(home);
 	/* other people's code runs on its own worker only, and never under the heaps lock */
 	bool ask_others = level >= WEIR_MEM_HIGH && home == weir__home_self();
 	if (ask_others)
 		run_reclaimers(home, level, want);
+	weir__compact_home(home, level);
+	for (uint32_t i = 1; ask_others && i < home->bins_end; i++)
+		compact_pool(home, i);
+	if (ask_others)
+		weir__runs_purge_all(home);
+}
+
+void weir__compact_home(struct weir__home *home, uint32_t level)
+{
+	while (weir__remote_waiting(home))
+		weir__remote_drain(home);
 	for (uint32_t i = 1; i < home->bins_end; i++)
 		if (home->bins[i].open)
 			shrink_cache(home, i, level);
-	for (uint32_t i = 1; ask_others && i < home->bins_end; i++)
-		compact_pool(home, i);
 	weir__stacks_purge(home);
 	weir__runs_purge_all(home);
 }
@@ -281,6 +288,12 @@ void weir__compact_turn(struct weir__home *home)
 	home->level = level;
 }
 
+static bool stage_of_lent(struct weir__home *home, void *level)
+{
+	stage(home, *(const uint32_t *)level, 0);
+	return true;
+}
+
 size_t weir_mem_compact(size_t want, enum weir_mem_level level)
 {
 	if (reclaiming || level < WEIR_MEM_MEDIUM || level > WEIR_MEM_CRITICAL)
@@ -290,6 +303,8 @@ size_t weir_mem_compact(size_t want, enum weir_mem_level level)
 	atomic_store_explicit(&compact_level, level, memory_order_relaxed);
 	/* release: who sees the event sees its level */
 	uint64_t event = atomic_fetch_add_explicit(&compact_event, 1, memory_order_release) + 1;
+	uint32_t at_once = level;
+	weir__lent_each(stage_of_lent, &at_once);
 	weir__remote_wake_all();
 	if (home != NULL) {
 		home->compact_seen = event;

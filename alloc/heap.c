@@ -444,5 +444,6 @@ int64_t weir__heap_idle(int64_t now_ns)
 	if (home->epoch_ns == CLOCK_STOPPED)
 		return WEIR__NEVER;
 	bool is_fresh = home->epoch_ns - weir__config.epoch_ns == now_ns;
+	home->rests = is_fresh || home->level >= WEIR_MEM_LOW;
 	return is_fresh ? next_decay(home) : home->epoch_ns + PURGE_STEP_NS;
 }

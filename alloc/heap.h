@@ -205,6 +205,9 @@ struct weir__home {
 	struct weir__span *runs[WEIR__RUN_BINS];
 	uint64_t dirty_units; /* in free runs */
 	uint64_t kept_units;
+	double purged_lately;  /* units, fading: */
+	double regretted;      /* of those, the ones that were wanted again; see span.c */
+	int64_t regret_ns;     /* when both last faded */
 	uint64_t span_units;   /* in spans */
 	uint64_t cap_bytes;    /* sum over caches of cap * object_bytes */
 	int64_t now_ns;	       /* of the last turn */
@@ -212,6 +215,7 @@ struct weir__home {
 	uint32_t level;	       /* of memory pressure, as of the last epoch */
 	bool turns_itself;     /* no worker's loop does it: every so many misses do */
 	uint32_t misses_seen;  /* for that */
+	bool rests;	       /* the worker has found nothing to do for an epoch */
 	bool reclaiming;       /* a reclaimer runs: allocations fail */
 	int64_t stage_ns;      /* when the stage of the level is due again */
 	uint64_t compact_seen; /* calls of weir_mem_compact() it has answered */
@@ -231,6 +235,7 @@ struct weir__home {
 	/* The line others write. */
 	_Atomic(struct weir__returned *) inbox __attribute__((aligned(64)));
 	_Atomic uint64_t inbox_bytes;
+	_Atomic uint32_t lent;	/* see lend.c */
 	_Atomic uint32_t owned; /* 0: belongs to the holder of the heaps lock */
 };
 
@@ -425,6 +430,14 @@ bool weir__remote_waiting(struct weir__home *home);
 /* Has every heap's thread but the caller's look after it. */
 void weir__remote_wake_all(void);
 
+/* ---- lend.c --------------------------------------------------------------------------------- */
+
+/* Calls visit() for every lent heap that nobody holds, as its owner, until it returns false. */
+void weir__lent_each(bool (*visit)(struct weir__home *home, void *arg), void *arg);
+
+/* A block of the pool from another worker's heap, when this one has none; NULL: they neither. */
+void *weir__lent_get(uint32_t index);
+
 /* ---- alloc_stats.c -------------------------------------------------------------------------- */
 
 /* Fills *ret with one pool of one heap, not clearing what earlier pools of the index counted.
@@ -477,6 +490,9 @@ bool weir__within_limit(struct weir__home *home, uint64_t bytes);
 
 /* Whether a level that has risen, or weir_mem_compact(), asks something new of this heap. */
 bool weir__compact_is_due(const struct weir__home *home);
+
+/* Gives back what a heap caches and has free, as `level` asks; no foreign code is run. */
+void weir__compact_home(struct weir__home *home, uint32_t level);
 
 /* Does what the level, or a call of weir_mem_compact(), asks of this heap. */
 void weir__compact_turn(struct weir__home *home);

@@ -76,6 +76,22 @@ static uint64_t limit_now(void)
 	return own == 0 || (left != 0 && left < own) ? left : own;
 }
 
+struct want {
+	uint64_t limit, bytes;
+};
+
+static bool fits(const struct want *want)
+{
+	return weir__committed() + want->bytes <= want->limit;
+}
+
+/* A worker asleep gives what it has free before another is refused. */
+static bool take_from(struct weir__home *home, void *arg)
+{
+	weir__compact_home(home, WEIR_MEM_HIGH);
+	return !fits(arg);
+}
+
 bool weir__within_limit(struct weir__home *home, uint64_t bytes)
 {
 	uint64_t limit = limit_now();
@@ -83,7 +99,10 @@ bool weir__within_limit(struct weir__home *home, uint64_t bytes)
 		return true;
 	if (home != NULL)
 		weir__runs_purge_all(home);
-	return weir__committed() + bytes <= limit;
+	struct want want = { limit, bytes };
+	if (!fits(&want))
+		weir__lent_each(take_from, &want);
+	return fits(&want);
 }
 
 /* ---- The cgroup's and the kernel's ---------------------------------------------------------- */

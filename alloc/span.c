@@ -18,6 +18,8 @@
 
 #include "alloc/heap.h"
 
+enum { HELD_MIN = 16 }; /* units: less is not worth the wake-ups */
+
 /* ---- Free runs ------------------------------------------------------------------------------ */
 
 /* The list for runs of n units: all in it are at least as long as those of the lists before. */
@@ -182,13 +184,49 @@ static struct weir__span *run_find(struct weir__home *home, uint32_t units)
 	return NULL;
 }
 
+/*
+ * The second clock. What is free for the decay time goes back, and is paid for again when it is
+ * wanted again. So what was given back lately and is then wanted is regretted: as much as that is
+ * held from then on, however old, and the regret fades with a half-life of a minute. A load that
+ * comes once leaves nothing behind after the decay time; one that comes every half minute finds its
+ * memory where it was.
+ */
+static void fade(struct weir__home *home)
+{
+	double age = (double)(home->now_ns - home->regret_ns) / (double)weir__config.regret_ns;
+	home->regret_ns = home->now_ns;
+	if (age > 0) {
+		home->purged_lately *= weir__halved(age);
+		home->regretted *= weir__halved(age);
+	}
+}
+
+static void note_regret(struct weir__home *home, uint32_t clean_units)
+{
+	if (home->purged_lately < 1 || clean_units == 0)
+		return;
+	fade(home);
+	double n = clean_units < home->purged_lately ? clean_units : home->purged_lately;
+	home->purged_lately -= n;
+	home->regretted += n;
+}
+
+/* Units of free runs that the decay leaves alone. */
+static uint64_t held_units(const struct weir__home *home)
+{
+	bool holds = home->regretted >= HELD_MIN && home->level == WEIR_MEM_NONE;
+	return holds ? (uint64_t)home->regretted : 0;
+}
+
 /* Cuts `units` off the low end; what remains keeps its age. */
 static uint32_t run_take(struct weir__home *home, struct weir__span *run, uint32_t units)
 {
 	uint32_t unit = unit_of(home, run);
 	uint32_t rest = run->units - units;
 	struct memory memory = memory_of(run);
-	memory.dirty_units -= bits_count(home->dirty, unit, units);
+	uint32_t dirty_units = bits_count(home->dirty, unit, units);
+	note_regret(home, units - dirty_units);
+	memory.dirty_units -= dirty_units;
 	memory.kept_units -= bits_count(home->kept, unit, units);
 	run_unlink(home, run);
 	if (rest > 0)
@@ -225,15 +263,16 @@ static void leave(struct weir__home *home, uint32_t unit, uint32_t units)
 			bits_set(home->kept, i, 1, true);
 }
 
-/* The run's dirty units were given back, or left. */
-static void settle(struct weir__home *home, struct weir__span *run)
+/* The run's dirty units from `begin` on were given back, or left. */
+static void settle(struct weir__home *home, struct weir__span *run, uint32_t begin)
 {
 	uint32_t unit = unit_of(home, run);
 	uint32_t kept_units = bits_count(home->kept, unit, run->units);
-	bits_set(home->dirty, unit, run->units, false);
-	WEIR__ADD(home->dirty_units, -(uint64_t)run->dirty_units);
+	uint32_t gone = bits_count(home->dirty, begin, unit + run->units - begin);
+	bits_set(home->dirty, begin, unit + run->units - begin, false);
+	WEIR__ADD(home->dirty_units, -(uint64_t)gone);
 	WEIR__ADD(home->kept_units, (uint64_t)kept_units - run->kept_units);
-	run->dirty_units = 0;
+	run->dirty_units -= gone;
 	run->kept_units = kept_units;
 }
 
@@ -244,46 +283,67 @@ static void purge(struct weir__home *home, uint32_t unit, uint32_t units)
 }
 
 /*
- * What time alone does, as WEIR_MEM_PURGE and WEIR_MEM_HUGE_PAGES say. Giving part of a huge page
- * back would split it, so the ends of a run stay; they go with the run's neighbours, or when memory
- * is short.
+ * What time alone does with [unit, end), as WEIR_MEM_PURGE and WEIR_MEM_HUGE_PAGES say. Giving part
+ * of a huge page back would split it, so the ends stay; they go with what is freed next to them, or
+ * when memory is short.
  */
-static void release(struct weir__home *home, struct weir__span *run)
+static void release(struct weir__home *home, uint32_t unit, uint32_t end)
 {
 	const uint32_t huge_units = WEIR__HUGE_BYTES >> WEIR__UNIT_SHIFT;
-	uint32_t unit = unit_of(home, run), end = unit + run->units;
-	uint32_t begin = unit;
+	uint32_t whole = unit, whole_end = end;
 	if (weir__config.huge_pages == WEIR__HUGE_ALWAYS) {
-		begin = (unit + huge_units - 1) & ~(huge_units - 1);
-		end &= ~(huge_units - 1);
-		if (end < begin)
-			end = begin = unit;
+		whole = (unit + huge_units - 1) & ~(huge_units - 1);
+		whole_end &= ~(huge_units - 1);
+		if (whole_end < whole)
+			whole_end = whole = unit;
 	}
 	if (weir__config.purge == WEIR__PURGE_FREE) {
-		leave(home, unit, run->units);
-		weir__os_release(unit_address(home, begin), (size_t)(end - begin)
+		leave(home, unit, end - unit);
+		weir__os_release(unit_address(home, whole), (size_t)(whole_end - whole)
 								    << WEIR__UNIT_SHIFT);
 	} else {
-		leave(home, unit, begin - unit);
-		leave(home, end, unit + run->units - end);
-		purge(home, begin, end - begin);
+		leave(home, unit, whole - unit);
+		leave(home, whole_end, end - whole_end);
+		purge(home, whole, whole_end - whole);
 	}
-	settle(home, run);
+}
+
+/* The unit from which to the end of the run there are so many dirty ones. */
+static uint32_t last_dirty(const struct weir__home *home, struct weir__span *run, uint64_t n)
+{
+	uint32_t unit = unit_of(home, run) + run->units;
+	while (unit > unit_of(home, run) && n > 0)
+		n -= bits_count(home->dirty, --unit, 1);
+	return unit;
+}
+
+/* Of one run, at most so many dirty units. Returns how many. */
+static uint64_t run_release(struct weir__home *home, struct weir__span *run, uint64_t most)
+{
+	uint32_t end = unit_of(home, run) + run->units;
+	uint32_t begin = run->dirty_units > most ? last_dirty(home, run, most) : unit_of(home, run);
+	uint64_t before = run->dirty_units;
+	release(home, begin, end);
+	settle(home, run, begin);
+	home->purged_lately += (double)(before - run->dirty_units);
+	return before - run->dirty_units;
 }
 
 uint64_t weir__runs_purge(struct weir__home *home, int64_t age_ns, uint64_t units_max)
 {
 	uint64_t purged = 0;
-	for (unsigned bin = WEIR__RUN_BINS; bin-- > 0 && home->dirty_units > 0;) {
+	fade(home);
+	uint64_t held = held_units(home);
+	uint64_t most = home->dirty_units > held ? home->dirty_units - held : 0;
+	if (most > units_max)
+		most = units_max;
+	for (unsigned bin = WEIR__RUN_BINS; bin-- > 0 && purged < most;)
 		for (struct weir__span *run = home->runs[bin]; run != NULL; run = run->next) {
 			if (run->dirty_units == 0 || home->now_ns - run->freed_ns < age_ns)
 				continue;
-			if (purged >= units_max)
-				return purged;
-			purged += run->dirty_units;
-			release(home, run);
+			if (purged < most)
+				purged += run_release(home, run, most - purged);
 		}
-	}
 	return purged;
 }
 
@@ -294,15 +354,27 @@ void weir__runs_purge_all(struct weir__home *home)
 			if (run->dirty_units == 0 && run->kept_units == 0)
 				continue;
 			purge(home, unit_of(home, run), run->units);
-			settle(home, run);
+			settle(home, run, unit_of(home, run));
 		}
+}
+
+/* When what is held has faded to three quarters of what is there: then a quarter of it goes. */
+static int64_t held_due(const struct weir__home *home, uint64_t held)
+{
+	double halves = 0;
+	while ((double)held * weir__halved(halves) > 0.75 * (double)home->dirty_units)
+		halves += 0.125;
+	return home->now_ns + (int64_t)(halves * (double)weir__config.regret_ns) + 1;
 }
 
 int64_t weir__runs_due(const struct weir__home *home, int64_t age_ns)
 {
 	int64_t due = WEIR__NEVER;
+	uint64_t held = held_units(home);
 	if (home->dirty_units == 0)
 		return due;
+	if (home->dirty_units <= held)
+		return held_due(home, held);
 	for (unsigned bin = 0; bin < WEIR__RUN_BINS; bin++)
 		for (const struct weir__span *run = home->runs[bin]; run != NULL; run = run->next)
 			if (run->dirty_units > 0 && run->freed_ns + age_ns < due)

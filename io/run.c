@@ -365,6 +365,7 @@ static int configure_alloc(const struct weir__config *config)
 	pools.dwell_ns = (int64_t)config->pool_dwell_ms * WEIR_MS;
 	pools.shrink_idle_ns = (int64_t)config->pool_shrink_idle_ms * WEIR_MS;
 	pools.decay_ns = (int64_t)config->mem_decay_ms * WEIR_MS;
+	pools.regret_ns = (int64_t)config->mem_halflife_ms * WEIR_MS;
 	if (memcmp(&pools, &current, sizeof pools) == 0)
 		return 0;
 	int err = weir__alloc_configure(&pools);

@@ -138,6 +138,8 @@
 	   "all caches of a worker together, when full") \
 	XX(mem_decay_ms, NUMBER, "WEIR_MEM_DECAY_MS", 10000, 0, 3600000, "ms", \
 	   "until memory nobody uses goes back to the system") \
+	XX(mem_halflife_ms, NUMBER, "WEIR_MEM_HALFLIFE_MS", 60000, 1, 3600000, "ms", \
+	   "in which half of what is held, because it came back after it went, goes after all") \
 	XX(mem_purge, CHOICE, "WEIR_MEM_PURGE", 0, 0, 1, "dontneed|free", \
 	   "how it goes back; free: cheaper, and resident until the kernel wants it") \
 	XX(mem_huge_pages, CHOICE, "WEIR_MEM_HUGE_PAGES", 0, 0, 2, "never|large|always", \

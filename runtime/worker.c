@@ -309,7 +309,10 @@ bool weir__worker_turn(struct weir__worker *self, int64_t wait_until_ns)
 {
 	self->counts.turns++;
 	self->counts.parks += wait_until_ns != 0;
+	if (wait_until_ns)
+		weir__heap_lend();
 	self->driver->ops->submit_and_wait(self->driver, wait_until_ns);
+	weir__heap_resume();
 	rouse(self);
 	self->driver->ops->reap(self->driver);
 	self->now_ns = weir__clock_ns();
