@@ -41,6 +41,7 @@ enum weir__op_code {
 	WEIR__OP_SHUTDOWN, /* of the sending half */
 	WEIR__OP_INSTALL,  /* res: a descriptor for a slot, the caller's to close; only for direct
 			      handles */
+	WEIR__OP_POLL,	   /* res: what the descriptor is ready for, of `len`, as in poll(2) */
 	WEIR__OP_CODES,
 };
 

@@ -19,12 +19,14 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "io/socket.h"
+#include "io/readiness.h"
 #include "runtime/fatal.h"
 
 enum { EVENTS_MAX = 256, ACCEPTS_MAX = 64 };
@@ -253,6 +255,27 @@ static bool end_connect(struct poll *poll, struct weir__op *op)
 	return give(op, -err);
 }
 
+/* Exactly what is asked for; an edge may have been of something else. */
+static bool try_poll(struct poll *poll_driver, struct weir__op *op)
+{
+	struct pollfd entry = { .fd = op->handle->fd, .events = (short)op->len };
+	int n;
+
+	do {
+		entering(poll_driver);
+		n = poll(&entry, 1, 0);
+	} while (n < 0 && errno == EINTR);
+	return n != 0 && give(op, n < 0 ? -errno : entry.revents);
+}
+
+static bool start_poll(struct poll *poll, struct weir__op *op)
+{
+	if (try_poll(poll, op))
+		return true;
+	int err = join(poll, op->handle);
+	return err < 0 && give(op, err);
+}
+
 /* ---- Starting and ending operations ------------------------------------- */
 
 static bool start_transfer(struct poll *poll, struct weir__op *op)
@@ -299,6 +322,8 @@ static bool start(struct poll *poll, struct weir__op *op)
 		return start_accept(poll, op);
 	case WEIR__OP_CONNECT:
 		return try_connect(poll, op);
+	case WEIR__OP_POLL:
+		return start_poll(poll, op);
 	case WEIR__OP_SHUTDOWN:
 		entering(poll);
 		return give(op, shutdown(op->handle->fd, SHUT_WR) < 0 ? -errno : 0);
@@ -428,6 +453,11 @@ static void on_event(struct poll *poll, const struct epoll_event *event)
 	const uint32_t end = EPOLLRDHUP | EPOLLHUP | EPOLLERR;
 	struct weir__handle *handle = event->data.ptr;
 
+	if (handle->ops && handle->ops->code == WEIR__OP_POLL) {
+		if (try_poll(poll, handle->ops))
+			finish(poll, handle->ops);
+		return;
+	}
 	if (event->events & (EPOLLIN | EPOLLPRI | end))
 		handle->ready |= READABLE;
 	if (event->events & (EPOLLPRI | end))
@@ -551,6 +581,8 @@ static const struct weir__driver_ops driver_ops = {
 	.reap = poll_reap,
 	.wake = poll_wake,
 	.close = poll_close,
+	.readiness_begin = weir__readiness_begin,
+	.readiness_forget = weir__readiness_forget,
 };
 
 /* Nothing is kept for an operation that is not in flight. */

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "io/buffer_ring.h"
+#include "io/readiness.h"
 #include "io/ring.h"
 #include "io/socket.h"
 #include "io/uring_compat.h"
@@ -255,6 +256,9 @@ static void fill(struct weir__ring *ring, struct weir__op *op, struct io_uring_s
 		break;
 	case WEIR__OP_SHUTDOWN:
 		io_uring_prep_shutdown(sqe, fd, SHUT_WR);
+		break;
+	case WEIR__OP_POLL:
+		io_uring_prep_poll_add(sqe, fd, (unsigned)op->len);
 		break;
 	case WEIR__OP_INSTALL:
 		io_uring_prep_rw(WEIR__URING_OP_FIXED_FD_INSTALL, sqe, fd, NULL, 0, 0);
@@ -688,6 +692,8 @@ static const struct weir__driver_ops driver_ops = {
 	.reap = ring_reap,
 	.wake = ring_wake,
 	.close = ring_close,
+	.readiness_begin = weir__readiness_begin,
+	.readiness_forget = weir__readiness_forget,
 };
 
 static const struct weir__io_ops io_ops = {

@@ -2,80 +2,27 @@
 /*
  * channel.c: bounded channels between tasks of any workers.
  *
- * A waiter lies on its task's stack and is in one of the channel's two queues until somebody takes
- * it out under the lock: the other side (it is then `done`, and a wake-up is under way that must be
- * waited for) or its own interruption. So a cancelled waiter never swallows an item or a wake-up.
  * Items are handed over directly when the other side waits; the ring holds items only while nobody
- * waits for one.
+ * waits for one. wait.h keeps a cancelled waiter from swallowing an item. Between workers a wake-up
+ * costs more than many items: while it is under way the other side goes on filling or emptying the
+ * ring, so a busy channel wakes once in a ringful.
  */
-#include <weir/runtime.h>
+#include "runtime/wait.h"
 
-#include <sched.h>
 #include <string.h>
 
-#include "runtime/task.h"
-#include "runtime/wait_kind.h"
-
-struct queue;
-
-struct waiter {
-	struct waiter *next;
-	struct waiter **pprev;
-	struct weir__task *task;
-	weir_chan *chan;
-	struct queue *queue;
-	void *item; /* to copy to (receiver) or from (sender) */
-	bool done;  /* taken out by the other side; under the lock */
-	int result;
-};
-
-struct queue {
-	struct waiter *head;
-	struct waiter **tail;
-};
-
 struct weir_chan {
-	atomic_flag lock;
+	struct weir__lock lock;
 	bool is_closed;
 	size_t item_bytes;
 	size_t capacity;
 	size_t first;
 	size_t count;
-	struct queue receivers; /* not empty only while count is 0 */
-	struct queue senders;	/* not empty only while count is capacity */
+	struct weir__waitq receivers; /* not empty only while count is 0 */
+	struct weir__waitq senders;   /* not empty only while count is capacity */
+	struct weir__waitq drainers;  /* not empty only when closed */
 	_Alignas(16) char items[];
 };
-
-/* Held for a few dozen instructions and one memcpy; never across a park. */
-static void lock(weir_chan *chan)
-{
-	for (unsigned spins = 0;
-	     atomic_flag_test_and_set_explicit(&chan->lock, memory_order_acquire);)
-		if (++spins % 64 == 0)
-			sched_yield();
-}
-
-static void unlock(weir_chan *chan)
-{
-	atomic_flag_clear_explicit(&chan->lock, memory_order_release);
-}
-
-static void enqueue(struct queue *queue, struct waiter *waiter)
-{
-	waiter->next = NULL;
-	waiter->pprev = queue->tail;
-	*queue->tail = waiter;
-	queue->tail = &waiter->next;
-}
-
-static void take_out(struct queue *queue, struct waiter *waiter)
-{
-	*waiter->pprev = waiter->next;
-	if (waiter->next)
-		waiter->next->pprev = waiter->pprev;
-	else
-		queue->tail = waiter->pprev;
-}
 
 static char *slot(weir_chan *chan, size_t index)
 {
@@ -84,93 +31,244 @@ static char *slot(weir_chan *chan, size_t index)
 	return chan->items + (at < chan->capacity ? at : at - chan->capacity) * chan->item_bytes;
 }
 
-/*
- * Takes the first waiter out; its task, to be woken after unlock. The waiter is not ours after
- * that.
- */
-static struct weir__task *grant(struct queue *queue, int result)
+/* A call for eight bytes would cost as much as the rest of the work. */
+static inline void copy(const weir_chan *chan, void *to, const void *from)
 {
-	struct waiter *waiter = queue->head;
-
-	take_out(queue, waiter);
-	waiter->done = true;
-	waiter->result = result;
-	return waiter->task;
+	if (chan->item_bytes == sizeof(uint64_t))
+		memcpy(to, from, sizeof(uint64_t));
+	else
+		memcpy(to, from, chan->item_bytes);
 }
 
-/* ---- Waiting ------------------------------------------------------------ */
+/* ---- Both directions, with the lock held; the waiter to wake afterwards in *ret_wake -------- */
 
-static void abort_wait(struct weir__task *task, int why)
+static inline bool can_put(const weir_chan *chan)
 {
-	struct waiter *waiter = task->wait;
-	weir_chan *chan = waiter->chan;
-
-	lock(chan);
-	bool is_mine = !waiter->done;
-	if (is_mine)
-		take_out(waiter->queue, waiter);
-	unlock(chan);
-	if (is_mine)
-		weir__ready(task->worker, task, why);
+	return chan->count < chan->capacity || chan->is_closed;
 }
 
-static void describe_wait(const struct weir__task *task, char *ret, size_t cap)
+static inline int put(struct weir__worker *self, weir_chan *chan, const void *item,
+		      struct weir__waiter **ret_wake)
 {
-	const struct waiter *waiter = task->wait;
-	const weir_chan *chan = waiter->chan;
-
-	snprintf(ret, cap, "%s, %zu of %zu in it",
-		 waiter->queue == &chan->senders ? "to send" : "to receive", chan->count,
-		 chan->capacity);
-}
-WEIR__WAIT_KIND(abort_wait, "channel", describe_wait);
-
-/* Called with the lock held, returns without it. */
-static int wait_in(struct weir__worker *self, weir_chan *chan, struct queue *queue, void *item)
-{
-	struct waiter waiter = {
-		.task = self->current, .chan = chan, .queue = queue, .item = item
-	};
-
-	enqueue(queue, &waiter);
-	unlock(chan);
-	int err = weir__park(self, abort_wait, &waiter);
-	return err < 0 ? err : waiter.result;
-}
-
-/* ---- Both directions, with the lock held; the task to wake afterwards in *ret_wake ---- */
-
-static int put(weir_chan *chan, const void *item, struct weir__task **ret_wake)
-{
+	if (!can_put(chan))
+		return -EAGAIN;
 	if (chan->is_closed)
 		return -EPIPE;
-	if (chan->receivers.head) {
-		memcpy(chan->receivers.head->item, item, chan->item_bytes);
-		*ret_wake = grant(&chan->receivers, 0);
-		return 0;
-	}
-	if (chan->count == chan->capacity)
-		return -EAGAIN;
-	memcpy(slot(chan, chan->count++), item, chan->item_bytes);
+	struct weir__waiter *receiver = weir__waitq_grant(self, &chan->receivers, 0);
+	copy(chan, receiver ? receiver->item : slot(chan, chan->count++), item);
+	*ret_wake = receiver;
 	return 0;
 }
 
-static int get(weir_chan *chan, void *ret, struct weir__task **ret_wake)
+static inline bool can_get(const weir_chan *chan)
+{
+	return chan->count > 0 || chan->is_closed;
+}
+
+static inline int get(struct weir__worker *self, weir_chan *chan, void *ret,
+		      struct weir__waiter **ret_wake)
 {
 	if (chan->count == 0)
 		return chan->is_closed ? -EPIPE : -EAGAIN;
-	memcpy(ret, slot(chan, 0), chan->item_bytes);
+	copy(chan, ret, slot(chan, 0));
 	if (++chan->first == chan->capacity)
 		chan->first = 0;
 	chan->count--;
-	if (chan->senders.head) {
-		memcpy(slot(chan, chan->count++), chan->senders.head->item, chan->item_bytes);
-		*ret_wake = grant(&chan->senders, 0);
-	}
+	struct weir__waiter *sender = weir__waitq_grant(self, &chan->senders, 0);
+	if (sender)
+		copy(chan, slot(chan, chan->count++), sender->item);
+	*ret_wake = sender;
 	return 0;
 }
 
-/* ---- Public ------------------------------------------------------------- */
+/* ---- One item ----------------------------------------------------------- */
+
+static inline void wake(struct weir__worker *self, struct weir__waiter *waiter)
+{
+	if (waiter)
+		weir__wake_from(self, waiter->task);
+}
+
+/* After a get: the last item of a closed channel ends the draining. */
+static inline void note_empty(struct weir__worker *self, weir_chan *chan, bool is_drained)
+{
+	if (__builtin_expect(is_drained, 0))
+		weir__release_all(self, &chan->lock, &chan->drainers, 0);
+}
+
+static inline bool is_drained(const weir_chan *chan)
+{
+	return chan->is_closed && chan->count == 0 && !weir__waitq_is_empty(&chan->drainers);
+}
+
+int weir_chan_try_send(weir_chan *chan, const void *item)
+{
+	struct weir__worker *self = weir__worker_self();
+	struct weir__waiter *waiter = NULL;
+
+	weir__lock(&chan->lock);
+	int err = put(self, chan, item, &waiter);
+	weir__unlock(&chan->lock);
+	wake(self, waiter);
+	return err;
+}
+
+int weir_chan_try_recv(weir_chan *chan, void *ret)
+{
+	struct weir__worker *self = weir__worker_self();
+	struct weir__waiter *waiter = NULL;
+
+	weir__lock(&chan->lock);
+	int err = get(self, chan, ret, &waiter);
+	bool drained = is_drained(chan);
+	weir__unlock(&chan->lock);
+	wake(self, waiter);
+	note_empty(self, chan, drained);
+	return err;
+}
+
+/* Called with the lock held, returns without it. */
+static int wait_in(struct weir__worker *self, weir_chan *chan, struct weir__waitq *queue,
+		   void *item)
+{
+	struct weir__waiter waiter;
+
+	weir__waiter_init(&waiter, self->current);
+	waiter.item = item;
+	weir__waitq_add(&chan->lock, queue, &waiter);
+	weir__unlock(&chan->lock);
+	return weir__wait(self, &waiter, "channel");
+}
+
+int weir_chan_send(weir_chan *chan, const void *item)
+{
+	struct weir__worker *self = weir__worker_self();
+	struct weir__waiter *waiter = NULL;
+	int err = weir__may_wait(self);
+
+	if (err < 0)
+		return err;
+	weir__lock(&chan->lock);
+	err = put(self, chan, item, &waiter);
+	if (err == -EAGAIN)
+		return wait_in(self, chan, &chan->senders, (void *)item);
+	weir__unlock(&chan->lock);
+	wake(self, waiter);
+	weir__budget_spend(self);
+	return err;
+}
+
+int weir_chan_recv(weir_chan *chan, void *ret)
+{
+	struct weir__worker *self = weir__worker_self();
+	struct weir__waiter *waiter = NULL;
+	int err = weir__may_wait(self);
+
+	if (err < 0)
+		return err;
+	weir__lock(&chan->lock);
+	err = get(self, chan, ret, &waiter);
+	if (err == -EAGAIN)
+		return wait_in(self, chan, &chan->receivers, ret);
+	bool drained = is_drained(chan);
+	weir__unlock(&chan->lock);
+	wake(self, waiter);
+	note_empty(self, chan, drained);
+	weir__budget_spend(self);
+	return err;
+}
+
+/* ---- Many items --------------------------------------------------------- */
+
+/* Under one lock as many as go, at most GRANTED_AT_ONCE. */
+enum { MOVED_AT_ONCE = 256 };
+
+static size_t put_some(struct weir__worker *self, weir_chan *chan, const char *items, size_t count,
+		       int *ret_err)
+{
+	struct weir__wakes wakes;
+	size_t done = 0;
+
+	weir__wakes_init(&wakes);
+	weir__lock(&chan->lock);
+	for (*ret_err = 0; done < count && done < MOVED_AT_ONCE; done++) {
+		struct weir__waiter *waiter = NULL;
+		*ret_err = put(self, chan, items + done * chan->item_bytes, &waiter);
+		if (*ret_err < 0)
+			break;
+		if (waiter)
+			weir__wakes_add(&wakes, waiter);
+	}
+	weir__unlock(&chan->lock);
+	weir__wakes_send(self, &wakes);
+	return done;
+}
+
+static size_t get_some(struct weir__worker *self, weir_chan *chan, char *ret, size_t count,
+		       int *ret_err)
+{
+	struct weir__wakes wakes;
+	size_t done = 0;
+
+	weir__wakes_init(&wakes);
+	weir__lock(&chan->lock);
+	for (*ret_err = 0; done < count && done < MOVED_AT_ONCE; done++) {
+		struct weir__waiter *waiter = NULL;
+		*ret_err = get(self, chan, ret + done * chan->item_bytes, &waiter);
+		if (*ret_err < 0)
+			break;
+		if (waiter)
+			weir__wakes_add(&wakes, waiter);
+	}
+	bool drained = is_drained(chan);
+	weir__unlock(&chan->lock);
+	weir__wakes_send(self, &wakes);
+	note_empty(self, chan, drained);
+	return done;
+}
+
+ssize_t weir_chan_send_many(weir_chan *chan, const void *items, size_t count)
+{
+	struct weir__worker *self = weir__worker_self();
+	const char *from = items;
+	size_t done = 0;
+	int err = weir__may_wait(self);
+
+	while (err == 0 && done < count) {
+		const char *next = from + done * chan->item_bytes;
+		size_t moved = put_some(self, chan, next, count - done, &err);
+		done += moved;
+		if (err == -EAGAIN) {
+			err = weir_chan_send(chan, from + done * chan->item_bytes);
+			done += err == 0;
+		} else if (err == 0) {
+			weir__budget_spend(self);
+			err = weir__may_wait(self);
+		}
+	}
+	return done > 0 ? (ssize_t)done : err;
+}
+
+ssize_t weir_chan_recv_many(weir_chan *chan, void *ret, size_t count)
+{
+	struct weir__worker *self = weir__worker_self();
+	int err = weir__may_wait(self);
+
+	if (err < 0 || count == 0)
+		return err;
+	size_t done = get_some(self, chan, ret, count, &err);
+	if (done > 0) {
+		weir__budget_spend(self);
+		return (ssize_t)done;
+	}
+	err = weir_chan_recv(chan, ret);
+	if (err < 0)
+		return err;
+	/* more may have come while the wake-up was under way */
+	return 1 + (ssize_t)get_some(self, chan, (char *)ret + chan->item_bytes, count - 1, &err);
+}
+
+/* ---- Life --------------------------------------------------------------- */
 
 weir_chan *weir_chan_new(size_t item_bytes, size_t capacity)
 {
@@ -185,100 +283,125 @@ weir_chan *weir_chan_new(size_t item_bytes, size_t capacity)
 	if (!chan)
 		return NULL;
 	memset(chan, 0, sizeof *chan);
-	atomic_flag_clear(&chan->lock);
 	chan->item_bytes = item_bytes;
 	chan->capacity = capacity;
-	chan->receivers.tail = &chan->receivers.head;
-	chan->senders.tail = &chan->senders.head;
 	return chan;
 }
 
 void weir_chan_free(weir_chan *chan)
 {
-	WEIR_ASSERT(!chan || (!chan->receivers.head && !chan->senders.head));
+	if (!chan)
+		return;
+	weir__waitq_done(&chan->lock, &chan->receivers);
+	weir__waitq_done(&chan->lock, &chan->senders);
+	weir__waitq_done(&chan->lock, &chan->drainers);
 	weir_free(chan);
-}
-
-int weir_chan_try_send(weir_chan *chan, const void *item)
-{
-	struct weir__task *wake = NULL;
-
-	lock(chan);
-	int err = put(chan, item, &wake);
-	unlock(chan);
-	if (wake)
-		weir__wake(wake);
-	return err;
-}
-
-int weir_chan_try_recv(weir_chan *chan, void *ret)
-{
-	struct weir__task *wake = NULL;
-
-	lock(chan);
-	int err = get(chan, ret, &wake);
-	unlock(chan);
-	if (wake)
-		weir__wake(wake);
-	return err;
-}
-
-int weir_chan_send(weir_chan *chan, const void *item)
-{
-	struct weir__worker *self = weir__worker_self();
-	struct weir__task *wake = NULL;
-
-	if (!self || !self->current)
-		return -EINVAL;
-	int err = weir__interrupted(self, self->current);
-	if (err < 0)
-		return err;
-	lock(chan);
-	err = put(chan, item, &wake);
-	if (err == -EAGAIN)
-		return wait_in(self, chan, &chan->senders, (void *)item);
-	unlock(chan);
-	if (wake)
-		weir__wake(wake);
-	weir__budget_spend(self);
-	return err;
-}
-
-int weir_chan_recv(weir_chan *chan, void *ret)
-{
-	struct weir__worker *self = weir__worker_self();
-	struct weir__task *wake = NULL;
-
-	if (!self || !self->current)
-		return -EINVAL;
-	int err = weir__interrupted(self, self->current);
-	if (err < 0)
-		return err;
-	lock(chan);
-	err = get(chan, ret, &wake);
-	if (err == -EAGAIN)
-		return wait_in(self, chan, &chan->receivers, ret);
-	unlock(chan);
-	if (wake)
-		weir__wake(wake);
-	weir__budget_spend(self);
-	return err;
 }
 
 void weir_chan_close(weir_chan *chan)
 {
-	for (;;) {
-		struct weir__task *wake = NULL;
+	struct weir__worker *self = weir__worker_self();
+	struct weir__release receivers, senders;
 
-		lock(chan);
-		chan->is_closed = true;
-		if (chan->receivers.head)
-			wake = grant(&chan->receivers, -EPIPE);
-		else if (chan->senders.head)
-			wake = grant(&chan->senders, -EPIPE);
-		unlock(chan);
-		if (!wake)
-			return;
-		weir__wake(wake);
+	weir__lock(&chan->lock);
+	chan->is_closed = true;
+	weir__release_begin(self, &chan->receivers, -EPIPE, &receivers);
+	weir__release_begin(self, &chan->senders, -EPIPE, &senders);
+	weir__unlock(&chan->lock);
+	weir__release_end(self, &chan->lock, &receivers);
+	weir__release_end(self, &chan->lock, &senders);
+}
+
+int weir_chan_drain(weir_chan *chan)
+{
+	struct weir__worker *self = weir__worker_self();
+	int err = weir__may_wait(self);
+
+	if (err < 0)
+		return err;
+	weir_chan_close(chan);
+	weir__lock(&chan->lock);
+	if (chan->count > 0)
+		return wait_in(self, chan, &chan->drainers, NULL);
+	weir__unlock(&chan->lock);
+	return 0;
+}
+
+size_t weir_chan_len(weir_chan *chan)
+{
+	weir__lock(&chan->lock);
+	size_t count = chan->count;
+	weir__unlock(&chan->lock);
+	return count;
+}
+
+/* ---- Select ------------------------------------------------------------- */
+
+static bool poll_send(struct weir__worker *self, struct weir_case *wanted)
+{
+	(void)self;
+	wanted->result = weir_chan_try_send(wanted->object_, wanted->item_);
+	return wanted->result != -EAGAIN;
+}
+
+static bool poll_recv(struct weir__worker *self, struct weir_case *wanted)
+{
+	(void)self;
+	wanted->result = weir_chan_try_recv(wanted->object_, wanted->item_);
+	return wanted->result != -EAGAIN;
+}
+
+static bool enter_send(struct weir__worker *self, struct weir_case *wanted,
+		       struct weir__waiter *waiter)
+{
+	weir_chan *chan = wanted->object_;
+	struct weir__waiter *woken = NULL;
+
+	waiter->item = wanted->item_;
+	weir__lock(&chan->lock);
+	bool can = can_put(chan);
+	if (!can)
+		weir__waitq_add(&chan->lock, &chan->senders, waiter);
+	else if (weir__claim_self(waiter))
+		wanted->result = put(self, chan, wanted->item_, &woken);
+	weir__unlock(&chan->lock);
+	wake(self, woken);
+	return can;
+}
+
+static bool enter_recv(struct weir__worker *self, struct weir_case *wanted,
+		       struct weir__waiter *waiter)
+{
+	weir_chan *chan = wanted->object_;
+	struct weir__waiter *woken = NULL;
+	bool drained = false;
+
+	waiter->item = wanted->item_;
+	weir__lock(&chan->lock);
+	bool can = can_get(chan);
+	if (!can) {
+		weir__waitq_add(&chan->lock, &chan->receivers, waiter);
+	} else if (weir__claim_self(waiter)) {
+		wanted->result = get(self, chan, wanted->item_, &woken);
+		drained = is_drained(chan);
 	}
+	weir__unlock(&chan->lock);
+	wake(self, woken);
+	note_empty(self, chan, drained);
+	return can;
+}
+
+static const struct weir__waitable send_source = { .poll = poll_send, .enter = enter_send };
+static const struct weir__waitable recv_source = { .poll = poll_recv, .enter = enter_recv };
+
+struct weir_case weir_case_send(weir_chan *chan, const void *item)
+{
+	return (struct weir_case){ .source_ = &send_source,
+				   .object_ = chan,
+				   .item_ = (void *)item };
+}
+
+struct weir_case weir_case_recv(weir_chan *chan, void *ret)
+{
+	return (struct weir_case){ .source_ = &recv_source, .object_ = chan, .item_ = ret };
 }

@@ -12,6 +12,10 @@
 #include <stdint.h>
 
 struct weir__driver;
+struct weir__readiness;
+
+/* `res`: what a descriptor is ready for, as in poll(2), or -errno. On the scheduler stack. */
+typedef void (*weir__readiness_fn)(void *arg, int res);
 
 struct weir__driver_ops {
 	const char *name;
@@ -32,6 +36,14 @@ struct weir__driver_ops {
 	void (*wake)(struct weir__driver *target, struct weir__driver *from);
 	/* Cancels what is in flight, waits for the kernel to let go, frees. */
 	void (*close)(struct weir__driver *driver);
+	/*
+	 * Calls done(arg, res) once, when `fd` is ready for `events` (as in poll(2)), unless it is
+	 * forgotten before. NULL with *ret_res: over already. Both may be NULL: not supported.
+	 */
+	struct weir__readiness *(*readiness_begin)(struct weir__driver *driver, int fd,
+						   unsigned events, weir__readiness_fn done,
+						   void *arg, int *ret_res);
+	void (*readiness_forget)(struct weir__readiness *readiness);
 };
 
 /* For counters with one writer that others read at any time: a plain add, and no torn word. */

@@ -16,6 +16,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "runtime/join.h"
 #include "runtime/wait_kind.h"
 
 WEIR__SECTION_BOUNDS(const struct weir__wait_kind, weir_wait_kinds);
@@ -221,7 +222,7 @@ static void add_task(struct weir__dump *dump, const struct weir__task *task, uin
 	struct entry entry = {
 		.id = weir__task_id(task),
 		.site = task->site,
-		.fn = task->fn,
+		.fn = weir__task_fn(task),
 		.name = add_text(dump, task->name),
 		.for_ns = -1,
 		.left_ns = INT64_MAX,

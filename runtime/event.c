@@ -92,7 +92,7 @@ int weir_event_wait(struct weir_event *public_event)
 	if (!is_set(event)) {
 		weir__waiter_init(&waiter, self->current);
 		if (!enter(event, &waiter))
-			return weir__wait(self, &waiter);
+			return weir__wait(self, &waiter, "event");
 	}
 	weir__budget_spend(self);
 	return 0;
@@ -187,7 +187,7 @@ int weir_notify_wait(struct weir_notify *public_notify)
 		return err;
 	weir__waiter_init(&waiter, self->current);
 	if (!enter_notify(notify_of(public_notify), &waiter))
-		return weir__wait(self, &waiter);
+		return weir__wait(self, &waiter, "notify");
 	weir__budget_spend(self);
 	return 0;
 }

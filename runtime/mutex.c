@@ -68,7 +68,7 @@ int weir__mutex_lock_slow(struct weir_mutex *public_mutex)
 
 	if (err < 0)
 		return err;
-	return enter(self, of(public_mutex), &waiter) ? 0 : weir__wait(self, &waiter);
+	return enter(self, of(public_mutex), &waiter) ? 0 : weir__wait(self, &waiter, "mutex");
 }
 
 /* For the return from a condition. */
@@ -77,7 +77,7 @@ static void lock_shielded(struct weir__worker *self, struct weir_mutex *mutex)
 	struct weir__waiter waiter;
 
 	if (weir_mutex_try_lock(mutex) < 0 && !enter(self, of(mutex), &waiter))
-		(void)weir__wait_shielded(self, &waiter);
+		(void)weir__wait_shielded(self, &waiter, "mutex of a condition");
 }
 
 /*
@@ -147,7 +147,7 @@ int weir_cond_wait(struct weir_cond *public_cond, struct weir_mutex *mutex)
 	weir__waitq_add(&cond->lock, &cond->queue, &waiter);
 	weir__unlock(&cond->lock);
 	weir_mutex_unlock(mutex);
-	err = weir__wait(self, &waiter);
+	err = weir__wait(self, &waiter, "condition");
 	lock_shielded(self, mutex);
 	return err;
 }

@@ -108,7 +108,7 @@ int weir_oneshot_recv(struct weir_oneshot *oneshot, void **ret)
 	waiter.item = ret;
 	err = enter(of(oneshot), &waiter);
 	if (err == -EAGAIN)
-		return weir__wait(self, &waiter);
+		return weir__wait(self, &waiter, "oneshot");
 	weir__budget_spend(self);
 	return err;
 }

@@ -117,6 +117,7 @@ struct weir_task_opts {
 	bool any;	 /* here, or wherever a worker is idle before it has started; not with
 			    .worker */
 	enum weir_priority priority;
+	struct weir_join *join; /* gets the result; borrowed until the scope is closed */
 };
 
 /*
@@ -134,6 +135,23 @@ WEIR_API WEIR_MUST WEIR_NONNULL int weir_spawn_with(struct weir_scope *scope,
 	weir_spawn_with((scope), &(struct weir_task_opts){                                         \
 					 __VA_ARGS__, .size = sizeof(struct weir_task_opts),       \
 					 .site = __FILE__ ":" WEIR__STR(__LINE__) })
+
+/*
+ * The result of one task: weir_spawn(&scope, fn, arg, .join = &join). It goes there instead of to
+ * the scope: a negative one does not cancel the siblings. Caller's memory, declared before the
+ * scope.
+ */
+struct weir_join {
+	void *private_[6];
+};
+
+/*
+ * Parks until the task has ended and writes what it returned to *ret. Any task of any worker may
+ * ask, as often as it likes. Returns 0; -ECANCELED, -ETIME, -EINVAL (outside tasks, or nothing was
+ * spawned with it).
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_join_wait(struct weir_join *join, int *ret);
+WEIR_API WEIR_NONNULL bool weir_join_has_ended(const struct weir_join *join);
 
 /* Lets other ready tasks run. Returns 0, -ECANCELED or -ETIME. */
 WEIR_API int weir_yield(void);
@@ -332,7 +350,7 @@ typedef struct weir_chan weir_chan;
  */
 WEIR_API WEIR_MUST weir_chan *weir_chan_new(size_t item_bytes, size_t capacity);
 
-/* Takes the channel. Nobody may be waiting in it. Accepts NULL. */
+/* Takes the channel. Who still waits in it gets -EPIPE. Accepts NULL. */
 WEIR_API void weir_chan_free(weir_chan *chan);
 
 /* Copies *item in; parks while the channel is full. Returns 0, -EPIPE when closed, -ECANCELED,
@@ -347,8 +365,28 @@ WEIR_API WEIR_MUST WEIR_NONNULL int weir_chan_recv(weir_chan *chan, void *ret);
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_chan_try_send(weir_chan *chan, const void *item);
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_chan_try_recv(weir_chan *chan, void *ret);
 
+/*
+ * Copies `count` items in, in their order, though those of others may come between; parks while the
+ * channel is full. Returns how many went in: all, or fewer when it was closed or interrupted after
+ * the first; or the errors of weir_chan_send().
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL ssize_t weir_chan_send_many(weir_chan *chan, const void *items,
+							    size_t count);
+
+/* Copies what is there to *ret, at most `count` items; parks while there is none. Returns how many.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL ssize_t weir_chan_recv_many(weir_chan *chan, void *ret,
+							    size_t count);
+
 /* No more sends; receivers drain what is left and then get -EPIPE. */
 WEIR_API WEIR_NONNULL void weir_chan_close(weir_chan *chan);
+
+/* Closes it and parks until everything has been received. Returns 0, -ECANCELED, -ETIME, -EPIPE
+ * (freed), -EINVAL. */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_chan_drain(weir_chan *chan);
+
+/* Items in it now; those of waiting senders are not. */
+WEIR_API WEIR_NONNULL size_t weir_chan_len(weir_chan *chan);
 
 static inline void weir__chan_cleanup(weir_chan **chan)
 {
@@ -546,15 +584,30 @@ struct weir_case {
 /*
  * Parks until one of the cases can be had, and takes exactly that one: of the others nothing is
  * taken, received or sent. Among several that are ready it chooses in turn. A closed channel is
- * ready, with -EPIPE as its result. Returns the number of the case, whose `result` is set; or
- * -ECANCELED, -ETIME, -EINVAL (no task, no case or more than WEIR_CASES_MAX), -ENOMEM.
+ * ready, with -EPIPE as its result; a zeroed case never is. Returns the number of the case, whose
+ * `result` is set; or -ECANCELED, -ETIME, -EINVAL (no task, no case or more than WEIR_CASES_MAX),
+ * -ENOMEM.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_select(struct weir_case *cases, unsigned count);
 /* -EAGAIN instead of parking. */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_select_try(struct weir_case *cases, unsigned count);
 enum { WEIR_CASES_MAX = 64 };
 
+/* A select of that one case: parks, returns its result, or the errors of weir_select(). */
+WEIR_API WEIR_MUST int weir_fd_wait(int fd, unsigned events);
+
 /* Each does what its call does; what is pointed at is borrowed until weir_select() returns. */
+WEIR_API WEIR_NONNULL struct weir_case weir_case_send(weir_chan *chan, const void *item);
+WEIR_API WEIR_NONNULL struct weir_case weir_case_recv(weir_chan *chan, void *ret);
+/* Is over after so many nanoseconds, from the call of weir_select(). */
+WEIR_API struct weir_case weir_case_timer(int64_t ns);
+/*
+ * Its result is what the descriptor is ready for, of `events`, as in poll(2); or -EBADF, -ENOMEM,
+ * -EMFILE, -EOPNOTSUPP (no driver of the kernel's). The descriptor is borrowed.
+ */
+WEIR_API struct weir_case weir_case_fd(int fd, unsigned events);
+/* Its result is the task's. */
+WEIR_API WEIR_NONNULL struct weir_case weir_case_join(struct weir_join *join);
 WEIR_API WEIR_NONNULL struct weir_case weir_case_sem(struct weir_sem *sem, size_t units);
 WEIR_API WEIR_NONNULL struct weir_case weir_case_event(struct weir_event *event);
 WEIR_API WEIR_NONNULL struct weir_case weir_case_notify(struct weir_notify *notify);

@@ -105,7 +105,7 @@ static int enter_slow(struct weir__worker *self, struct rwlock *lock, uint32_t a
 	waiter.count = add;
 	weir__waitq_add(&lock->lock, &lock->queue, &waiter);
 	weir__unlock(&lock->lock);
-	return weir__wait(self, &waiter);
+	return weir__wait(self, &waiter, "rwlock");
 }
 
 static int enter(struct rwlock *lock, uint32_t add)

@@ -121,7 +121,7 @@ int weir_sem_wait_for(struct weir_sem *public_sem, size_t units)
 		weir__waiter_init(&waiter, self->current);
 		waiter.count = units;
 		if (!enter(sem, &waiter))
-			return weir__wait(self, &waiter);
+			return weir__wait(self, &waiter, "semaphore");
 	}
 	weir__budget_spend(self);
 	return 0;

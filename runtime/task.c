@@ -13,6 +13,7 @@
 
 #include "runtime/extra.h"
 #include "runtime/fatal.h"
+#include "runtime/join.h"
 #include "runtime/opts.h"
 #include "runtime/sanitizer.h"
 #include "runtime/switch.h"
@@ -62,6 +63,16 @@ static int bind_stack(struct weir__worker *self, struct weir__task *task)
 
 static void end_task(struct weir__worker *self, struct weir__task *task, int result);
 
+/* There is no stack for it. */
+static void end_unborn(struct weir__worker *self, struct weir__task *task)
+{
+	bool is_joined = task->fn == weir__join_main;
+
+	if (is_joined)
+		weir__join_end(task->arg, -ENOMEM);
+	end_task(self, task, is_joined ? 0 : -ENOMEM);
+}
+
 /* One that may start anywhere starts here, unless it has to wait for the turn of its class. */
 static __attribute__((noinline)) struct weir__task *pick_fresh(struct weir__worker *self)
 {
@@ -99,7 +110,7 @@ static struct weir__task *pick_runnable(struct weir__worker *self)
 	while ((task = pick(self)) != NULL) {
 		if (__builtin_expect(task->sp != NULL, 1) || bind_stack(self, task) == 0)
 			return task;
-		end_task(self, task, -ENOMEM);
+		end_unborn(self, task);
 	}
 	return NULL;
 }
@@ -191,7 +202,7 @@ inherit(struct weir__worker *self, struct weir__stack *stack, uint8_t shift)
 		}
 		if (bind_stack(self, next) == 0)
 			break;
-		end_task(self, next, -ENOMEM);
+		end_unborn(self, next);
 	}
 	weir__stack_put(stack);
 	if (next) {
@@ -422,18 +433,19 @@ int weir_spawn_with(struct weir_scope *scope, const struct weir_task_opts *opts)
 		return -EINVAL;
 	if (known.any && known.worker)
 		return -EINVAL;
-	return weir__spawn(
-		weir__scope_of(scope),
-		&(struct weir__spawn){
-			.fn = known.fn,
-			.arg = known.arg,
-			.name = known.name,
-			.site = known.site,
-			.worker = known.worker ? self->runtime->workers[known.worker - 1] : NULL,
-			.stack_shift = weir__stack_shift(self->runtime, known.stack),
-			.any = known.any && self->runtime->workers_count > 1,
-			.priority = (uint8_t)known.priority,
-		});
+	struct weir__spawn spawn = {
+		.fn = known.fn,
+		.arg = known.arg,
+		.name = known.name,
+		.site = known.site,
+		.worker = known.worker ? self->runtime->workers[known.worker - 1] : NULL,
+		.stack_shift = weir__stack_shift(self->runtime, known.stack),
+		.any = known.any && self->runtime->workers_count > 1,
+		.priority = (uint8_t)known.priority,
+	};
+	if (known.join)
+		return weir__join_spawn(weir__scope_of(scope), &spawn, known.join);
+	return weir__spawn(weir__scope_of(scope), &spawn);
 }
 
 void weir__task_root(struct weir__runtime *runtime, weir_fn fn, void *arg)

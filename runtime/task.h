@@ -209,6 +209,7 @@ struct weir__worker {
 	struct weir__task *fed;	    /* went from `fresh` into the run queue and has not started */
 	struct weir__msg *taken;    /* from the inbox, not handled yet; oldest first */
 	struct weir__class classes[WEIR__PRIORITIES];
+	unsigned select_turn; /* where the next weir_select() begins; owner only */
 	struct weir__wheel wheel;
 
 	/* shared: any thread */

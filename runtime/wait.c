@@ -6,6 +6,9 @@
 #include "runtime/wait.h"
 
 #include <sched.h>
+#include <stdio.h>
+
+#include "runtime/wait_kind.h"
 
 enum { GRANTED_AT_ONCE = 64 }; /* wake-ups prepared while the lock is held */
 
@@ -77,18 +80,27 @@ static void abort_wait(struct weir__task *task, int why)
 	weir__ready(task->worker, task, why);
 }
 
+static void describe(const struct weir__task *task, char *ret, size_t cap)
+{
+	const struct weir__waiter *waiter = task->wait;
+
+	snprintf(ret, cap, "%s %p", waiter->what, (void *)waiter->lock);
+}
+WEIR__WAIT_KIND(abort_wait, "another task", describe);
+
 /* ---- Waiting ------------------------------------------------------------ */
 
-int weir__wait(struct weir__worker *self, struct weir__waiter *waiter)
+int weir__wait(struct weir__worker *self, struct weir__waiter *waiter, const char *what)
 {
+	waiter->what = what;
 	int err = weir__park(self, abort_wait, waiter);
 
 	return err < 0 ? err : waiter->result;
 }
 
-int weir__wait_shielded(struct weir__worker *self, struct weir__waiter *waiter)
+int weir__wait_shielded(struct weir__worker *self, struct weir__waiter *waiter, const char *what)
 {
-	(void)weir__park(self, NULL, waiter);
+	(void)weir__park(self, NULL, (void *)what);
 	return waiter->result;
 }
 

@@ -91,8 +91,9 @@ struct weir__waiter {
 	_Atomic uint32_t own_claim;
 	uint32_t claims; /* what a grant writes there */
 	weir__left_fn left;
-	void *object; /* the left function's */
-	void *item;   /* to copy to or from; what it wants, by kind of object */
+	void *object;	  /* the left function's */
+	const char *what; /* static: what it waits in, for who looks at tasks */
+	void *item;	  /* to copy to or from; what it wants, by kind of object */
 	size_t count;
 	int result;
 	_Atomic uint8_t place;
@@ -123,6 +124,7 @@ static inline void weir__waiter_init(struct weir__waiter *waiter, struct weir__t
 	atomic_init(&waiter->own_claim, WEIR__CLAIM_OPEN);
 	waiter->claims = WEIR__CLAIM_ENDED;
 	waiter->left = NULL;
+	waiter->item = NULL;
 	atomic_init(&waiter->place, WEIR__PLACE_OUT);
 }
 
@@ -257,13 +259,14 @@ void weir__release_all(struct weir__worker *self, struct weir__lock *lock,
 /* ---- Waiting ------------------------------------------------------------ */
 
 /*
- * Parks the running task, whose waiter has been added to a queue, with the lock released. Returns
- * the result of the grant, or -ECANCELED or -ETIME: then nothing was granted.
+ * Parks the running task, whose waiter has been added to a queue, with the lock released. `what` is
+ * a static text that says what it waits in. Returns the result of the grant, or -ECANCELED or
+ * -ETIME: then nothing was granted.
  */
-int weir__wait(struct weir__worker *self, struct weir__waiter *waiter);
+int weir__wait(struct weir__worker *self, struct weir__waiter *waiter, const char *what);
 
 /* The same, but only a grant ends it. */
-int weir__wait_shielded(struct weir__worker *self, struct weir__waiter *waiter);
+int weir__wait_shielded(struct weir__worker *self, struct weir__waiter *waiter, const char *what);
 
 /* A waiter whose claim is taken leaves the queue, if it is still in one. Takes the lock. */
 void weir__waiter_leave(struct weir__worker *self, struct weir__waiter *waiter);

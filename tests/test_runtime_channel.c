@@ -3,12 +3,9 @@
  * Channels: first come first served, bounded, closed and drained; and whatever is cancelled, no
  * item is lost, doubled or left with a task that did not get it.
  */
-#include <signal.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "tests/runtime_test.h"
 
@@ -355,36 +352,167 @@ START_TEST(a_channel_larger_than_memory_is_refused)
 }
 END_TEST
 
-/* ---- Misuse --------------------------------------------------------------------------------- */
+/* ---- Many at once, and the end -------------------------------------------------------------- */
 
-static int free_with_waiter(void *arg)
+static int send_batch(void *arg)
 {
-	WEIR_SCOPE(scope, WEIR_FOREVER);
+	int batch[100];
 
 	(void)arg;
-	chan = weir_chan_new(sizeof(int), 1);
-	TRY(weir_spawn(&scope, recv_and_note, NULL));
-	TRY(weir_yield());
-	weir_chan_free(chan);
+	for (int i = 0; i < 100; i++)
+		batch[i] = i;
+	ck_assert_int_eq(weir_chan_send_many(chan, batch, 100), 100);
+	ck_assert_int_eq(weir_chan_send_many(chan, batch, 0), 0);
 	return 0;
 }
 
-START_TEST(freeing_a_channel_with_waiters_is_a_crash_report)
+static int receive_batches(void *arg)
 {
-	int status;
-	pid_t pid = fork();
+	weir_auto_chan own = weir_chan_new(sizeof(int), 7);
+	int batch[16], next = 0;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
 
-	ck_assert_int_ge(pid, 0);
-	if (pid == 0) {
-		(void)close(STDERR_FILENO);
-		(void)!weir_run(free_with_waiter, NULL, .workers = 1);
-		_exit(0);
+	chan = own;
+	TRY(weir_spawn(&scope, send_batch, NULL, .worker = WEIR_ON_WORKER(arg ? 1 : 0)));
+	while (next < 100) {
+		ssize_t n = weir_chan_recv_many(own, batch, 16);
+		TRY((int)n);
+		ck_assert_int_ge(n, 1);
+		for (ssize_t i = 0; i < n; i++)
+			ck_assert_int_eq(batch[i], next++);
 	}
-	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
-	ck_assert(WIFSIGNALED(status));
-	ck_assert_int_eq(WTERMSIG(status), SIGABRT);
+	ck_assert_uint_eq(weir_chan_len(own), 0);
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(batches_keep_their_order)
+{
+	run_on(2, receive_batches, _i ? order : NULL);
 }
 END_TEST
+
+static int interrupt_batch(void *arg)
+{
+	weir_auto_chan own = weir_chan_new(sizeof(int), 3);
+	int batch[8] = { 0, 1, 2, 3, 4, 5, 6, 7 }, got[8];
+
+	(void)arg;
+	{
+		WEIR_SCOPE(scope, WEIR_MS);
+		ck_assert_int_eq(weir_chan_send_many(own, batch, 8), 3); /* bytes beat timeouts */
+	}
+	{
+		WEIR_SCOPE(scope, WEIR_MS);
+		ck_assert_int_eq(weir_chan_send_many(own, batch, 8), -ETIME);
+	}
+	ck_assert_uint_eq(weir_chan_len(own), 3);
+	ck_assert_int_eq(weir_chan_recv_many(own, got, 2), 2);
+	weir_chan_close(own);
+	ck_assert_int_eq(weir_chan_send_many(own, batch, 8), -EPIPE);
+	ck_assert_int_eq(weir_chan_recv_many(own, got, 8), 1);
+	ck_assert_int_eq(weir_chan_recv_many(own, got, 8), -EPIPE);
+	return 0;
+}
+
+START_TEST(a_batch_that_is_cut_short_says_how_far_it_came)
+{
+	run_on(1, interrupt_batch, NULL);
+}
+END_TEST
+
+static bool is_drained;
+
+static int drain(void *arg)
+{
+	TRY(weir_chan_drain(arg));
+	is_drained = true;
+	return 0;
+}
+
+static int drain_with_rest(void *arg)
+{
+	weir_auto_chan own = weir_chan_new(sizeof(int), 3);
+	int item = 1;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	TRY(weir_chan_send(own, &item));
+	TRY(weir_chan_send(own, &item));
+	TRY(weir_spawn(&scope, drain, own));
+	TRY(weir_yield());
+	ck_assert_int_eq(weir_chan_send(own, &item), -EPIPE);
+	TRY(weir_chan_recv(own, &item));
+	TRY(weir_yield());
+	ck_assert(!is_drained);
+	TRY(weir_chan_recv(own, &item));
+	TRY(weir_scope_wait(&scope));
+	ck_assert(is_drained);
+	return weir_chan_drain(own);
+}
+
+START_TEST(draining_waits_for_the_last_item)
+{
+	run_on(1, drain_with_rest, NULL);
+}
+END_TEST
+
+/* Closed while tasks of both workers send and receive: what was sent was received or is in it. */
+static _Atomic unsigned long sum_sent, sum_received;
+
+static int send_until_closed(void *arg)
+{
+	unsigned number = (unsigned)(uintptr_t)arg;
+
+	for (;; number += 3) {
+		int err = weir_chan_send(chan, &number);
+		if (err < 0)
+			return err == -EPIPE ? 0 : err;
+		sum_sent += number;
+	}
+}
+
+static int receive_until_closed(void *arg)
+{
+	unsigned number[4];
+	ssize_t n;
+
+	(void)arg;
+	while ((n = weir_chan_recv_many(chan, number, 4)) > 0)
+		for (ssize_t i = 0; i < n; i++)
+			sum_received += number[i];
+	return n == -EPIPE ? 0 : (int)n;
+}
+
+static int close_in_the_middle(void *arg)
+{
+	uint64_t *seed = arg;
+
+	for (int round = 0; round < ROUNDS(400); round++) {
+		weir_auto_chan own = weir_chan_new(sizeof(unsigned), 1 + random_next(seed) % 4);
+		WEIR_SCOPE(scope, WEIR_FOREVER);
+		chan = own;
+		for (uintptr_t i = 0; i < 6; i++)
+			TRY(weir_spawn(&scope, i < 3 ? send_until_closed : receive_until_closed,
+				       (void *)(i + 1),
+				       .worker = WEIR_ON_WORKER((unsigned)random_next(seed) % 2)));
+		TRY(weir_sleep((int64_t)(random_next(seed) % 200000)));
+		weir_chan_close(own);
+		TRY(weir_scope_wait(&scope));
+		expect(sum_sent == sum_received);
+	}
+	return 0;
+}
+
+START_TEST(closing_among_senders_and_receivers_loses_nothing)
+{
+	uint64_t seed = test_seed();
+
+	run_on(2, close_in_the_middle, &seed);
+	ck_assert_uint_gt(sum_sent, 0);
+}
+END_TEST
+
+/* ---- Misuse --------------------------------------------------------------------------------- */
 
 START_TEST(outside_tasks_only_the_calls_that_do_not_park_work)
 {
@@ -413,12 +541,15 @@ Suite *runtime_channel_suite(void)
 	tcase_add_test(rules, a_deadline_leaves_the_channel_as_it_was);
 	tcase_add_loop_test(rules, items_of_every_size_pass, 0, 28);
 	tcase_add_test(rules, a_channel_larger_than_memory_is_refused);
-	tcase_add_test(rules, freeing_a_channel_with_waiters_is_a_crash_report);
+	tcase_add_loop_test(rules, batches_keep_their_order, 0, 2);
+	tcase_add_test(rules, a_batch_that_is_cut_short_says_how_far_it_came);
+	tcase_add_test(rules, draining_waits_for_the_last_item);
 	tcase_add_test(rules, outside_tasks_only_the_calls_that_do_not_park_work);
 	suite_add_tcase(suite, rules);
 
 	tcase_set_timeout(stress, 60);
 	tcase_add_test(stress, a_cancelled_waiter_swallows_no_item);
+	tcase_add_test(stress, closing_among_senders_and_receivers_loses_nothing);
 	suite_add_tcase(suite, stress);
 	return suite;
 }
