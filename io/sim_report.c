@@ -30,7 +30,8 @@ static void print_wait(struct weir__sim *sim, const struct weir__task *task)
 	if (kind && kind->describe)
 		kind->describe(task, details, sizeof details);
 	if (kind)
-		fprintf(sim->out, "in %s%s%s", kind->label, *details ? ": " : "", details);
+		fprintf(sim->out, "in %s%s%s", kind->label_of ? kind->label_of(task) : kind->label,
+			*details ? ": " : "", details);
 	else if (task->abort)
 		fputs("parked", sim->out);
 	else if (task->wait)

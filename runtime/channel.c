@@ -9,10 +9,11 @@
  */
 #include "runtime/wait.h"
 
+#include <stdio.h>
 #include <string.h>
 
 struct weir_chan {
-	struct weir__lock lock;
+	struct weir__lock lock; /* first */
 	bool is_closed;
 	size_t item_bytes;
 	size_t capacity;
@@ -127,9 +128,34 @@ int weir_chan_try_recv(weir_chan *chan, void *ret)
 	return err;
 }
 
+static void describe(const struct weir__waiter *waiter, char *ret, size_t cap)
+{
+	const weir_chan *chan = (const weir_chan *)(const void *)waiter->lock;
+
+	snprintf(ret, cap, "%zu of %zu in it", chan->count, chan->capacity);
+}
+
+static void describe_send(const struct weir__waiter *waiter, char *ret, size_t cap)
+{
+	int n = snprintf(ret, cap, "to send, ");
+
+	describe(waiter, ret + n, cap - (size_t)n);
+}
+
+static void describe_recv(const struct weir__waiter *waiter, char *ret, size_t cap)
+{
+	int n = snprintf(ret, cap, "to receive, ");
+
+	describe(waiter, ret + n, cap - (size_t)n);
+}
+
+static const struct weir__about about_send = { "channel", describe_send };
+static const struct weir__about about_recv = { "channel", describe_recv };
+static const struct weir__about about_drain = { "channel drain", describe };
+
 /* Called with the lock held, returns without it. */
 static int wait_in(struct weir__worker *self, weir_chan *chan, struct weir__waitq *queue,
-		   void *item)
+		   void *item, const struct weir__about *about)
 {
 	struct weir__waiter waiter;
 
@@ -137,7 +163,7 @@ static int wait_in(struct weir__worker *self, weir_chan *chan, struct weir__wait
 	waiter.item = item;
 	weir__waitq_add(&chan->lock, queue, &waiter);
 	weir__unlock(&chan->lock);
-	return weir__wait(self, &waiter, "channel");
+	return weir__wait(self, &waiter, about);
 }
 
 int weir_chan_send(weir_chan *chan, const void *item)
@@ -151,7 +177,7 @@ int weir_chan_send(weir_chan *chan, const void *item)
 	weir__lock(&chan->lock);
 	err = put(self, chan, item, &waiter);
 	if (err == -EAGAIN)
-		return wait_in(self, chan, &chan->senders, (void *)item);
+		return wait_in(self, chan, &chan->senders, (void *)item, &about_send);
 	weir__unlock(&chan->lock);
 	wake(self, waiter);
 	weir__budget_spend(self);
@@ -169,7 +195,7 @@ int weir_chan_recv(weir_chan *chan, void *ret)
 	weir__lock(&chan->lock);
 	err = get(self, chan, ret, &waiter);
 	if (err == -EAGAIN)
-		return wait_in(self, chan, &chan->receivers, ret);
+		return wait_in(self, chan, &chan->receivers, ret, &about_recv);
 	bool drained = is_drained(chan);
 	weir__unlock(&chan->lock);
 	wake(self, waiter);
@@ -322,7 +348,7 @@ int weir_chan_drain(weir_chan *chan)
 	weir_chan_close(chan);
 	weir__lock(&chan->lock);
 	if (chan->count > 0)
-		return wait_in(self, chan, &chan->drainers, NULL);
+		return wait_in(self, chan, &chan->drainers, NULL, &about_drain);
 	weir__unlock(&chan->lock);
 	return 0;
 }

@@ -180,7 +180,7 @@ static void look_at_wait(struct weir__dump *dump, const struct weir__task *task,
 	const struct weir__wait_kind *kind = kind_of(abort);
 	if (!kind)
 		return;
-	entry->label = kind->label;
+	entry->label = kind->label_of ? kind->label_of(task) : kind->label;
 	if (kind->describe)
 		kind->describe(task, detail, sizeof detail);
 	if (detail[0])

@@ -13,6 +13,9 @@ struct event {
 };
 _Static_assert(sizeof(struct event) <= sizeof(struct weir_event), "fits the public struct");
 
+static const struct weir__about about_event = { "event", NULL };
+static const struct weir__about about_notify = { "notify", NULL };
+
 static struct event *of(struct weir_event *event)
 {
 	return (struct event *)(void *)event;
@@ -92,7 +95,7 @@ int weir_event_wait(struct weir_event *public_event)
 	if (!is_set(event)) {
 		weir__waiter_init(&waiter, self->current);
 		if (!enter(event, &waiter))
-			return weir__wait(self, &waiter, "event");
+			return weir__wait(self, &waiter, &about_event);
 	}
 	weir__budget_spend(self);
 	return 0;
@@ -187,7 +190,7 @@ int weir_notify_wait(struct weir_notify *public_notify)
 		return err;
 	weir__waiter_init(&waiter, self->current);
 	if (!enter_notify(notify_of(public_notify), &waiter))
-		return weir__wait(self, &waiter, "notify");
+		return weir__wait(self, &waiter, &about_notify);
 	weir__budget_spend(self);
 	return 0;
 }

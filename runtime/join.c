@@ -21,6 +21,8 @@ struct join {
 };
 _Static_assert(sizeof(struct join) <= sizeof(struct weir_join), "fits the public struct");
 
+static const struct weir__about about_join = { "join", NULL };
+
 static struct join *of(struct weir_join *join)
 {
 	return (struct join *)(void *)join;
@@ -105,7 +107,7 @@ int weir_join_wait(struct weir_join *public_join, int *ret)
 	if (!has_ended(join)) {
 		weir__waiter_init(&waiter, self->current);
 		if (!enter(join, &waiter))
-			err = weir__wait(self, &waiter, "join");
+			err = weir__wait(self, &waiter, &about_join);
 	}
 	if (err < 0)
 		return err;

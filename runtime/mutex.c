@@ -19,6 +19,9 @@ struct mutex {
 _Static_assert(sizeof(struct mutex) <= sizeof(struct weir_mutex), "fits the public struct");
 _Static_assert(offsetof(struct mutex, state) == offsetof(struct weir_mutex, state_), "the same");
 
+static const struct weir__about about_mutex = { "mutex", NULL };
+static const struct weir__about about_condition = { "condition", NULL };
+
 enum { FREE, HELD, AWAITED };
 
 static struct mutex *of(struct weir_mutex *mutex)
@@ -68,7 +71,7 @@ int weir__mutex_lock_slow(struct weir_mutex *public_mutex)
 
 	if (err < 0)
 		return err;
-	return enter(self, of(public_mutex), &waiter) ? 0 : weir__wait(self, &waiter, "mutex");
+	return enter(self, of(public_mutex), &waiter) ? 0 : weir__wait(self, &waiter, &about_mutex);
 }
 
 /* For the return from a condition. */
@@ -147,7 +150,7 @@ int weir_cond_wait(struct weir_cond *public_cond, struct weir_mutex *mutex)
 	weir__waitq_add(&cond->lock, &cond->queue, &waiter);
 	weir__unlock(&cond->lock);
 	weir_mutex_unlock(mutex);
-	err = weir__wait(self, &waiter, "condition");
+	err = weir__wait(self, &waiter, &about_condition);
 	lock_shielded(self, mutex);
 	return err;
 }

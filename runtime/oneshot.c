@@ -17,6 +17,8 @@ struct oneshot {
 };
 _Static_assert(sizeof(struct oneshot) <= sizeof(struct weir_oneshot), "fits the public struct");
 
+static const struct weir__about about_oneshot = { "oneshot", NULL };
+
 static struct oneshot *of(struct weir_oneshot *oneshot)
 {
 	return (struct oneshot *)(void *)oneshot;
@@ -108,7 +110,7 @@ int weir_oneshot_recv(struct weir_oneshot *oneshot, void **ret)
 	waiter.item = ret;
 	err = enter(of(oneshot), &waiter);
 	if (err == -EAGAIN)
-		return weir__wait(self, &waiter, "oneshot");
+		return weir__wait(self, &waiter, &about_oneshot);
 	weir__budget_spend(self);
 	return err;
 }

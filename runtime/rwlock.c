@@ -19,6 +19,8 @@ struct rwlock {
 };
 _Static_assert(sizeof(struct rwlock) <= sizeof(struct weir_rwlock), "fits the public struct");
 
+static const struct weir__about about_rwlock = { "rwlock", NULL };
+
 static struct rwlock *of(struct weir_rwlock *lock)
 {
 	return (struct rwlock *)(void *)lock;
@@ -105,7 +107,7 @@ static int enter_slow(struct weir__worker *self, struct rwlock *lock, uint32_t a
 	waiter.count = add;
 	weir__waitq_add(&lock->lock, &lock->queue, &waiter);
 	weir__unlock(&lock->lock);
-	return weir__wait(self, &waiter, "rwlock");
+	return weir__wait(self, &waiter, &about_rwlock);
 }
 
 static int enter(struct rwlock *lock, uint32_t add)

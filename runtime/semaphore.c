@@ -20,6 +20,8 @@ struct sem {
 };
 _Static_assert(sizeof(struct sem) <= sizeof(struct weir_sem), "fits the public struct");
 
+static const struct weir__about about_semaphore = { "semaphore", NULL };
+
 static struct sem *of(struct weir_sem *sem)
 {
 	return (struct sem *)(void *)sem;
@@ -121,7 +123,7 @@ int weir_sem_wait_for(struct weir_sem *public_sem, size_t units)
 		weir__waiter_init(&waiter, self->current);
 		waiter.count = units;
 		if (!enter(sem, &waiter))
-			return weir__wait(self, &waiter, "semaphore");
+			return weir__wait(self, &waiter, &about_semaphore);
 	}
 	weir__budget_spend(self);
 	return 0;

@@ -80,19 +80,34 @@ static void abort_wait(struct weir__task *task, int why)
 	weir__ready(task->worker, task, why);
 }
 
+static const char *label_of(const struct weir__task *task)
+{
+	return ((const struct weir__waiter *)task->wait)->about->label;
+}
+
 static void describe(const struct weir__task *task, char *ret, size_t cap)
 {
 	const struct weir__waiter *waiter = task->wait;
 
-	snprintf(ret, cap, "%s %p", waiter->what, (void *)waiter->lock);
+	/* out of the queue: the object may be gone */
+	if (atomic_load_explicit(&waiter->place, memory_order_relaxed) != WEIR__PLACE_IN)
+		snprintf(ret, cap, "served");
+	else if (waiter->about->describe)
+		waiter->about->describe(waiter, ret, cap);
+	else
+		snprintf(ret, cap, "%p", (const void *)waiter->lock);
 }
-WEIR__WAIT_KIND(abort_wait, "another task", describe);
+
+static const struct weir__wait_kind kind WEIR__IN_SECTION(weir_wait_kinds) = {
+	.abort = abort_wait, .describe = describe, .label_of = label_of
+};
 
 /* ---- Waiting ------------------------------------------------------------ */
 
-int weir__wait(struct weir__worker *self, struct weir__waiter *waiter, const char *what)
+int weir__wait(struct weir__worker *self, struct weir__waiter *waiter,
+	       const struct weir__about *about)
 {
-	waiter->what = what;
+	waiter->about = about;
 	int err = weir__park(self, abort_wait, waiter);
 
 	return err < 0 ? err : waiter->result;

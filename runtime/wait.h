@@ -83,6 +83,12 @@ struct weir__wakes {
  */
 typedef void (*weir__left_fn)(struct weir__waiter *waiter, struct weir__wakes *wakes);
 
+/* What a waiter waits in, for who looks at tasks: on the terms of wait_kind.h. */
+struct weir__about {
+	const char *label;
+	void (*describe)(const struct weir__waiter *waiter, char *ret, size_t cap); /* or NULL */
+};
+
 struct weir__waiter {
 	struct weir__link link; /* first */
 	struct weir__task *task;
@@ -91,9 +97,9 @@ struct weir__waiter {
 	_Atomic uint32_t own_claim;
 	uint32_t claims; /* what a grant writes there */
 	weir__left_fn left;
-	void *object;	  /* the left function's */
-	const char *what; /* static: what it waits in, for who looks at tasks */
-	void *item;	  /* to copy to or from; what it wants, by kind of object */
+	void *object; /* the left function's */
+	const struct weir__about *about;
+	void *item; /* to copy to or from; what it wants, by kind of object */
 	size_t count;
 	int result;
 	_Atomic uint8_t place;
@@ -259,11 +265,11 @@ void weir__release_all(struct weir__worker *self, struct weir__lock *lock,
 /* ---- Waiting ------------------------------------------------------------ */
 
 /*
- * Parks the running task, whose waiter has been added to a queue, with the lock released. `what` is
- * a static text that says what it waits in. Returns the result of the grant, or -ECANCELED or
- * -ETIME: then nothing was granted.
+ * Parks the running task, whose waiter has been added to a queue, with the lock released. `about`
+ * is static. Returns the result of the grant, or -ECANCELED or -ETIME: then nothing was granted.
  */
-int weir__wait(struct weir__worker *self, struct weir__waiter *waiter, const char *what);
+int weir__wait(struct weir__worker *self, struct weir__waiter *waiter,
+	       const struct weir__about *about);
 
 /* The same, but only a grant ends it. */
 int weir__wait_shielded(struct weir__worker *self, struct weir__waiter *waiter, const char *what);

@@ -26,6 +26,8 @@ struct weir__wait_kind {
 	 * memory, takes no lock, does not park.
 	 */
 	void (*describe)(const struct weir__task *task, char *ret, size_t cap);
+	/* Instead of `label`, where one function serves many kinds; on the same terms. */
+	const char *(*label_of)(const struct weir__task *task);
 };
 
 #define WEIR__WAIT_KIND(abort_fn, text, describe_fn)                                               \
