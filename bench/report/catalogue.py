@@ -136,21 +136,43 @@ def cost_jobs():
     ]
 
 
-MICRO = {
-    "weir": [built("bench", "bench_runtime"), "--csv", "--rounds", "5"],
-    "tokio": [built("bench", "tokio", "release", "tokio_micro"), "multi_thread", "5"],
-    "tokio-ct": [built("bench", "tokio", "release", "tokio_micro"), "current_thread", "5"],
-    "tokio-mi": [built("bench", "tokio-mimalloc", "release", "tokio_micro"), "multi_thread", "5"],
-    "tokio-mi-ct": [built("bench", "tokio-mimalloc", "release", "tokio_micro"), "current_thread",
-                    "5"],
-    "go": [built("bench", "go", "micro"), "5"],
-}
+def micro_programs(c_name, rust_name, go_name=None):
+    """The same loops in weir, in Tokio with both allocators and both schedulers, and in Go."""
+    programs = {"weir": [built("bench", c_name), "--csv", "--rounds", "5"]}
+    for name, target in (("tokio", "tokio"), ("tokio-mi", "tokio-mimalloc")):
+        path = built("bench", target, "release", rust_name)
+        programs[name] = [path, "multi_thread", "5"]
+        programs[name + "-ct"] = [path, "current_thread", "5"]
+    if go_name:
+        programs["go"] = [built("bench", "go", go_name), "5"]
+    return programs
 
 
-def micro_job():
+def micro_job(name, programs, seconds):
+    env = {"GOMAXPROCS": "1", "WEIR_WORKERS": "1"}
+    return Job("tasks", name, programs,
+               lambda p, _: samples.table_of_rows(programs[p], env), seconds)
+
+
+def two_worker_job():
+    """The rows that need another worker, nothing pinned."""
+    programs = {"weir": [built("bench", "bench_suite"), "--csv", "--rounds", "5", "spawn_many"]}
+    for name, target in (("tokio", "tokio"), ("tokio-mi", "tokio-mimalloc")):
+        path = built("bench", target, "release", "tokio_suite")
+        programs[name] = [path, "multi_thread_2", "5", "spawn_many"]
+
     def take(program, _store):
-        return samples.table_of_rows(MICRO[program], {"GOMAXPROCS": "1"})
-    return Job("tasks", "all", MICRO, take, 1.5)
+        rows = samples.table_of_rows(programs[program], {"WEIR_WORKERS": "2"}, pinned=False)
+        return {f"{row}, 2 workers": figures for row, figures in rows.items()}
+    return Job("tasks", "two workers", programs, take, 0.7)
+
+
+def micro_jobs():
+    return [
+        micro_job("runtime", micro_programs("bench_runtime", "tokio_micro", "micro"), 1.5),
+        micro_job("Tokio's suite", micro_programs("bench_suite", "tokio_suite"), 1.2),
+        two_worker_job(),
+    ]
 
 
 def core(t):
@@ -160,7 +182,7 @@ def core(t):
         open_job(t, ["weir", "epoll", "tokio"], rate=20000),
         http_job(t, 1),
         kv_job(t, "get", 1),
-        micro_job(),
+        micro_jobs()[0],
     ]
 
 
@@ -184,7 +206,7 @@ def default(t):
             lambda p, _: samples.echo(p, t, unix=True), t),
         http_job(t, 1), http_job(t, 16),
         *[kv_job(t, command, depth) for command in ("get", "set") for depth in (1, 16)],
-        micro_job(),
+        *micro_jobs(),
         *cost_jobs(),
         *memory_jobs(30),
     ]

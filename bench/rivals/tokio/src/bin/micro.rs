@@ -3,21 +3,17 @@
 //!
 //! usage: tokio_micro [current_thread|multi_thread|multi_thread_2] [ROUNDS]
 //!
-//! Each loop runs in a task of the runtime (spawn and await, so that on multi_thread it is on a worker).
-//! Operations a round are those of bench_runtime.c; the warm-up round is not counted. The best case for
-//! Tokio is wanted, so nothing is boxed or cloned that need not be.
+//! Operations a round are those of bench_runtime.c. The best case for Tokio is wanted, so nothing is boxed or
+//! cloned that need not be.
 
-use std::future::Future;
-use std::time::{Duration, Instant};
-use tokio::runtime::{Builder, Runtime};
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::{self, JoinHandle};
 
-#[cfg(feature = "mimalloc")]
-#[global_allocator]
-static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-const ALLOCATOR: &str = if cfg!(feature = "mimalloc") { "mimalloc" } else { "system" };
+#[path = "../common.rs"]
+mod common;
+#[path = "../harness.rs"]
+mod harness;
 
 async fn yield_many() -> u64 {
     const TASKS: u64 = 200;
@@ -142,72 +138,8 @@ async fn chan_stream(senders: u64, capacity: usize) -> u64 {
     got
 }
 
-fn median(sorted: &[f64]) -> f64 {
-    let middle = sorted.len() / 2;
-    if sorted.len() % 2 == 1 {
-        sorted[middle]
-    } else {
-        (sorted[middle - 1] + sorted[middle]) / 2.0
-    }
-}
-
-struct Bench<'a> {
-    runtime: &'a Runtime,
-    flavor: &'a str,
-    rounds: usize,
-}
-
-impl Bench<'_> {
-    fn run<F, T>(&self, name: &str, body: F)
-    where
-        F: Fn() -> T,
-        T: Future<Output = u64> + Send + 'static,
-    {
-        let mut times = Vec::new();
-        for round in 0..=self.rounds {
-            let future = body();
-            let (operations, elapsed) = self.runtime.block_on(async move {
-                tokio::spawn(async move {
-                    let start = Instant::now();
-                    let operations = future.await;
-                    (operations, start.elapsed())
-                })
-                .await
-                .unwrap()
-            });
-            if round > 0 {
-                times.push(elapsed.as_secs_f64() * 1e9 / operations as f64);
-            }
-        }
-        times.sort_by(f64::total_cmp);
-        println!(
-            "{},tokio/{}/{},{},{:.2},{:.2},{:.2}",
-            name,
-            self.flavor,
-            ALLOCATOR,
-            self.rounds,
-            times[0],
-            median(&times),
-            times[times.len() - 1]
-        );
-    }
-}
-
 fn main() {
-    let mut args = std::env::args().skip(1);
-    let flavor = args.next().unwrap_or_else(|| "current_thread".to_string());
-    let rounds = args.next().map_or(7, |text| text.parse().expect("ROUNDS is a number"));
-    let runtime = match flavor.as_str() {
-        "current_thread" => Builder::new_current_thread().enable_all().build(),
-        "multi_thread" => Builder::new_multi_thread().worker_threads(1).enable_all().build(),
-        "multi_thread_2" => Builder::new_multi_thread().worker_threads(2).enable_all().build(),
-        _ => {
-            eprintln!("usage: tokio_micro [current_thread|multi_thread|multi_thread_2] [ROUNDS]");
-            std::process::exit(1);
-        }
-    }
-    .expect("a runtime");
-    let bench = Bench { runtime: &runtime, flavor: &flavor, rounds };
+    let bench = harness::from_arguments("tokio_micro");
     bench.run("yield_200", yield_many);
     bench.run("yield_alone", yield_one);
     bench.run("spawn_join_10000", spawn_join_10000);
