@@ -32,6 +32,7 @@ struct weir_run_opts {
 				 WEIR_DRAIN_MS, 1 s */
 	bool signals_ignored; /* leave SIGINT and SIGTERM alone */
 	bool pin;	      /* bind worker i to the i-th allowed CPU */
+	const struct weir_thread_hooks *hooks; /* copied; NULL: none */
 };
 
 /*
@@ -43,6 +44,52 @@ struct weir_run_opts {
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_run_with(const struct weir_run_opts *opts);
 #define weir_run(...)                                                                              \
 	weir_run_with(&(struct weir_run_opts){ __VA_ARGS__, .size = sizeof(struct weir_run_opts) })
+
+/*
+ * The same in a program that has a loop of its own: worker 0 does not sleep but is driven by it.
+ * One turn of the loop:
+ *
+ *   int64_t ns = weir_embed_next(embed);
+ *   wait until weir_embed_fd(embed) is readable, for `ns` at most, and for what else there is
+ *   over = !weir_embed_turn(embed);
+ *
+ * All calls come from the thread that opened it, none from a task. That thread may use everything
+ * that does not park: weir_chan_try_send(), weir_post(), allocation.
+ */
+typedef struct weir_embed weir_embed;
+
+/*
+ * Gives a runtime whose first task is fn(arg), not begun yet. SIGINT and SIGTERM stay the
+ * program's. Returns 0, -ECANCELED (WEIR_HELP=1 was set and answered) or the errors of weir_run().
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_embed_open_with(weir_embed **ret,
+							 const struct weir_run_opts *opts);
+#define weir_embed_open(ret, ...)                                                                  \
+	weir_embed_open_with((ret), &(struct weir_run_opts){                                       \
+					    __VA_ARGS__, .size = sizeof(struct weir_run_opts) })
+
+/* A descriptor for poll(2), epoll and the like: readable when a turn has something to do. Borrowed.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_embed_fd(const weir_embed *embed);
+
+/*
+ * Takes what has come and runs tasks for a slice (WEIR_SLICE_US) at most. Never blocks. Returns 1,
+ * or 0 when the first task and all others have ended.
+ */
+WEIR_API WEIR_NONNULL int weir_embed_turn(weir_embed *embed);
+
+/*
+ * For how many nanoseconds the loop may wait, unless the descriptor is readable before: 0 for not
+ * at all, WEIR_FOREVER for no limit. The last call before it waits: it announces that worker 0
+ * sleeps and hands queued operations to the kernel.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int64_t weir_embed_next(weir_embed *embed);
+
+/*
+ * Takes it: cancels what still runs, waits for its end (blocks) and for the other workers. Returns
+ * what the first task returned. Accepts NULL.
+ */
+WEIR_API int weir_embed_close(weir_embed *embed);
 
 /* Does what a first SIGTERM does, from any task. Does not park. */
 WEIR_API void weir_stop(void);

@@ -563,6 +563,20 @@ static void poll_wake(struct weir__driver *target, struct weir__driver *from)
 		count_up(&from->enters);
 }
 
+static int poll_pollable(struct weir__driver *driver)
+{
+	return poll_of_driver(driver)->epoll_fd;
+}
+
+static int64_t poll_flush(struct weir__driver *driver)
+{
+	const struct poll *poll = poll_of_driver(driver);
+
+	if (poll->count > 0)
+		return 0;
+	return poll->retries ? poll->retry_ns : INT64_MAX;
+}
+
 static void poll_close(struct weir__driver *driver)
 {
 	struct poll *poll = poll_of_driver(driver);
@@ -580,6 +594,8 @@ static const struct weir__driver_ops driver_ops = {
 	.submit_and_wait = poll_submit_and_wait,
 	.reap = poll_reap,
 	.wake = poll_wake,
+	.pollable = poll_pollable,
+	.flush = poll_flush,
 	.close = poll_close,
 	.readiness_begin = weir__readiness_begin,
 	.readiness_forget = weir__readiness_forget,

@@ -34,6 +34,8 @@ struct weir__ring {
 	bool has_buffers; /* provided-buffer rings */
 	bool has_msg_ring;
 	int wake_fd;
+	int event_fd;  /* written by the kernel for each completion; -1: not asked for */
+	int event_set; /* epoll's, of the last two */
 	struct weir__slot *slots;
 	uint32_t slots_count;
 	uint32_t slots_free;	  /* head of the free list; slots_count: none */

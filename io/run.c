@@ -15,6 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "io/cpus.h"
 #include "io/io_internal.h"
 #include "io/probe.h"
 #include "io/signal.h"
@@ -30,8 +31,14 @@ struct run {
 	void *arg;
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
-	unsigned ready;	     /* workers that have a driver or an error; under the lock */
-	bool may_go;	     /* all are ready; under the lock */
+	unsigned ready; /* workers that have a driver or an error; under the lock */
+	bool may_go;	/* all are ready; under the lock */
+	/* the calling thread's: */
+	unsigned started; /* workers, the first among them */
+	bool is_open;	  /* worker 0 has a driver */
+	bool is_pinned;	  /* `affinity` is what to go back to */
+	bool has_signals;
+	cpu_set_t affinity;
 	int error;	     /* the first one; under the lock */
 	pthread_t threads[]; /* of workers 1 and up, from index 1 */
 };
@@ -110,11 +117,13 @@ static int worker_open(struct weir__worker *worker)
 		return err;
 	}
 	weir__heap_on_news(look_after_heap, worker);
+	weir__hook(worker, worker->runtime->hooks.start);
 	return 0;
 }
 
 static void worker_close(struct weir__worker *worker)
 {
+	weir__hook(worker, worker->runtime->hooks.stop);
 	weir__heap_on_news(NULL, NULL);
 	worker->driver->ops->close(worker->driver);
 	weir__fatal_detach_thread();
@@ -249,62 +258,51 @@ static int main_task(void *arg)
 	return result;
 }
 
-static int run_workers(struct run *run, const struct weir_run_opts *opts)
+/* Everything up to the first turn of worker 0. What it returns, weir__run_close() wants to know. */
+static int run_begin(struct run *run, const struct weir_run_opts *opts)
 {
 	struct weir__runtime *runtime = &run->runtime;
 	struct weir__worker *first = runtime->workers[0];
-	cpu_set_t affinity;
-	unsigned started;
-	bool is_pinned =
-		runtime->config.pin && sched_getaffinity(0, sizeof affinity, &affinity) == 0;
 
-	int own = worker_open(first);
-	int err = own < 0 ? own : weir__watcher_start(runtime);
-	err = start_all(run, err, &started);
+	run->is_pinned = runtime->config.pin &&
+			 sched_getaffinity(0, sizeof run->affinity, &run->affinity) == 0;
+	int err = worker_open(first);
+	run->is_open = err == 0;
+	if (err == 0)
+		err = weir__watcher_start(runtime);
+	err = start_all(run, err, &run->started);
+	if (err < 0)
+		return err;
+	if (run->is_pinned)
+		pin(first);
+	run->has_signals = !opts->signals_ignored && weir__signals_catch(runtime);
+	run->fn = opts->fn;
+	run->arg = opts->arg;
+	weir__task_root(runtime, main_task, run);
+	return 0;
+}
+
+/* Undoes it, when worker 0 has left its loop or (err) has never entered it. */
+static int run_end(struct run *run, int err)
+{
+	struct weir__runtime *runtime = &run->runtime;
+
 	if (err == 0) {
-		if (is_pinned)
-			pin(first);
-		bool has_signals = !opts->signals_ignored && weir__signals_catch(runtime);
-		run->fn = opts->fn;
-		run->arg = opts->arg;
-		weir__task_root(runtime, main_task, run);
-		weir__worker_run(first);
-		if (has_signals)
+		if (run->has_signals)
 			weir__signals_release();
-		if (is_pinned)
-			(void)sched_setaffinity(0, sizeof affinity, &affinity);
+		if (run->is_pinned)
+			(void)sched_setaffinity(0, sizeof run->affinity, &run->affinity);
 		err = runtime->root_result;
 	}
-	for (unsigned i = 1; i < started; i++)
+	for (unsigned i = 1; i < run->started; i++)
 		pthread_join(run->threads[i], NULL);
-	if (own == 0)
-		worker_close(first);
+	if (run->is_open)
+		worker_close(runtime->workers[0]);
 	weir__watcher_free(runtime);
 	return err;
 }
 
 /* ---- Before and after --------------------------------------------------- */
-
-/* min(affinity mask, cgroup quota), at least 1 */
-static unsigned count_cpus(void)
-{
-	cpu_set_t allowed;
-	long long quota = 0, period = 0;
-	unsigned count = 1;
-
-	if (sched_getaffinity(0, sizeof allowed, &allowed) == 0)
-		count = (unsigned)CPU_COUNT(&allowed);
-	FILE *file = fopen("/sys/fs/cgroup/cpu.max", "re");
-	if (file) {
-		int n = fscanf(file, "%lld %lld", &quota, &period);
-		(void)fclose(file);
-		if (n == 2 && period > 0 && quota > 0) {
-			unsigned most = (unsigned)((quota + period - 1) / period);
-			count = most < count ? most : count;
-		}
-	}
-	return count < 256 ? count : 256;
-}
 
 static int configure(struct weir__config *config, const struct weir_run_opts *opts)
 {
@@ -380,8 +378,46 @@ static int configure_alloc(const struct weir__config *config)
 	return err;
 }
 
+/* ---- fork() ------------------------------------------------------------- */
+
+static void before_fork(void)
+{
+	pthread_mutex_lock(&start_lock);
+	weir__calls_lock();
+}
+
+static void after_fork_here(void)
+{
+	weir__calls_unlock();
+	pthread_mutex_unlock(&start_lock);
+}
+
+/*
+ * The child has one thread, none of the rings (their memory is not handed down) and descriptors
+ * that are the parent's as well: it is outside of any runtime, and free to start its own.
+ */
+static void after_fork_there(void)
+{
+	weir__calls_forget();
+	weir__calls_unlock();
+	runtimes = 0;
+	pthread_mutex_unlock(&start_lock);
+	weir__signals_forget();
+	weir__heap_on_news(NULL, NULL);
+	if (weir__worker_self())
+		weir__worker_leave(weir__worker_self());
+}
+
+static void watch_forks(void)
+{
+	(void)pthread_atfork(before_fork, after_fork_here, after_fork_there);
+}
+
 int weir__process_enter(const struct weir__config *config)
 {
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	(void)pthread_once(&once, watch_forks);
 	pthread_mutex_lock(&start_lock);
 	int err = runtimes == 0 ? configure_alloc(config) : 0;
 	if (err == 0)
@@ -417,7 +453,7 @@ static void run_free(struct run *run)
 /* From malloc, not from our heaps: these outlive every worker. */
 static int run_new(const struct weir__config *config, struct run **ret)
 {
-	unsigned count = config->workers ? (unsigned)config->workers : count_cpus();
+	unsigned count = config->workers ? (unsigned)config->workers : weir__cpus_count("");
 	struct run *run = calloc(1, sizeof *run + count * sizeof *run->threads);
 
 	if (!run)
@@ -444,36 +480,165 @@ static int run_new(const struct weir__config *config, struct run **ret)
 	return 0;
 }
 
-int weir_run_with(const struct weir_run_opts *opts)
+/* 0, or 1 when the process is only to print its help, or -errno. */
+static int prepare(struct weir_run_opts *known, const struct weir_run_opts *opts, struct run **ret)
 {
-	struct weir_run_opts known = { 0 };
 	struct weir__config config;
-	struct run *run = NULL;
 
-	int err = weir__opts_copy(&known, sizeof known, opts, opts->size);
+	int err = weir__opts_copy(known, sizeof *known, opts, opts->size);
 	if (err < 0)
 		return err;
-	if (!known.fn || weir__worker_self())
+	if (!known->fn || weir__worker_self())
 		return -EINVAL;
-	err = configure(&config, &known);
+	err = configure(&config, known);
 	if (err < 0)
 		return err;
 	if (config.help) {
 		weir__config_help(stdout);
-		return 0;
+		return 1;
 	}
 	err = weir__process_enter(&config);
 	if (err < 0)
 		return err;
-	err = run_new(&config, &run);
-	if (err == 0) {
-		if (config.verbose) {
-			fprintf(stderr, "weir %s\n", WEIR_VERSION);
-			weir__config_dump(&config, stderr);
-		}
-		err = run_workers(run, &known);
-		run_free(run);
+	err = run_new(&config, ret);
+	if (err < 0) {
+		weir__process_leave();
+		return err;
 	}
+	if (known->hooks)
+		(*ret)->runtime.hooks = *known->hooks;
+	if (config.verbose) {
+		fprintf(stderr, "weir %s\n", WEIR_VERSION);
+		weir__config_dump(&config, stderr);
+	}
+	return 0;
+}
+
+static int conclude(struct run *run, int err)
+{
+	err = run_end(run, err);
+	run_free(run);
 	weir__process_leave();
 	return err;
+}
+
+int weir_run_with(const struct weir_run_opts *opts)
+{
+	struct weir_run_opts known = { 0 };
+	struct run *run = NULL;
+
+	int err = prepare(&known, opts, &run);
+	if (err != 0)
+		return err < 0 ? err : 0;
+	err = run_begin(run, &known);
+	if (err == 0)
+		weir__worker_run(run->runtime.workers[0]);
+	return conclude(run, err);
+}
+
+/* ---- In a foreign loop -------------------------------------------------- */
+
+struct weir_embed {
+	struct run *run;
+	int fd; /* the driver's */
+	bool is_over;
+};
+
+static struct weir__worker *embedded(const weir_embed *embed)
+{
+	return embed->run->runtime.workers[0];
+}
+
+/* As by two signals: no time to drain. */
+static void end_embedded(weir_embed *embed)
+{
+	struct weir__worker *self = embedded(embed);
+
+	if (!embed->is_over) {
+		atomic_fetch_add_explicit(&self->runtime->stop_requests, 2, memory_order_relaxed);
+		while (weir__worker_turn(self, weir__worker_settle(self)))
+			;
+	}
+	weir__worker_finish(self);
+}
+
+/* On an error the run is gone. */
+static int begin_embedded(weir_embed *embed, struct run *run, struct weir_run_opts *known)
+{
+	struct weir__driver *driver;
+
+	known->signals_ignored = true;
+	int err = run_begin(run, known);
+	if (err < 0)
+		return conclude(run, err);
+	embed->run = run;
+	driver = embedded(embed)->driver;
+	embed->fd = driver->ops->pollable(driver);
+	if (embed->fd >= 0)
+		return 0;
+	end_embedded(embed);
+	err = embed->fd;
+	(void)conclude(run, 0);
+	return err;
+}
+
+int weir_embed_open_with(weir_embed **ret, const struct weir_run_opts *opts)
+{
+	struct weir_run_opts known = { 0 };
+	struct run *run = NULL;
+	weir_embed *embed = calloc(1, sizeof *embed); /* like the run: outlives our heaps */
+
+	if (!embed)
+		return -ENOMEM;
+	int err = prepare(&known, opts, &run);
+	if (err == 0)
+		err = begin_embedded(embed, run, &known);
+	if (err != 0) {
+		free(embed);
+		return err < 0 ? err : -ECANCELED;
+	}
+	*ret = embed;
+	return 0;
+}
+
+int weir_embed_fd(const weir_embed *embed)
+{
+	return embed->fd;
+}
+
+int weir_embed_turn(weir_embed *embed)
+{
+	struct weir__worker *self = embedded(embed);
+
+	if (embed->is_over)
+		return 0;
+	self->now_ns = weir__clock_ns(); /* it has been away */
+	embed->is_over = !weir__worker_turn(self, 0);
+	return !embed->is_over;
+}
+
+int64_t weir_embed_next(weir_embed *embed)
+{
+	struct weir__worker *self = embedded(embed);
+
+	if (embed->is_over)
+		return 0;
+	int64_t until = weir__worker_settle(self);
+	int64_t due = self->driver->ops->flush(self->driver);
+	if (due < until)
+		until = due;
+	if (until == INT64_MAX)
+		return WEIR_FOREVER;
+	int64_t left = until - weir__clock_ns();
+	return left > 0 ? left : 0;
+}
+
+int weir_embed_close(weir_embed *embed)
+{
+	if (!embed)
+		return 0;
+	end_embedded(embed);
+	int result = conclude(embed->run, 0);
+	free(embed);
+	return result;
 }

@@ -74,11 +74,24 @@ bool weir__signals_catch(struct weir__runtime *runtime)
 	return true;
 }
 
-void weir__signals_release(void)
+static void put_back(void)
 {
 	for (int i = 0; i < SIGNALS; i++)
 		if (is_caught[i])
 			(void)sigaction(numbers[i], &old_actions[i], NULL);
+}
+
+void weir__signals_forget(void)
+{
+	if (atomic_load(&signal_runtime))
+		put_back();
+	atomic_store(&signal_runtime, NULL);
+	atomic_store(&inside, 0); /* handlers on threads the child has not got */
+}
+
+void weir__signals_release(void)
+{
+	put_back();
 	(void)atomic_exchange(&signal_runtime, NULL);
 	while (atomic_load(&inside) > 0)
 		(void)sched_yield();

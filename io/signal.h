@@ -16,4 +16,7 @@ WEIR_MUST bool weir__signals_catch(struct weir__runtime *runtime);
 /* Puts back what was there before; no handler of ours runs any more when it returns. */
 void weir__signals_release(void);
 
+/* In a child of fork(): the same, for a runtime that is the parent's. */
+void weir__signals_forget(void);
+
 #endif

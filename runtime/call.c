@@ -136,6 +136,21 @@ static void delist(const struct weir__runtime *runtime)
 	pthread_mutex_unlock(&list_lock);
 }
 
+void weir__calls_lock(void)
+{
+	pthread_mutex_lock(&list_lock);
+}
+
+void weir__calls_unlock(void)
+{
+	pthread_mutex_unlock(&list_lock);
+}
+
+void weir__calls_forget(void)
+{
+	running = NULL;
+}
+
 static int submission_main(void *arg)
 {
 	struct submission *submission = arg;

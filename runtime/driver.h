@@ -34,6 +34,14 @@ struct weir__driver_ops {
 	 * NULL; `from` is the calling worker's own driver.
 	 */
 	void (*wake)(struct weir__driver *target, struct weir__driver *from);
+	/*
+	 * For a worker in a foreign loop, which sleeps by itself: a descriptor (or -errno) readable
+	 * while there is something to reap; and, before it sleeps, hands over what is queued and
+	 * returns when the driver next wants a turn without that (absolute; 0: now, INT64_MAX:
+	 * never).
+	 */
+	int (*pollable)(struct weir__driver *driver);
+	int64_t (*flush)(struct weir__driver *driver);
 	/* Cancels what is in flight, waits for the kernel to let go, frees. */
 	void (*close)(struct weir__driver *driver);
 	/*

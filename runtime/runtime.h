@@ -311,6 +311,19 @@ WEIR_API WEIR_MUST int weir_call_on(unsigned worker, weir_fn fn, void *arg);
  */
 WEIR_API WEIR_MUST int weir_post(unsigned worker, void (*fn)(void *arg), void *arg);
 
+/*
+ * What a program wants to do on each worker's own thread: called with the worker's number and
+ * `user`, between tasks; what would park in them returns -EINVAL. NULL: nothing. park and unpark
+ * enclose every sleep in the kernel; not those of a worker in a foreign loop (weir_embed_open()).
+ */
+struct weir_thread_hooks {
+	void (*start)(unsigned worker, void *user);
+	void (*stop)(unsigned worker, void *user);
+	void (*park)(unsigned worker, void *user);
+	void (*unpark)(unsigned worker, void *user);
+	void *user;
+};
+
 /* A runtime's name, for threads that are none of its workers. Never used for another. */
 typedef struct weir_runtime {
 	uint64_t id;

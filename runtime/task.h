@@ -252,7 +252,8 @@ struct weir__runtime {
 		stop_requests; /* signals and weir_stop() so far; any thread, signal handlers */
 	_Atomic unsigned left; /* workers out of their loops; any worker */
 	_Atomic unsigned foreign_posts; /* weir__worker_post() under way outside its workers */
-	_Atomic bool has_fresh;		/* a task was spawned with .any: stays set */
+	struct weir_thread_hooks hooks;
+	_Atomic bool has_fresh; /* a task was spawned with .any: stays set */
 	/* for submissions: see call.c */
 	uint64_t id;
 	struct weir__runtime *next_running; /* under call.c's lock */
@@ -438,11 +439,23 @@ void weir__worker_run(struct weir__worker *worker);   /* the loop; returns when 
  */
 int64_t weir__worker_settle(struct weir__worker *worker);
 bool weir__worker_turn(struct weir__worker *worker, int64_t wait_until_ns);
+/* After the last turn(): waits until no other thread can want to wake this worker. */
+void weir__worker_finish(struct weir__worker *worker);
+static inline void weir__hook(const struct weir__worker *self, void (*hook)(unsigned, void *))
+{
+	if (__builtin_expect(hook != NULL, 0))
+		hook(self->index, self->runtime->hooks.user);
+}
 void weir__worker_leave(struct weir__worker *worker);
 void weir__worker_order(struct weir__worker *target, unsigned order);
 void weir__task_root(struct weir__runtime *runtime, weir_fn fn, void *arg);
 /* Runs the program's main function in the root task, open to submissions (call.c). */
 int weir__runtime_main(struct weir__runtime *runtime, weir_fn fn, void *arg);
+/* Around fork(): nobody finds or ends a runtime meanwhile; in the child, under the lock, none is
+ * left. */
+void weir__calls_lock(void);
+void weir__calls_unlock(void);
+void weir__calls_forget(void);
 void weir__run_ready(
 	struct weir__worker *self); /* from the scheduler stack: up to slice_left resumptions */
 

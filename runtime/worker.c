@@ -308,12 +308,16 @@ static void leave_together(struct weir__runtime *runtime)
 bool weir__worker_turn(struct weir__worker *self, int64_t wait_until_ns)
 {
 	self->counts.turns++;
-	self->counts.parks += wait_until_ns != 0;
-	if (wait_until_ns)
+	if (wait_until_ns) {
+		self->counts.parks++;
+		weir__hook(self, self->runtime->hooks.park);
 		weir__heap_lend();
+	}
 	self->driver->ops->submit_and_wait(self->driver, wait_until_ns);
 	weir__heap_resume();
 	rouse(self);
+	if (wait_until_ns)
+		weir__hook(self, self->runtime->hooks.unpark);
 	self->driver->ops->reap(self->driver);
 	self->now_ns = weir__clock_ns();
 	expire_timers(self);
@@ -329,6 +333,11 @@ void weir__worker_run(struct weir__worker *self)
 {
 	while (weir__worker_turn(self, weir__worker_settle(self)))
 		;
+	weir__worker_finish(self);
+}
+
+void weir__worker_finish(struct weir__worker *self)
+{
 	leave_together(self->runtime);
 	while (self->taken || atomic_load_explicit(&self->inbox, memory_order_relaxed))
 		handle_messages(self); /* weir_post(): from here on it is refused */
