@@ -357,6 +357,9 @@ void weir__worker_init(struct weir__worker *worker, struct weir__runtime *runtim
 	weir__classes_init(worker);
 	worker->control.fn = handle_orders;
 	weir__fresh_init(&worker->fresh);
+	/* until its first turn; a wake-up that comes before that ends its first wait */
+	worker->is_settled = true;
+	atomic_init(&worker->park_state, WEIR__PARKED);
 	worker->now_ns = weir__clock_ns();
 	weir__wheel_init(&worker->wheel, worker->now_ns);
 }
