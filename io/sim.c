@@ -186,6 +186,13 @@ static void cancel_everything(struct weir__sim *sim, struct weir__msg *msg)
 	weir__worker_post(sim->runtime->workers[0], msg);
 }
 
+/* Programs do not know the library's own tasks, and cannot cancel one of them. */
+static bool is_internal(const struct weir__task *task)
+{
+	return task->owner &&
+	       (strncmp(task->site, "io/", 3) == 0 || strncmp(task->site, "runtime/", 8) == 0);
+}
+
 static void cancel_chosen(struct weir__sim_worker *worker)
 {
 	struct weir__sim *sim = worker->sim;
@@ -193,7 +200,12 @@ static void cancel_chosen(struct weir__sim_worker *worker)
 
 	worker->cancel = NULL;
 	weir__sim_trace(sim, "cancel", weir__task_id(task), sim->result.suspensions, 0);
-	weir__task_cancel(worker->io.worker, task);
+	while (sim->opts->cancel_task && is_internal(task))
+		task = task->owner->task;
+	if (task->worker == worker->io.worker)
+		weir__task_cancel(task->worker, task);
+	else
+		weir__task_cancel_remote(task);
 	if (!sim->opts->cancel_task)
 		cancel_everything(sim, &sim->cancel[0]);
 }
@@ -218,7 +230,8 @@ void weir__sim_pause(struct weir__sim_worker *worker, int64_t until_ns)
 	meddle(worker);
 	if (until_ns && weir__sim_chance(sim, sim->plan.spurious))
 		until_ns = 0;
-	worker->is_waiting = until_ns != 0 && !worker->io.worker->runq_head;
+	worker->is_waiting = until_ns != 0 && !worker->io.worker->runq_head &&
+			     !worker->io.worker->classes_waiting;
 	worker->until_ns = until_ns;
 	leave_worker(worker, false);
 	worker->is_waiting = false;
@@ -470,14 +483,20 @@ static struct weir__sim *new_sim(const struct weir_sim_opts *opts, uint64_t seed
 	return sim;
 }
 
-/* The root task's way in: what fn returns is kept apart from how the run ended. */
+static int main_task(void *arg)
+{
+	struct weir__sim *sim = arg;
+
+	return weir__runtime_main(sim->runtime, sim->opts->fn, sim->opts->arg);
+}
+
 static void start_root(struct weir__sim *sim)
 {
 	struct weir__worker *first = sim->runtime->workers[0];
 
 	weir__worker_tls = first;
 	(void)weir__heap_switch(sim->workers[0]->heap);
-	weir__task_root(sim->runtime, sim->opts->fn, sim->opts->arg);
+	weir__task_root(sim->runtime, main_task, sim);
 	(void)weir__heap_switch(sim->thread_heap);
 	weir__worker_tls = NULL;
 }

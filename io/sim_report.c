@@ -16,8 +16,9 @@ WEIR__SECTION_BOUNDS(const struct weir__wait_kind, weir_wait_kinds);
 static const struct weir__wait_kind *kind_of(const struct weir__task *task)
 {
 	const struct weir__wait_kind *kind = __start_weir_wait_kinds;
+	weir__abort_fn abort = task->abort ? task->abort : task->aborted;
 
-	while (kind < __stop_weir_wait_kinds && kind->abort != task->abort)
+	while (kind < __stop_weir_wait_kinds && kind->abort != abort)
 		kind++;
 	return kind < __stop_weir_wait_kinds ? kind : NULL;
 }
@@ -25,19 +26,18 @@ static const struct weir__wait_kind *kind_of(const struct weir__task *task)
 static void print_wait(struct weir__sim *sim, const struct weir__task *task)
 {
 	char details[128] = "";
-	const struct weir__wait_kind *kind = task->abort ? kind_of(task) : NULL;
+	const struct weir__wait_kind *kind = kind_of(task);
+	bool is_text = !task->abort && !task->aborted; /* see weir__task.wait */
 
 	if (kind && kind->describe)
 		kind->describe(task, details, sizeof details);
 	if (kind)
 		fprintf(sim->out, "in %s%s%s", kind->label_of ? kind->label_of(task) : kind->label,
 			*details ? ": " : "", details);
-	else if (task->abort)
-		fputs("parked", sim->out);
-	else if (task->wait)
-		fprintf(sim->out, "in %s, which cannot be interrupted", (const char *)task->wait);
 	else
-		fputs("interrupted, and still parked", sim->out);
+		fputs(is_text && task->wait ? (const char *)task->wait : "parked", sim->out);
+	if (!task->abort)
+		fputs(is_text ? ", not to be interrupted," : ", interrupted,", sim->out);
 	fprintf(sim->out, " for %.6f ms", (double)(sim->now_ns - task->parked_ns) / 1e6);
 }
 

@@ -16,5 +16,13 @@ $B/tests/test_%.o: FLAGS += -I. -D_GNU_SOURCE= -Wno-missing-prototypes
 docs: $B/tests/run  ## docs/environment.md from the option table
 	$(Q)UPDATE_DOCS=1 CK_RUN_CASE=documentation $< runtime_config
 
+# The scenarios of the simulator are programs: they see the public headers alone.
+SIM_OBJS := $(patsubst %.c,$B/%.o,$(wildcard tests/sim*.c))
+$B/tests/sim%.o: FLAGS += -D_GNU_SOURCE=
+$B/tests/sim: $(SIM_OBJS) $B/libweir.a
+	$(call say,LD) $(CC) $(BASE) $^ $(LDLIBS) -o $@
+sim: $B/tests/sim  ## the library's own scenarios with 10,000 seeds each (SEEDS=) in the simulator
+	$(Q)$(RUN) $< -n $(or $(SEEDS),10000)
+
 FORCE:
-.PHONY: FORCE docs
+.PHONY: FORCE docs sim
