@@ -198,6 +198,45 @@ static int sleep_long(void *arg)
 	return weir_sleep(60 * WEIR_SEC) == -ECANCELED ? 0 : -EIO;
 }
 
+/* In libweir.a like the switch: a worker's wheel, bare. Its size is not public, but less than this.
+ */
+struct timer {
+	void *links[2];
+	int64_t expires_ns;
+};
+void weir__wheel_init(void *wheel, int64_t now_ns);
+void weir__timer_arm(void *wheel, struct timer *timer, int64_t expires_ns);
+void weir__timer_cancel(void *wheel, struct timer *timer);
+
+/* Up to a minute from now, none like the one before; all armed, then all cancelled. */
+static uint64_t timers_armed(uint64_t count)
+{
+	static _Alignas(64) char wheel[8192];
+	int64_t now = weir_now();
+	struct timer *timers = weir_zalloc(count * sizeof *timers);
+	if (!timers)
+		return 0;
+	weir__wheel_init(wheel, now);
+	for (uint64_t i = 0; i < count; i++)
+		weir__timer_arm(wheel, &timers[i], now + (int64_t)(i * 7919 % 60000) * WEIR_MS);
+	for (uint64_t i = 0; i < count; i++)
+		weir__timer_cancel(wheel, &timers[i]);
+	weir_free(timers);
+	return count;
+}
+
+static uint64_t timers_100000(void *arg)
+{
+	(void)arg;
+	return timers_armed(100000);
+}
+
+static uint64_t timers_1000000(void *arg)
+{
+	(void)arg;
+	return timers_armed(1000000);
+}
+
 /* Spawn, park in a sleep, cancel, join: many tasks, each with a stack of its own. */
 static uint64_t sleep_cancelled(void *arg)
 {
@@ -335,6 +374,8 @@ int main(int argc, char **argv)
 		{ "scope_plain", scope_plain },
 		{ "timer_armed_cancelled", timer_armed_cancelled },
 		{ "timer_short_cancelled", timer_short_cancelled },
+		{ "timers_100000", timers_100000 },
+		{ "timers_1000000", timers_1000000 },
 		{ "sleep_cancelled", sleep_cancelled },
 		{ "chan_pingpong", chan_pingpong },
 		{ "chan_spsc_1", chan_spsc_1 },

@@ -398,6 +398,38 @@ START_TEST(cancellation_waits_outside_a_shield)
 }
 END_TEST
 
+static int nest_shields(void *arg)
+{
+	(void)arg;
+	WEIR_SCOPE(scope, 2 * WEIR_MS);
+	weir_scope_cancel(&scope);
+	WEIR_SHIELD(outer, 4 * WEIR_MS);
+	{
+		WEIR_SCOPE(inside, WEIR_MS);
+		ck_assert_int_eq(weir_sleep(WEIR_SEC), -ETIME);
+		weir_scope_cancel(&inside);
+		ck_assert_int_eq(weir_sleep(WEIR_SEC), -ECANCELED);
+		WEIR_SHIELD(inner, 500 * WEIR_SEC); /* against that, and outer's deadline too */
+		ck_assert_int_gt(weir_time_left(), 400 * WEIR_SEC);
+		TRY(weir_sleep(5 * WEIR_MS));
+		WEIR_SCOPE(innermost, WEIR_MS);
+		ck_assert_int_eq(weir_sleep(WEIR_SEC), -ETIME);
+	}
+	ck_assert_int_eq(weir_sleep(WEIR_SEC), -ETIME); /* outer's, by now */
+	weir_scope_cancel(&outer);
+	ck_assert_int_eq(weir_yield(), -ECANCELED);
+	weir_scope_close(&outer);
+	ck_assert_int_eq(weir_yield(), -ECANCELED);
+	weir_scope_close(&scope);
+	return weir_yield();
+}
+
+START_TEST(shields_and_deadlines_nest)
+{
+	run_on(1, nest_shields, NULL);
+}
+END_TEST
+
 /* ---- Cancelling ----------------------------------------------------------------------------- */
 
 static int check_cancelled(void *arg)
@@ -552,6 +584,39 @@ START_TEST(cancelling_finds_children_in_every_state)
 }
 END_TEST
 
+/* ---- Breadth -------------------------------------------------------------------------------- */
+
+static int wait_in_crowd(void *arg)
+{
+	int err = weir_sleep(1000 * WEIR_SEC);
+
+	(void)arg;
+	ended++;
+	return err;
+}
+
+static int cancel_broad(void *arg)
+{
+	unsigned crowd = *(unsigned *)arg;
+	WEIR_SCOPE(scope, 2 * WEIR_SEC * 1000);
+
+	for (unsigned i = 0; i < crowd; i++)
+		TRY(weir_spawn(&scope, wait_in_crowd, NULL, .worker = WEIR_ON_WORKER(i % 2)));
+	TRY(weir_sleep(5 * WEIR_MS));
+	weir_scope_cancel(&scope);
+	ck_assert_int_eq(weir_scope_wait(&scope), -ECANCELED);
+	ck_assert_uint_eq(ended, crowd);
+	return 0;
+}
+
+START_TEST(ten_thousand_in_one_scope_end_at_once)
+{
+	unsigned crowd = TESTS_SLOW ? 500 : 10000;
+
+	run_on(2, cancel_broad, &crowd);
+}
+END_TEST
+
 /* ---- Depth ---------------------------------------------------------------------------------- */
 
 static unsigned deepest;
@@ -681,12 +746,14 @@ Suite *runtime_scope_suite(void)
 	tcase_add_test(rules, children_and_opener_may_end_in_one_turn);
 	tcase_add_loop_test(rules, a_shield_lets_clean_up_block_for_so_long, 0, 2);
 	tcase_add_test(rules, cancellation_waits_outside_a_shield);
+	tcase_add_test(rules, shields_and_deadlines_nest);
 	tcase_add_test(rules, a_task_cancelled_before_its_first_run_still_runs);
 	suite_add_tcase(suite, rules);
 
 	tcase_set_timeout(stress, 60);
 	tcase_add_test(stress, a_child_of_any_worker_can_cancel_its_scope);
 	tcase_add_test(stress, cancelling_finds_children_in_every_state);
+	tcase_add_test(stress, ten_thousand_in_one_scope_end_at_once);
 	tcase_add_test(stress, a_chain_of_a_hundred_thousand_ends_at_once);
 	tcase_add_loop_test(stress, misuse_is_a_crash_report, 0, 3);
 	suite_add_tcase(suite, stress);

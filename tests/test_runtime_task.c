@@ -35,6 +35,64 @@ static int return_arg(void *arg)
 	return (int)(intptr_t)arg;
 }
 
+/* ---- Many parked ---------------------------------------------------------------------------- */
+
+/* Bytes of the process that are in memory, and how many mappings it has. */
+static int64_t resident_bytes(unsigned *ret_mappings)
+{
+	char line[512];
+	FILE *statm = fopen("/proc/self/statm", "r"), *maps = fopen("/proc/self/maps", "r");
+	long pages = 0;
+
+	ck_assert(statm && maps && fscanf(statm, "%*d %ld", &pages) == 1);
+	*ret_mappings = 0;
+	while (fgets(line, sizeof line, maps))
+		++*ret_mappings;
+	(void)fclose(statm);
+	(void)fclose(maps);
+	return (int64_t)pages * sysconf(_SC_PAGESIZE);
+}
+
+static unsigned parked_now;
+
+static int park_for_good(void *arg)
+{
+	(void)arg;
+	parked_now++;
+	return weir_sleep(WEIR_FOREVER) == -ECANCELED ? 0 : -EIO;
+}
+
+/* More than 32,700, where guards made by mprotect() would have used up the kernel's mappings. */
+static int park_many(void *arg)
+{
+	unsigned mappings, count = *(unsigned *)arg;
+	int64_t before = resident_bytes(&mappings);
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	for (unsigned i = 0; i < count; i++) {
+		int err = weir_spawn(&scope, park_for_good, NULL);
+		if (err < 0)
+			return err;
+	}
+	while (parked_now < count)
+		(void)weir_yield();
+	int64_t each = (resident_bytes(&mappings) - before) / count;
+	if (!TESTS_SLOW) {
+		ck_assert_int_le(each, 4600);
+		ck_assert_uint_lt(mappings, 1000);
+	}
+	weir_scope_cancel(&scope);
+	return weir_scope_wait(&scope) == -ECANCELED ? 0 : -EIO;
+}
+
+START_TEST(a_parked_task_costs_a_page_and_a_record)
+{
+	unsigned count = TESTS_SLOW ? 500 : 36000;
+
+	run_on(1, park_many, &count);
+}
+END_TEST
+
 /* ---- Depth first ---------------------------------------------------------------------------- */
 
 static uint64_t stacks_max, leaves;
@@ -805,6 +863,7 @@ Suite *runtime_task_suite(void)
 	tcase_set_tags(more, "fast");
 	tcase_set_timeout(more, 20);
 	tcase_add_test(more, a_tree_over_two_workers_joins);
+	tcase_add_test(more, a_parked_task_costs_a_page_and_a_record);
 	tcase_add_test(more, a_tree_has_about_as_many_stacks_as_it_is_deep);
 	tcase_add_test(more, who_spawns_for_ever_keeps_nobody_waiting);
 	tcase_add_loop_test(more, a_task_that_gets_no_stack_ends_with_enomem, 0, 2);
