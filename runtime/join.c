@@ -45,6 +45,12 @@ int weir__join_spawn(struct weir__scope *scope, struct weir__spawn *spawn,
 	return err;
 }
 
+/* Under the lock, since the join may be gone when the task that waits runs. */
+static void serve(struct weir__waiter *waiter)
+{
+	waiter->count = (size_t)((struct join *)waiter->object)->result;
+}
+
 void weir__join_end(struct weir_join *public_join, int result)
 {
 	struct weir__worker *self = weir__worker_self();
@@ -54,7 +60,7 @@ void weir__join_end(struct weir_join *public_join, int result)
 	weir__lock(&join->lock);
 	join->result = result;
 	atomic_store_explicit(&join->state, ENDED, memory_order_release);
-	weir__release_begin(self, &join->queue, 0, &release);
+	weir__release_with(self, &join->queue, 0, serve, &release);
 	weir__unlock(&join->lock);
 	weir__release_end(self, &join->lock, &release);
 }
@@ -85,10 +91,11 @@ static bool enter(struct join *join, struct weir__waiter *waiter)
 {
 	weir__lock(&join->lock);
 	bool ended = atomic_load_explicit(&join->state, memory_order_relaxed) == ENDED;
-	if (ended)
-		(void)weir__claim_self(waiter);
-	else
+	waiter->object = join;
+	if (!ended)
 		weir__waitq_add(&join->lock, &join->queue, waiter);
+	else if (weir__claim_self(waiter))
+		serve(waiter);
 	weir__unlock(&join->lock);
 	return ended;
 }
@@ -104,15 +111,14 @@ int weir_join_wait(struct weir_join *public_join, int *ret)
 		return err;
 	if (atomic_load_explicit(&join->state, memory_order_relaxed) == UNUSED)
 		return -EINVAL;
-	if (!has_ended(join)) {
-		weir__waiter_init(&waiter, self->current);
-		if (!enter(join, &waiter))
-			err = weir__wait(self, &waiter, &about_join);
-	}
-	if (err < 0)
-		return err;
-	*ret = join->result;
-	return 0;
+	weir__waiter_init(&waiter, self->current);
+	if (!enter(join, &waiter))
+		err = weir__wait(self, &waiter, &about_join);
+	else
+		weir__budget_spend(self);
+	if (err == 0)
+		*ret = (int)waiter.count;
+	return err;
 }
 
 bool weir_join_has_ended(const struct weir_join *join)
@@ -136,19 +142,16 @@ static bool poll_case(struct weir__worker *self, struct weir_case *wanted)
 static bool enter_case(struct weir__worker *self, struct weir_case *wanted,
 		       struct weir__waiter *waiter)
 {
-	struct join *join = wanted->object_;
-
 	(void)self;
-	bool ended = enter(join, waiter);
-	if (ended)
-		wanted->result = join->result;
-	return ended;
+	if (!enter(wanted->object_, waiter))
+		return false;
+	wanted->result = (int)waiter->count;
+	return true;
 }
 
 static void granted(struct weir_case *wanted, struct weir__waiter *waiter)
 {
-	(void)waiter;
-	wanted->result = ((struct join *)wanted->object_)->result;
+	wanted->result = (int)waiter->count;
 }
 
 static const struct weir__waitable source = { .poll = poll_case,

@@ -583,6 +583,115 @@ WEIR_API WEIR_MUST WEIR_NONNULL int weir_oneshot_try_recv(struct weir_oneshot *o
 /* Nothing more will be sent: what was sent can be received, then -EPIPE. Either side may say so. */
 WEIR_API WEIR_NONNULL void weir_oneshot_close(struct weir_oneshot *oneshot);
 
+/* Something that is to be done once. All-zero memory is a new one; there is nothing to end. */
+struct weir_once {
+	void *private_[3];
+};
+
+/*
+ * Runs fn(arg), in the first task that comes; parks who comes meanwhile. When fn fails, its error
+ * is the result of that call alone, and the next who waits, or comes, runs its own. Returns 0 once
+ * some fn has returned 0 or more, an error of fn's, -ECANCELED, -ETIME, -EINVAL.
+ */
+WEIR_API WEIR_MUST int weir_once(struct weir_once *once, weir_fn fn, void *arg);
+
+/* A place where so many tasks wait for each other, again and again. */
+struct weir_barrier {
+	void *private_[4];
+};
+
+WEIR_API WEIR_NONNULL void weir_barrier_init(struct weir_barrier *barrier, unsigned parties);
+WEIR_API WEIR_NONNULL void weir_barrier_done(struct weir_barrier *barrier);
+
+/*
+ * Parks until `parties` tasks have come. Returns 1 in the one that came last, 0 in the others;
+ * -ECANCELED or -ETIME: it has not come, and may do so later; -EPIPE, -EINVAL.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_barrier_wait(struct weir_barrier *barrier);
+
+/* Counts what is under way, for who waits until nothing is. */
+struct weir_group {
+	void *private_[4];
+};
+
+WEIR_API WEIR_NONNULL void weir_group_init(struct weir_group *group);
+WEIR_API WEIR_NONNULL void weir_group_done(struct weir_group *group);
+
+/* Returns 0, -EPIPE when closed, -EOVERFLOW. */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_group_add(struct weir_group *group, size_t members);
+/* One less. */
+WEIR_API WEIR_NONNULL void weir_group_finish(struct weir_group *group);
+/* Nothing more can be added. */
+WEIR_API WEIR_NONNULL void weir_group_close(struct weir_group *group);
+/* Parks until there is none. Returns 0, -ECANCELED, -ETIME, -EPIPE, -EINVAL. */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_group_wait(struct weir_group *group);
+
+/* ---- One to many -------------------------------------------------------- */
+
+/* A channel whose every item goes to every reader. Sending never waits: slow readers miss items. */
+typedef struct weir_broadcast weir_broadcast;
+
+/* Gives one that keeps the last `capacity` items of `item_bytes`; NULL when memory is exhausted. */
+WEIR_API WEIR_MUST weir_broadcast *weir_broadcast_new(size_t item_bytes, size_t capacity);
+/* Takes it. Who still waits gets -EPIPE; no reader may be used again. Accepts NULL. */
+WEIR_API void weir_broadcast_free(weir_broadcast *broadcast);
+/* Copies *item in, over the oldest one. Does not park, any thread. Returns 0 or -EPIPE (closed). */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_broadcast_send(weir_broadcast *broadcast,
+							const void *item);
+/* No more sends; readers read what is left and then get -EPIPE. */
+WEIR_API WEIR_NONNULL void weir_broadcast_close(weir_broadcast *broadcast);
+
+/* Where one task has got to. Caller's memory; nothing to end. For one task at a time. */
+struct weir_reader {
+	void *private_[4];
+};
+
+/* Reads what is sent from now on. */
+WEIR_API WEIR_NONNULL void weir_reader_init(struct weir_reader *reader, weir_broadcast *broadcast);
+
+/*
+ * Copies the next item to *ret; parks until there is one. Returns 0; -EOVERFLOW when items were
+ * overwritten unread: weir_reader_missed() counts them, and the next call gets the oldest that is
+ * left; -EPIPE when closed and everything read, -ECANCELED, -ETIME, -EINVAL.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_reader_recv(struct weir_reader *reader, void *ret);
+/* -EAGAIN instead of parking. */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_reader_try_recv(struct weir_reader *reader, void *ret);
+/* Items missed so far, as far as weir_reader_recv() has said so. */
+WEIR_API WEIR_NONNULL uint64_t weir_reader_missed(const struct weir_reader *reader);
+
+/* A value that changes, such as a configuration: who waits gets the latest, not every one. */
+typedef struct weir_watch weir_watch;
+
+/* Gives one that holds a copy of *item; NULL when memory is exhausted. */
+WEIR_API WEIR_MUST WEIR_NONNULL weir_watch *weir_watch_new(size_t item_bytes, const void *item);
+/* Takes it. Who still waits gets -EPIPE. Accepts NULL. */
+WEIR_API void weir_watch_free(weir_watch *watch);
+/* Copies *item in and wakes who waits. Does not park, any thread. */
+WEIR_API WEIR_NONNULL void weir_watch_set(weir_watch *watch, const void *item);
+/* Copies the value to *ret and returns its version, which grows with every change. */
+WEIR_API WEIR_NONNULL uint64_t weir_watch_get(weir_watch *watch, void *ret);
+/* There will be no more changes: who waits gets -EPIPE. */
+WEIR_API WEIR_NONNULL void weir_watch_close(weir_watch *watch);
+
+/*
+ * Parks until the version is another than *version (0: any), then copies the value to *ret and its
+ * version to *version. Returns 0, -EPIPE, -ECANCELED, -ETIME, -EINVAL.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_watch_wait(weir_watch *watch, uint64_t *version,
+						    void *ret);
+
+static inline void weir__broadcast_cleanup(weir_broadcast **broadcast)
+{
+	weir_broadcast_free(*broadcast);
+}
+static inline void weir__watch_cleanup(weir_watch **watch)
+{
+	weir_watch_free(*watch);
+}
+#define weir_auto_broadcast WEIR_CLEANUP(weir__broadcast_cleanup) weir_broadcast *
+#define weir_auto_watch	    WEIR_CLEANUP(weir__watch_cleanup) weir_watch *
+
 /* ---- Waiting for several things ----------------------------------------- */
 
 /* One of the things a weir_select() waits for, made by a weir_case_...() function. */
@@ -624,6 +733,10 @@ WEIR_API WEIR_NONNULL struct weir_case weir_case_join(struct weir_join *join);
 WEIR_API WEIR_NONNULL struct weir_case weir_case_sem(struct weir_sem *sem, size_t units);
 WEIR_API WEIR_NONNULL struct weir_case weir_case_event(struct weir_event *event);
 WEIR_API WEIR_NONNULL struct weir_case weir_case_notify(struct weir_notify *notify);
+WEIR_API WEIR_NONNULL struct weir_case weir_case_group(struct weir_group *group);
+WEIR_API WEIR_NONNULL struct weir_case weir_case_reader(struct weir_reader *reader, void *ret);
+WEIR_API WEIR_NONNULL struct weir_case weir_case_watch(weir_watch *watch, uint64_t *version,
+						       void *ret);
 WEIR_API WEIR_NONNULL struct weir_case weir_case_oneshot(struct weir_oneshot *oneshot, void **ret);
 /* ---- Blocking calls ----------------------------------------------------- */
 

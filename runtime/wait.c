@@ -133,7 +133,7 @@ void weir__wakes_send(struct weir__worker *self, struct weir__wakes *wakes)
 
 /* Under the lock: grants to some. True: there may be more. */
 static bool grant_some(struct weir__worker *self, struct weir__waitq *queue, int result,
-		       struct weir__wakes *wakes)
+		       weir__serve_fn serve, struct weir__wakes *wakes)
 {
 	struct weir__waiter *waiter;
 
@@ -142,6 +142,8 @@ static bool grant_some(struct weir__worker *self, struct weir__waitq *queue, int
 		waiter = weir__waitq_grant(self, queue, result);
 		if (!waiter)
 			return false;
+		if (serve)
+			serve(waiter);
 		weir__wakes_add(wakes, waiter);
 	}
 	return !weir__waitq_is_empty(queue);
@@ -151,8 +153,8 @@ static bool grant_some(struct weir__worker *self, struct weir__waitq *queue, int
  * Until the queue is empty. Who is leaving by itself needs the lock once more: a matter of
  * microseconds.
  */
-static void serve(struct weir__worker *self, struct weir__lock *lock, struct weir__waitq *queue,
-		  int result)
+static void grant_all(struct weir__worker *self, struct weir__lock *lock, struct weir__waitq *queue,
+		      int result, weir__serve_fn serve)
 {
 	bool is_empty;
 
@@ -160,7 +162,7 @@ static void serve(struct weir__worker *self, struct weir__lock *lock, struct wei
 		struct weir__wakes wakes;
 
 		weir__lock(lock);
-		bool has_more = grant_some(self, queue, result, &wakes);
+		bool has_more = grant_some(self, queue, result, serve, &wakes);
 		is_empty = weir__waitq_is_empty(queue);
 		weir__unlock(lock);
 		weir__wakes_send(self, &wakes);
@@ -169,13 +171,14 @@ static void serve(struct weir__worker *self, struct weir__lock *lock, struct wei
 	} while (!is_empty);
 }
 
-void weir__release_begin(struct weir__worker *self, struct weir__waitq *queue, int result,
-			 struct weir__release *release)
+void weir__release_with(struct weir__worker *self, struct weir__waitq *queue, int result,
+			weir__serve_fn serve, struct weir__release *release)
 {
 	struct weir__link *ring = &release->rest.ring;
 
 	release->result = result;
-	release->has_rest = grant_some(self, queue, result, &release->wakes);
+	release->serve = serve;
+	release->has_rest = grant_some(self, queue, result, serve, &release->wakes);
 	if (release->has_rest) {
 		*ring = queue->ring;
 		ring->next->prev = ring->prev->next = ring;
@@ -188,7 +191,7 @@ void weir__release_end(struct weir__worker *self, struct weir__lock *lock,
 {
 	weir__wakes_send(self, &release->wakes);
 	if (release->has_rest)
-		serve(self, lock, &release->rest, release->result);
+		grant_all(self, lock, &release->rest, release->result, release->serve);
 }
 
 void weir__release_all(struct weir__worker *self, struct weir__lock *lock,
@@ -204,5 +207,5 @@ void weir__release_all(struct weir__worker *self, struct weir__lock *lock,
 
 void weir__waitq_done(struct weir__lock *lock, struct weir__waitq *queue)
 {
-	serve(weir__worker_self(), lock, queue, -EPIPE);
+	grant_all(weir__worker_self(), lock, queue, -EPIPE, NULL);
 }

@@ -246,15 +246,23 @@ void weir__wakes_send(struct weir__worker *self, struct weir__wakes *wakes);
  * rest, if they are many, moved to a queue on the caller's stack; after the unlock they are woken.
  * With few waiters the object is not touched after the unlock.
  */
+typedef void (*weir__serve_fn)(struct weir__waiter *waiter);
+
 struct weir__release {
+	weir__serve_fn serve; /* hands over under the lock, may change the result; or NULL */
 	struct weir__wakes wakes;
 	struct weir__waitq rest;
 	bool has_rest;
 	int result;
 };
 
-void weir__release_begin(struct weir__worker *self, struct weir__waitq *queue, int result,
-			 struct weir__release *release);
+void weir__release_with(struct weir__worker *self, struct weir__waitq *queue, int result,
+			weir__serve_fn serve, struct weir__release *release);
+static inline void weir__release_begin(struct weir__worker *self, struct weir__waitq *queue,
+				       int result, struct weir__release *release)
+{
+	weir__release_with(self, queue, result, NULL, release);
+}
 void weir__release_end(struct weir__worker *self, struct weir__lock *lock,
 		       struct weir__release *release);
 

@@ -23,6 +23,9 @@ static union {
 	struct weir_event event;
 	struct weir_notify notify;
 	struct weir_oneshot oneshot;
+	struct weir_group group;
+	struct weir_barrier barrier;
+	struct weir_once once;
 } one;
 static struct weir_mutex cond_mutex;
 static struct weir_cond cond;
@@ -251,6 +254,91 @@ static void done_chan(void)
 	weir_chan_free(chan);
 }
 
+static int start_group(void)
+{
+	weir_group_init(&one.group);
+	return weir_group_add(&one.group, 2);
+}
+
+static int wait_group(void)
+{
+	return weir_group_wait(&one.group);
+}
+
+static void give_group(void)
+{
+	weir_group_finish(&one.group);
+	weir_group_finish(&one.group);
+}
+
+static void done_group(void)
+{
+	weir_group_done(&one.group);
+}
+
+static weir_broadcast *broadcast;
+
+static int start_broadcast(void)
+{
+	broadcast = weir_broadcast_new(sizeof(int), 2);
+	return broadcast ? 0 : -ENOMEM;
+}
+
+static int wait_broadcast(void)
+{
+	struct weir_reader reader;
+	int item = 0;
+
+	weir_reader_init(&reader, broadcast);
+	TRY(weir_reader_recv(&reader, &item));
+	expect(item == 7);
+	return 0;
+}
+
+static void give_broadcast(void)
+{
+	int item = 7;
+
+	ck_assert_int_eq(weir_broadcast_send(broadcast, &item), 0);
+}
+
+static void done_broadcast(void)
+{
+	weir_broadcast_free(broadcast);
+}
+
+static weir_watch *watch;
+
+static int start_watch(void)
+{
+	int item = 1;
+
+	watch = weir_watch_new(sizeof item, &item);
+	return watch ? 0 : -ENOMEM;
+}
+
+static int wait_watch(void)
+{
+	uint64_t version = 1;
+	int item = 0;
+
+	TRY(weir_watch_wait(watch, &version, &item));
+	expect(item == 7 && version == 2);
+	return 0;
+}
+
+static void give_watch(void)
+{
+	int item = 7;
+
+	weir_watch_set(watch, &item);
+}
+
+static void done_watch(void)
+{
+	weir_watch_free(watch);
+}
+
 /* Two cases that never come about it, one that comes late, and the one that is meant. */
 static int select_one(struct weir_case wanted)
 {
@@ -291,6 +379,32 @@ static int select_oneshot(void)
 
 	TRY(select_one(weir_case_oneshot(&one.oneshot, &value)));
 	expect(value == &one);
+	return 0;
+}
+
+static int select_group(void)
+{
+	return select_one(weir_case_group(&one.group));
+}
+
+static int select_broadcast(void)
+{
+	struct weir_reader reader;
+	int item = 0;
+
+	weir_reader_init(&reader, broadcast);
+	TRY(select_one(weir_case_reader(&reader, &item)));
+	expect(item == 7);
+	return 0;
+}
+
+static int select_watch(void)
+{
+	uint64_t version = 1;
+	int item = 0;
+
+	TRY(select_one(weir_case_watch(watch, &version, &item)));
+	expect(item == 7 && version == 2);
 	return 0;
 }
 
@@ -340,6 +454,14 @@ static const struct kind {
 	{ "select notify", start_notify, select_notify, give_notify, done_notify, SERVES_ONE },
 	{ "select oneshot", start_oneshot, select_oneshot, give_oneshot, done_oneshot,
 	  SERVES_ONCE },
+	{ "group", start_group, wait_group, give_group, done_group, SERVES_ALL },
+	{ "broadcast", start_broadcast, wait_broadcast, give_broadcast, done_broadcast,
+	  SERVES_ALL },
+	{ "watch", start_watch, wait_watch, give_watch, done_watch, SERVES_ALL },
+	{ "select group", start_group, select_group, give_group, done_group, SERVES_ALL },
+	{ "select broadcast", start_broadcast, select_broadcast, give_broadcast, done_broadcast,
+	  SERVES_ALL },
+	{ "select watch", start_watch, select_watch, give_watch, done_watch, SERVES_ALL },
 	{ "select receive", start_recv, select_recv, give_item, done_chan, SERVES_ONE },
 	{ "select send", start_send, select_send, give_room, done_chan, SERVES_ONE },
 };
@@ -703,6 +825,220 @@ START_TEST(one_notification_is_kept_and_one_value_received_once)
 }
 END_TEST
 
+static int once_runs, once_result;
+
+static int run_once(void *arg)
+{
+	(void)arg;
+	once_runs++;
+	int result = once_result;
+	TRY(weir_sleep(WEIR_MS));
+	return result;
+}
+
+static int call_once(void *arg)
+{
+	results[(intptr_t)arg] = weir_once(&one.once, run_once, NULL);
+	return 0;
+}
+
+static int fail_then_do(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+	WEIR_SCOPE(first, WEIR_FOREVER);
+
+	(void)arg;
+	once_result = -EIO;
+	TRY(weir_spawn(&first, call_once, (void *)0));
+	for (intptr_t i = 1; i < WAITERS; i++)
+		TRY(weir_spawn(&scope, call_once, (void *)i));
+	TRY(weir_yield());
+	once_result = 3;
+	TRY(weir_scope_wait(&scope));
+	ck_assert_int_eq(once_runs, 2); /* the failure, and one more */
+	ck_assert_int_eq(results[0], -EIO);
+	for (int i = 1; i < WAITERS; i++)
+		ck_assert_int_eq(results[i], 0);
+	TRY(weir_once(&one.once, run_once, NULL));
+	ck_assert_int_eq(once_runs, 2);
+	return 0;
+}
+
+START_TEST(once_is_once_and_a_failure_is_tried_again)
+{
+	run_on(1, fail_then_do, NULL);
+}
+END_TEST
+
+static int leaders;
+
+static int meet(void *arg)
+{
+	int err = weir_barrier_wait(&one.barrier);
+
+	leaders += err == 1;
+	results[(intptr_t)arg] = err;
+	return 0;
+}
+
+static int meet_thrice(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+	WEIR_SCOPE(victim, WEIR_FOREVER);
+
+	(void)arg;
+	weir_barrier_init(&one.barrier, 3);
+	for (int round = 1; round <= 3; round++) {
+		TRY(weir_spawn(&victim, meet, (void *)4));
+		TRY(weir_yield());
+		if (round == 1) { /* has not come */
+			weir_scope_cancel(&victim);
+			weir_scope_close(&victim);
+			ck_assert_int_eq(results[4], -ECANCELED);
+			weir_scope_open(&victim, WEIR_FOREVER);
+			TRY(weir_spawn(&victim, meet, (void *)4));
+		}
+		TRY(weir_spawn(&scope, meet, (void *)0));
+		TRY(weir_yield());
+		ck_assert_int_eq(leaders, round - 1);
+		ck_assert_int_eq(weir_barrier_wait(&one.barrier), 1);
+		leaders++;
+		TRY(weir_scope_wait(&scope));
+		TRY(weir_scope_wait(&victim));
+		ck_assert_int_eq(results[0] | results[4], 0);
+	}
+	return 0;
+}
+
+START_TEST(a_barrier_opens_when_all_have_come)
+{
+	run_on(1, meet_thrice, NULL);
+}
+END_TEST
+
+static int lag_behind(void *arg)
+{
+	weir_auto_broadcast own = weir_broadcast_new(sizeof(int), 4);
+	struct weir_reader reader;
+	int item = 99;
+
+	(void)arg;
+	weir_reader_init(&reader, own);
+	for (int i = 0; i < 10; i++)
+		TRY(weir_broadcast_send(own, &i));
+	ck_assert_int_eq(weir_reader_recv(&reader, &item), -EOVERFLOW);
+	ck_assert_int_eq(item, 99);
+	ck_assert_uint_eq(weir_reader_missed(&reader), 6);
+	for (int i = 6; i < 10; i++) {
+		TRY(weir_reader_recv(&reader, &item));
+		ck_assert_int_eq(item, i);
+	}
+	ck_assert_int_eq(weir_reader_try_recv(&reader, &item), -EAGAIN);
+	TRY(weir_broadcast_send(own, &item));
+	weir_broadcast_close(own);
+	ck_assert_int_eq(weir_broadcast_send(own, &item), -EPIPE);
+	TRY(weir_reader_recv(&reader, &item)); /* what was sent can be read */
+	ck_assert_int_eq(weir_reader_recv(&reader, &item), -EPIPE);
+	ck_assert_ptr_null(weir_broadcast_new(SIZE_MAX, 2));
+	return 0;
+}
+
+START_TEST(a_slow_reader_is_told_what_it_missed)
+{
+	run_on(1, lag_behind, NULL);
+}
+END_TEST
+
+static int follow_value(void *arg)
+{
+	int item = 1, got = 0;
+	uint64_t version = 0;
+	weir_auto_watch own = weir_watch_new(sizeof item, &item);
+
+	(void)arg;
+	TRY(weir_watch_wait(own, &version, &got)); /* any version */
+	ck_assert_int_eq(got, 1);
+	for (item = 2; item < 9; item++)
+		weir_watch_set(own, &item);
+	TRY(weir_watch_wait(own, &version, &got)); /* the latest, not every one */
+	ck_assert_int_eq(got, 8);
+	ck_assert_uint_eq(weir_watch_get(own, &got), version);
+	weir_watch_close(own);
+	ck_assert_int_eq(weir_watch_wait(own, &version, &got), -EPIPE);
+	return 0;
+}
+
+START_TEST(a_watch_shows_the_latest_value)
+{
+	run_on(1, follow_value, NULL);
+}
+END_TEST
+
+static int count_members(void *arg)
+{
+	(void)arg;
+	weir_group_init(&one.group);
+	TRY(weir_group_wait(&one.group));
+	TRY(weir_group_add(&one.group, 1));
+	ck_assert_int_eq(weir_group_add(&one.group, SIZE_MAX), -EOVERFLOW);
+	weir_group_close(&one.group);
+	ck_assert_int_eq(weir_group_add(&one.group, 1), -EPIPE);
+	weir_group_finish(&one.group);
+	return weir_group_wait(&one.group);
+}
+
+START_TEST(a_closed_group_takes_no_more)
+{
+	run_on(1, count_members, NULL);
+}
+END_TEST
+
+/* What one worker sends another reads in order, with gaps that are told. */
+static int read_numbers(void *arg)
+{
+	struct weir_reader reader = *(struct weir_reader *)arg;
+	uint64_t got = 0;
+	unsigned last = 0, item;
+	int err;
+
+	while ((err = weir_reader_recv(&reader, &item)) != -EPIPE) {
+		expect(err == 0 || err == -EOVERFLOW);
+		if (err < 0)
+			continue;
+		expect(item > last);
+		last = item;
+		got++;
+	}
+	expect(got + weir_reader_missed(&reader) == last);
+	expect(last == (unsigned)ROUNDS(20000));
+	return 0;
+}
+
+static int send_numbers(void *arg)
+{
+	weir_auto_broadcast own = weir_broadcast_new(sizeof(unsigned), 8);
+	struct weir_reader reader;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	weir_reader_init(&reader, own);
+	for (unsigned i = 0; i < 4; i++)
+		TRY(weir_spawn(&scope, read_numbers, &reader, .worker = WEIR_ON_WORKER(i % 2)));
+	for (unsigned i = 1; i <= (unsigned)ROUNDS(20000); i++) {
+		TRY(weir_broadcast_send(own, &i));
+		if (i % 5 == 0)
+			TRY(weir_yield());
+	}
+	weir_broadcast_close(own);
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(readers_of_two_workers_read_in_order)
+{
+	run_on(2, send_numbers, NULL);
+}
+END_TEST
+
 /* ---- Stress --------------------------------------------------------------------------------- */
 
 /*
@@ -836,8 +1172,14 @@ Suite *runtime_wait_suite(void)
 	tcase_add_test(rules, who_wants_many_units_is_not_overtaken);
 	tcase_add_test(rules, neither_readers_nor_writers_starve);
 	tcase_add_test(rules, one_notification_is_kept_and_one_value_received_once);
+	tcase_add_test(rules, once_is_once_and_a_failure_is_tried_again);
+	tcase_add_test(rules, a_barrier_opens_when_all_have_come);
+	tcase_add_test(rules, a_slow_reader_is_told_what_it_missed);
+	tcase_add_test(rules, a_watch_shows_the_latest_value);
+	tcase_add_test(rules, a_closed_group_takes_no_more);
 	suite_add_tcase(suite, rules);
 
+	tcase_add_test(stress, readers_of_two_workers_read_in_order);
 	tcase_set_timeout(stress, 60);
 	tcase_add_loop_test(stress, ten_thousand_wait_for_one_event, 0, 2);
 	tcase_add_loop_test(stress, a_cancelled_waiter_swallows_nothing, 0, 3);
