@@ -39,7 +39,10 @@ struct weir_run_opts {
  * Runs fn(arg) as the first task on this thread, which becomes worker 0, until it and every task
  * has ended. Returns what fn returned, or before fn ran: -EINVAL (an option or a WEIR_* variable
  * that does not parse; the reason is on stderr), -ENOMEM, -EMFILE, -EPERM or -ENOSYS (no driver).
- * SIGINT and SIGTERM drain the servers, then cancel: fn sees -ECANCELED.
+ * SIGINT and SIGTERM drain the servers, then cancel: fn sees -ECANCELED. A second one cancels at
+ * once, in shields too; tasks that have not ended after WEIR_STOP_MS are listed on stderr and
+ * weir_run() returns -ECANCELED without them: they stay behind, so the program should end. A third
+ * signal kills.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_run_with(const struct weir_run_opts *opts);
 #define weir_run(...)                                                                              \
@@ -91,8 +94,21 @@ WEIR_API WEIR_MUST WEIR_NONNULL int64_t weir_embed_next(weir_embed *embed);
  */
 WEIR_API int weir_embed_close(weir_embed *embed);
 
-/* Does what a first SIGTERM does, from any task. Does not park. */
+/* Does what a SIGTERM does, from any task: the second call is a second signal. Does not park. */
 WEIR_API void weir_stop(void);
+
+/*
+ * Parks until one of `count` signals comes, and returns its number. From the first call on these
+ * signals are the runtime's, until it ends; SIGINT and SIGTERM then do not stop it. One that comes
+ * while no task waits for it is kept, once, for the next call; one that comes while several wait is
+ * told to all. Returns -EINVAL (none, or SIGKILL, SIGSTOP, SIGSEGV, SIGBUS, SIGURG, or outside
+ * tasks), -EBUSY when another runtime of the process has signals, -ECANCELED, -ETIME.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_signal_wait_any(const int *numbers, size_t count);
+/* weir_signal_wait(SIGHUP, SIGUSR1) */
+#define weir_signal_wait(...)                                                                      \
+	weir_signal_wait_any((const int[]){ __VA_ARGS__ },                                         \
+			     sizeof((const int[]){ __VA_ARGS__ }) / sizeof(int))
 
 /* Prints what this machine offers a runtime (io_uring, limits, clocks) and what to type where it
  * lacks. */

@@ -37,7 +37,6 @@ struct run {
 	unsigned started; /* workers, the first among them */
 	bool is_open;	  /* worker 0 has a driver */
 	bool is_pinned;	  /* `affinity` is what to go back to */
-	bool has_signals;
 	cpu_set_t affinity;
 	int error;	     /* the first one; under the lock */
 	pthread_t threads[]; /* of workers 1 and up, from index 1 */
@@ -258,6 +257,18 @@ static int main_task(void *arg)
 	return result;
 }
 
+/*
+ * Tasks do not end though told so twice. They run on, or are parked for good, in threads and memory
+ * that are theirs until the process ends: nothing of the run is freed.
+ */
+static int leave_behind(struct weir__worker *first)
+{
+	weir__fatal_detach_thread();
+	weir__capture_detach_thread();
+	weir__worker_leave(first);
+	return -ECANCELED;
+}
+
 /* Everything up to the first turn of worker 0. What it returns, weir__run_close() wants to know. */
 static int run_begin(struct run *run, const struct weir_run_opts *opts)
 {
@@ -275,7 +286,8 @@ static int run_begin(struct run *run, const struct weir_run_opts *opts)
 		return err;
 	if (run->is_pinned)
 		pin(first);
-	run->has_signals = !opts->signals_ignored && weir__signals_catch(runtime);
+	if (!opts->signals_ignored)
+		weir__signals_catch(runtime);
 	run->fn = opts->fn;
 	run->arg = opts->arg;
 	weir__task_root(runtime, main_task, run);
@@ -288,10 +300,11 @@ static int run_end(struct run *run, int err)
 	struct weir__runtime *runtime = &run->runtime;
 
 	if (err == 0) {
-		if (run->has_signals)
-			weir__signals_release();
+		weir__signals_release(runtime);
 		if (run->is_pinned)
 			(void)sched_setaffinity(0, sizeof run->affinity, &run->affinity);
+		if (runtime->is_abandoned)
+			return leave_behind(runtime->workers[0]);
 		err = runtime->root_result;
 	}
 	for (unsigned i = 1; i < run->started; i++)
@@ -517,7 +530,8 @@ static int prepare(struct weir_run_opts *known, const struct weir_run_opts *opts
 static int conclude(struct run *run, int err)
 {
 	err = run_end(run, err);
-	run_free(run);
+	if (!run->runtime.is_abandoned)
+		run_free(run);
 	weir__process_leave();
 	return err;
 }

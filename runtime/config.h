@@ -77,6 +77,8 @@
 	   "time the first SIGINT or SIGTERM leaves to clients before they are cancelled") \
 	XX(defer_ms, NUMBER, "WEIR_DEFER_MS", 5000, 0, 3600000, "ms", \
 	   "time the deferred calls of a task that ends may block in all") \
+	XX(stop_ms, NUMBER, "WEIR_STOP_MS", 1000, 0, 3600000, "ms", \
+	   "time a second SIGINT or SIGTERM leaves to tasks; who is left is listed and abandoned") \
 	XX(stall_ms, NUMBER, "WEIR_STALL_MS", 25, 0, 3600000, "ms", \
 	   "a task that holds its worker longer is reported with its frames; 0: none is") \
 	XX(dump_signal, BOOL, "WEIR_DUMP_SIGNAL", 1, 0, 1, "", \

@@ -16,33 +16,46 @@
 
 /* ---- Cancellation ------------------------------------------------------- */
 
+/* After the second request to stop the runtime shields cover nobody: what was marked is so again.
+ */
+enum { SOFT = 1, HARD = 2 };
+
+static uint8_t level_of(const struct weir__worker *self)
+{
+	return atomic_load_explicit(&self->runtime->is_stopping_hard, memory_order_relaxed) ? HARD
+											    : SOFT;
+}
+
 /*
  * Interrupts `task` unless a shield inside `outermost` covers it. Returns the scope to begin
  * marking with: the innermost that no such shield covers. `outermost` NULL: the whole task.
  */
-static struct weir__scope *enter_task(struct weir__task *task, struct weir__scope *outermost)
+static struct weir__scope *enter_task(struct weir__task *task, struct weir__scope *outermost,
+				      uint8_t level)
 {
 	struct weir__scope *first = task->scope;
 
-	for (struct weir__scope *scope = first; scope != outermost; scope = scope->parent)
+	for (struct weir__scope *scope = first; scope != outermost && level == SOFT;
+	     scope = scope->parent)
 		if (scope->is_shield)
 			first = scope->parent;
 	if (!outermost)
 		task->base_cancelled = 1;
-	if (first == task->scope && !task->cancelled) {
-		task->cancelled = 1;
+	if (first == task->scope && task->cancelled < level) {
+		task->cancelled = level;
 		weir__interrupt(task, -ECANCELED);
 	}
 	return first;
 }
 
 /* `child` or the next of its siblings that is to be cancelled here; others' workers are told. */
-static struct weir__task *next_child(struct weir__worker *self, struct weir__task *child)
+static struct weir__task *next_child(struct weir__worker *self, struct weir__task *child,
+				     uint8_t level)
 {
 	for (; child; child = child->sibling_next) {
 		if (!weir__runs_here(self, child))
 			weir__task_cancel_remote(child);
-		else if (!child->base_cancelled)
+		else if (!child->base_cancelled || level == HARD)
 			break;
 	}
 	return child;
@@ -56,8 +69,9 @@ static struct weir__task *next_child(struct weir__worker *self, struct weir__tas
 static void cancel(struct weir__worker *self, struct weir__task *const top,
 		   struct weir__scope *const outermost)
 {
+	const uint8_t level = level_of(self);
 	struct weir__task *task = top;
-	struct weir__scope *scope = enter_task(task, outermost);
+	struct weir__scope *scope = enter_task(task, outermost, level);
 
 	for (;;) {
 		struct weir__task *child = NULL;
@@ -65,16 +79,16 @@ static void cancel(struct weir__worker *self, struct weir__task *const top,
 		if (!scope && task == top)
 			return;
 		if (!scope) {
-			child = next_child(self, task->sibling_next);
+			child = next_child(self, task->sibling_next, level);
 			scope = task->owner;
 			task = scope->task;
-		} else if (!scope->cancelled) {
-			scope->cancelled = 1;
-			child = next_child(self, scope->children);
+		} else if (scope->cancelled < level) {
+			scope->cancelled = level;
+			child = next_child(self, scope->children, level);
 		}
 		if (child) {
 			task = child;
-			scope = enter_task(child, NULL);
+			scope = enter_task(child, NULL, level);
 		} else if (task == top && scope == outermost) {
 			return;
 		} else {
@@ -85,13 +99,13 @@ static void cancel(struct weir__worker *self, struct weir__task *const top,
 
 void weir__task_cancel(struct weir__worker *self, struct weir__task *task)
 {
-	if (!task->base_cancelled)
+	if (!task->base_cancelled || level_of(self) == HARD)
 		cancel(self, task, NULL);
 }
 
 void weir__scope_cancel(struct weir__worker *self, struct weir__scope *scope)
 {
-	if (!scope->cancelled)
+	if (scope->cancelled < level_of(self))
 		cancel(self, scope->task, scope);
 }
 
@@ -180,7 +194,7 @@ static inline void open_scope(struct weir__scope *scope, int64_t timeout_ns, boo
 	int64_t outer = task->deadline_ns;
 	int64_t deadline = shrink(self, is_shield ? INT64_MAX : outer, timeout_ns, now);
 	if (is_shield)
-		task->cancelled = 0;
+		task->cancelled &= HARD;
 	scope->parent = task->scope;
 	scope->children = NULL;
 	scope->deadline_ns = deadline;

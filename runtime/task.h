@@ -231,7 +231,8 @@ enum {
 	WEIR__ORDER_QUEUED = 1 << 0,
 	WEIR__ORDER_STOP = 1 << 1,
 	WEIR__ORDER_DRAIN = 1 << 2,
-	WEIR__ORDER_STAND_STILL = 1 << 3
+	WEIR__ORDER_STAND_STILL = 1 << 3,
+	WEIR__ORDER_ABANDON = 1 << 4
 };
 
 /* A server that finishes its clients before the runtime stops. Lives on its worker. */
@@ -265,7 +266,9 @@ struct weir__runtime {
 	_Atomic bool draining;
 	struct weir__task root;
 	int root_result;
-	struct weir__watch *watch; /* NULL: all workers are one thread's; see watch.h */
+	struct weir__watch *watch;     /* NULL: all workers are one thread's; see watch.h */
+	_Atomic bool is_stopping_hard; /* worker 0 sets; shields cover nobody any more */
+	bool is_abandoned;	       /* worker 0's: tasks that do not end are left behind */
 	_Atomic bool is_unwatched; /* no worker was awake: who wakes up says so to the watcher */
 };
 

@@ -33,7 +33,8 @@ struct request {
 struct weir__watch {
 	struct weir__runtime *runtime;
 	pthread_t thread;
-	bool is_stopped; /* worker 0's */
+	bool is_stopped;    /* worker 0's */
+	int64_t abandon_ns; /* the thread's; INT64_MAX: never */
 	sem_t news;
 	_Atomic unsigned orders; /* enum weir__watch_order; set by anybody, taken by the thread */
 	pthread_mutex_t lock;	 /* of all below */
@@ -171,12 +172,13 @@ static void serve_requests(struct weir__watch *watch)
 	}
 }
 
-static void dump_to_stderr(struct weir__watch *watch)
+static void dump_to_stderr(struct weir__watch *watch, const char *heading)
 {
 	FILE *out = weir__stderr_open();
 
 	if (!out)
 		return;
+	fputs(heading, out);
 	(void)write_tasks(watch, out);
 	(void)fclose(out);
 }
@@ -225,13 +227,25 @@ void weir__watcher_rouse(struct weir__runtime *runtime)
 		(void)sem_post(&runtime->watch->news);
 }
 
+/* The time all tasks were given to end is over: worker 0 leaves its loop, if it still can. */
+static void abandon(struct weir__watch *watch)
+{
+	watch->abandon_ns = INT64_MAX;
+	dump_to_stderr(watch, "weir: told to stop twice, and these do not end:\n");
+	weir__worker_order(watch->runtime->workers[0], WEIR__ORDER_ABANDON);
+}
+
 /* One round: waits, then looks or does what was asked. */
 static void wait_for_work(struct weir__watch *watch, unsigned *idle)
 {
 	enum { IDLE_TICKS = 4 }; /* so that a worker that naps does not have to call us each time */
 	int64_t tick = weir__stalls_tick_ns(watch->runtime);
+	int64_t left = watch->abandon_ns - weir__clock_ns();
 
-	if (tick == INT64_MAX) {
+	if (watch->abandon_ns != INT64_MAX) {
+		if (!await_news(watch, left > 0 ? left : 0))
+			abandon(watch);
+	} else if (tick == INT64_MAX) {
 		(void)sem_wait(&watch->news);
 	} else if (*idle >= IDLE_TICKS) {
 		sleep_for_good(watch);
@@ -252,7 +266,10 @@ static void *watch_main(void *arg)
 		orders = atomic_exchange_explicit(&watch->orders, 0, memory_order_acquire);
 		serve_requests(watch);
 		if (orders & WEIR__WATCH_DUMP)
-			dump_to_stderr(watch);
+			dump_to_stderr(watch, "");
+		if (orders & WEIR__WATCH_LAST_CALL)
+			watch->abandon_ns = weir__clock_ns() +
+					    (int64_t)watch->runtime->config.stop_ms * WEIR_MS;
 	}
 	return NULL;
 }
@@ -261,6 +278,8 @@ void weir__watcher_order(struct weir__runtime *runtime, unsigned order)
 {
 	struct weir__watch *watch = runtime->watch;
 
+	if (!watch)
+		return;
 	atomic_fetch_or_explicit(&watch->orders, order, memory_order_release);
 	(void)sem_post(&watch->news);
 }
@@ -349,6 +368,7 @@ static struct weir__watch *watch_new(struct weir__runtime *runtime)
 	if (!watch)
 		return NULL;
 	watch->runtime = runtime;
+	watch->abandon_ns = INT64_MAX;
 	(void)sem_init(&watch->news, 0, 0);
 	pthread_mutex_init(&watch->lock, NULL);
 	pthread_condattr_init(&attr);

@@ -13,6 +13,8 @@
 enum weir__watch_order {
 	WEIR__WATCH_QUIT = 1 << 0,
 	WEIR__WATCH_DUMP = 1 << 1, /* all tasks to standard error */
+	/* all tasks have been told to end: who has not in WEIR_STOP_MS is listed and abandoned */
+	WEIR__WATCH_LAST_CALL = 1 << 2,
 };
 
 /* Before any worker has a task. Returns 0, -EAGAIN or -ENOMEM. */
@@ -26,7 +28,7 @@ void weir__watcher_stop(struct weir__runtime *runtime);
 /* Does that first where it has not been done. */
 void weir__watcher_free(struct weir__runtime *runtime);
 
-/* Any thread, signal handlers too, while the runtime is watched. */
+/* Any thread, signal handlers too. Without a watcher it does nothing. */
 void weir__watcher_order(struct weir__runtime *runtime, unsigned order);
 
 /* A worker has woken up. One load, but for the first after all have slept. */

@@ -149,7 +149,9 @@ static void handle_orders(struct weir__worker *self, struct weir__msg *msg)
 	}
 	if (orders & WEIR__ORDER_STAND_STILL)
 		weir__watcher_stand_still(self);
-	if (orders & WEIR__ORDER_STOP)
+	if (orders & WEIR__ORDER_ABANDON)
+		self->runtime->is_abandoned = true;
+	if (orders & (WEIR__ORDER_STOP | WEIR__ORDER_ABANDON))
 		self->stopping = true;
 }
 
@@ -274,6 +276,9 @@ static void handle_stop(struct weir__worker *self)
 
 	if (requests != runtime->stop_seen) {
 		runtime->stop_seen = requests;
+		if (requests > 1)
+			atomic_store_explicit(&runtime->is_stopping_hard, true,
+					      memory_order_relaxed);
 		atomic_store_explicit(&runtime->draining, true, memory_order_relaxed);
 		if (is_first && atomic_load_explicit(&runtime->drains, memory_order_relaxed) > 0) {
 			runtime->drain_until_ns =
@@ -338,6 +343,8 @@ void weir__worker_run(struct weir__worker *self)
 
 void weir__worker_finish(struct weir__worker *self)
 {
+	if (self->runtime->is_abandoned)
+		return; /* with the others still at work */
 	leave_together(self->runtime);
 	while (self->taken || atomic_load_explicit(&self->inbox, memory_order_relaxed))
 		handle_messages(self); /* weir_post(): from here on it is refused */
@@ -389,7 +396,8 @@ int weir_worker_index(void)
 
 void weir__runtime_stop(struct weir__runtime *runtime)
 {
-	atomic_fetch_add_explicit(&runtime->stop_requests, 1, memory_order_relaxed);
+	if (atomic_fetch_add_explicit(&runtime->stop_requests, 1, memory_order_relaxed) > 0)
+		weir__watcher_order(runtime, WEIR__WATCH_LAST_CALL);
 	runtime->workers[0]->driver->ops->wake(runtime->workers[0]->driver, NULL);
 }
 

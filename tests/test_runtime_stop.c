@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -92,15 +93,56 @@ static int wait_for_signal(void *arg)
 	return weir_scope_wait(&scope);
 }
 
-/* Does not listen to cancellation: blocks in shields until a signal of its own kind kills it. */
+/* Does not listen to anything, nor lets others. */
 static int ignore_signals(void *arg)
 {
 	(void)arg;
 	TRY(tell_ready());
+	for (;;)
+		compute(WEIR_MS);
+}
+
+/* Cleans up forever, on both workers, unless somebody looks through the shields. */
+static int clean_up(void *arg)
+{
+	(void)arg;
 	for (;;) {
 		WEIR_SHIELD(shield, WEIR_FOREVER);
-		TRY(weir_sleep(WEIR_MS));
+		WEIR_SHIELD(inner, WEIR_FOREVER);
+		TRY(weir_sleep(weir_worker_index() ? 1000 * WEIR_SEC : WEIR_MS));
 	}
+}
+
+static int clean_up_in_company(void *arg)
+{
+	WEIR_SHIELD(shield, WEIR_FOREVER);
+
+	(void)arg;
+	TRY(weir_spawn(&shield, clean_up, NULL, .worker = WEIR_ON_WORKER(0)));
+	TRY(weir_spawn(&shield, clean_up, NULL, .worker = WEIR_ON_WORKER(1)));
+	TRY(tell_ready());
+	return weir_scope_wait(&shield);
+}
+
+static volatile bool go_on_forever = true;
+
+static int never_end(void *arg)
+{
+	(void)arg;
+	while (go_on_forever)
+		compute(WEIR_MS);
+	return 0;
+}
+
+static int wait_for_the_endless(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	TRY(weir_spawn(&scope, sleep_long, NULL, .name = "sleeper"));
+	TRY(weir_spawn(&scope, never_end, NULL, .name = "endless", .worker = WEIR_ON_WORKER(1)));
+	TRY(tell_ready());
+	return weir_scope_wait(&scope);
 }
 
 /* Computes when the signal comes: the handler runs on its stack and must wake what will park later.
@@ -150,6 +192,53 @@ START_TEST(one_signal_ends_a_runtime_without_servers_at_once)
 	int status = end_of(pid);
 	ck_assert(WIFEXITED(status));
 	ck_assert_int_eq(WEXITSTATUS(status), 0);
+}
+END_TEST
+
+START_TEST(the_second_signal_goes_through_shields)
+{
+	int status;
+	pid_t pid = start_child(clean_up_in_company);
+
+	ck_assert_int_eq(kill(pid, SIGTERM), 0);
+	(void)usleep(50000);
+	ck_assert_int_eq(waitpid(pid, &status, WNOHANG), 0);
+	ck_assert_int_eq(kill(pid, SIGTERM), 0);
+	status = end_of(pid);
+	ck_assert(WIFEXITED(status));
+	ck_assert_int_eq(WEXITSTATUS(status), 0);
+}
+END_TEST
+
+START_TEST(who_does_not_end_after_the_second_is_named_and_left_behind)
+{
+	char text[8192] = "";
+	size_t len = 0;
+	ssize_t got;
+	int ends[2];
+
+	ck_assert_int_eq(setenv("WEIR_STOP_MS", "50", 1), 0);
+	ck_assert_int_eq(pipe(ends), 0);
+	int err = dup(STDERR_FILENO);
+	ck_assert_int_eq(dup2(ends[1], STDERR_FILENO), STDERR_FILENO);
+	pid_t pid = start_child(wait_for_the_endless);
+	ck_assert_int_eq(dup2(err, STDERR_FILENO), STDERR_FILENO);
+	(void)close(ends[1]);
+	for (int i = 0; i < 2; i++) {
+		ck_assert_int_eq(kill(pid, SIGINT), 0);
+		(void)usleep(20000);
+	}
+	int status = end_of(pid);
+	while ((got = read(ends[0], text + len, sizeof text - 1 - len)) > 0)
+		len += (size_t)got;
+	ck_assert(WIFEXITED(status));
+	ck_assert_int_eq(WEXITSTATUS(status), 0); /* weir_run() returned -ECANCELED */
+	const char *list = strstr(text, "weir: told to stop twice, and these do not end:\n");
+	ck_assert_msg(list != NULL, "said: %s", text);
+	ck_assert_ptr_nonnull(strstr(list, "\"endless\", "));
+	ck_assert_ptr_nonnull(strstr(list, "spawned at tests/test_runtime_stop.c:"));
+	ck_assert_ptr_nonnull(strstr(list, "\"main\", worker 0, parked "));
+	ck_assert_ptr_null(strstr(list, "\"sleeper\"")); /* it did end */
 }
 END_TEST
 
@@ -241,6 +330,8 @@ Suite *runtime_stop_suite(void)
 
 	tcase_set_timeout(signals, 20);
 	tcase_add_loop_test(signals, one_signal_ends_a_runtime_without_servers_at_once, 0, 4);
+	tcase_add_test(signals, the_second_signal_goes_through_shields);
+	tcase_add_test(signals, who_does_not_end_after_the_second_is_named_and_left_behind);
 	tcase_add_test(signals, the_third_signal_is_not_ours_any_more);
 	tcase_add_test(signals, handlers_are_put_back);
 	tcase_add_test(signals, threads_of_ours_take_no_signals_and_the_callers_keeps_its_own);

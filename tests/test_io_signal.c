@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Signals as events: weir_signal_wait().
+ */
+#include <signal.h>
+#include <stdatomic.h>
+#include <unistd.h>
+
+#include "tests/runtime_test.h"
+
+#define TRY(call)                                                                                  \
+	do {                                                                                       \
+		int try_err = (call);                                                              \
+		if (try_err < 0)                                                                   \
+			return try_err;                                                            \
+	} while (0)
+
+static _Atomic int told[3];
+
+struct listener {
+	int index;
+	int rounds;
+};
+
+static int listen(void *arg)
+{
+	const struct listener *listener = arg;
+
+	for (int i = 0; i < listener->rounds; i++) {
+		int number = weir_signal_wait(SIGHUP, SIGUSR1);
+		if (number < 0)
+			return number;
+		told[listener->index] += number == SIGHUP ? 1 : 100;
+	}
+	return 0;
+}
+
+/* ---- Waiting -------------------------------------------------------------------------------- */
+
+static int send_to_one(void *arg)
+{
+	struct listener listener = { 0, 3 };
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	TRY(weir_spawn(&scope, listen, &listener, .worker = WEIR_ON_WORKER(1)));
+	for (int i = 1; i <= 3; i++) {
+		TRY(weir_sleep(10 * WEIR_MS));
+		TRY(kill(getpid(), i == 2 ? SIGUSR1 : SIGHUP));
+		while (told[0] != (i == 1 ? 1 : i == 2 ? 101 : 102))
+			TRY(weir_sleep(WEIR_MS));
+	}
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(a_task_is_told_which_signal_came)
+{
+	run_on(2, send_to_one, NULL);
+}
+END_TEST
+
+static int send_to_three(void *arg)
+{
+	struct listener listeners[3] = { { 0, 1 }, { 1, 1 }, { 2, 1 } };
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	for (unsigned i = 0; i < 3; i++)
+		TRY(weir_spawn(&scope, listen, &listeners[i], .worker = WEIR_ON_WORKER(i % 2)));
+	TRY(weir_sleep(20 * WEIR_MS));
+	TRY(kill(getpid(), SIGHUP));
+	TRY(weir_scope_wait(&scope));
+	return told[0] == 1 && told[1] == 1 && told[2] == 1 ? 0 : -EIO;
+}
+
+START_TEST(all_who_wait_are_told)
+{
+	run_on(2, send_to_three, NULL);
+}
+END_TEST
+
+static int send_before(void *arg)
+{
+	WEIR_SCOPE(scope, 20 * WEIR_MS);
+
+	(void)arg;
+	/* from the first wait on it is ours */
+	if (weir_signal_wait(SIGHUP) != -ETIME)
+		return -EIO;
+	weir_scope_close(&scope);
+	TRY(kill(getpid(), SIGHUP));
+	TRY(kill(getpid(), SIGHUP));
+	WEIR_SCOPE(later, 20 * WEIR_MS);
+	if (weir_signal_wait(SIGUSR2, SIGHUP) != SIGHUP)
+		return -EIO;
+	return weir_signal_wait(SIGUSR2, SIGHUP) == -ETIME ? 0 : -EIO; /* kept once */
+}
+
+START_TEST(a_signal_nobody_waited_for_is_kept_once)
+{
+	run_on(1, send_before, NULL);
+}
+END_TEST
+
+static int cancel_the_first(void *arg)
+{
+	struct listener listeners[2] = { { 0, 1 }, { 1, 1 } };
+	WEIR_SCOPE(second, WEIR_FOREVER);
+	WEIR_SCOPE(first, WEIR_FOREVER);
+
+	(void)arg;
+	TRY(weir_spawn(&first, listen, &listeners[0], .worker = WEIR_ON_WORKER(1)));
+	TRY(weir_sleep(10 * WEIR_MS));
+	TRY(weir_spawn(&second, listen, &listeners[1]));
+	TRY(weir_sleep(10 * WEIR_MS));
+	weir_scope_close(&first);
+	TRY(kill(getpid(), SIGUSR1));
+	TRY(weir_scope_wait(&second));
+	return told[0] == 0 && told[1] == 100 ? 0 : -EIO;
+}
+
+START_TEST(a_cancelled_waiter_takes_no_signal_with_it)
+{
+	run_on(2, cancel_the_first, NULL);
+}
+END_TEST
+
+static int wait_for_term(void *arg)
+{
+	WEIR_SCOPE(scope, 10 * WEIR_MS);
+
+	(void)arg;
+	if (weir_signal_wait(SIGTERM) != -ETIME)
+		return -EIO;
+	weir_scope_close(&scope);
+	TRY(kill(getpid(), SIGTERM));
+	TRY(weir_sleep(20 * WEIR_MS)); /* it does not stop us */
+	return weir_signal_wait(SIGTERM) == SIGTERM ? 7 : -EIO;
+}
+
+START_TEST(who_waits_for_sigterm_is_not_stopped_by_it)
+{
+	ck_assert_int_eq(weir_run(wait_for_term, NULL, .workers = 2), 7);
+}
+END_TEST
+
+static int wait_for_odd_ones(void *arg)
+{
+	static const int odd[] = { SIGKILL, SIGSTOP, SIGSEGV, SIGBUS, SIGURG, 0, -1, 65, 1000 };
+
+	(void)arg;
+	for (unsigned i = 0; i < sizeof odd / sizeof *odd; i++)
+		expect(weir_signal_wait(SIGHUP, odd[i]) == -EINVAL);
+	expect(weir_signal_wait_any(odd, 0) == -EINVAL);
+	return 0;
+}
+
+START_TEST(what_cannot_be_waited_for_is_refused)
+{
+	ck_assert_int_eq(weir_signal_wait(SIGHUP), -EINVAL); /* outside tasks */
+	run_on(1, wait_for_odd_ones, NULL);
+}
+END_TEST
+
+START_TEST(handlers_go_back_with_the_runtime)
+{
+	struct sigaction own = { .sa_handler = SIG_IGN }, after;
+
+	ck_assert_int_eq(sigaction(SIGHUP, &own, NULL), 0);
+	for (int i = 0; i < 3; i++) {
+		run_on(2, send_before, NULL);
+		ck_assert_int_eq(sigaction(SIGHUP, NULL, &after), 0);
+		ck_assert(after.sa_handler == SIG_IGN);
+	}
+}
+END_TEST
+
+/* ---- Many ----------------------------------------------------------------------------------- */
+
+static _Atomic int received;
+
+static int count_signals(void *arg)
+{
+	(void)arg;
+	for (;;) {
+		TRY(weir_signal_wait(SIGUSR1, SIGUSR2));
+		received++;
+	}
+}
+
+static int storm(void *arg)
+{
+	int rounds = *(int *)arg;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	for (unsigned i = 0; i < 4; i++)
+		TRY(weir_spawn(&scope, count_signals, NULL, .worker = WEIR_ON_WORKER(i % 3)));
+	TRY(weir_sleep(5 * WEIR_MS));
+	for (int i = 0; i < rounds; i++) {
+		TRY(kill(getpid(), i % 2 ? SIGUSR1 : SIGUSR2));
+		if (i % 4 == 0)
+			TRY(weir_yield());
+	}
+	/* whatever was merged on the way, one that comes now is told */
+	TRY(weir_sleep(20 * WEIR_MS));
+	int before = received;
+	TRY(kill(getpid(), SIGUSR1));
+	while (received == before)
+		TRY(weir_sleep(WEIR_MS));
+	weir_scope_cancel(&scope);
+	return 0;
+}
+
+START_TEST(a_storm_of_signals_leaves_nobody_waiting)
+{
+	run_on(3, storm, &(int){ ROUNDS(5000) });
+}
+END_TEST
+
+Suite *io_signal_suite(void)
+{
+	Suite *suite = suite_create("io_signal");
+	TCase *wait = tcase_create("wait");
+	TCase *many = tcase_create("many");
+
+	tcase_set_tags(wait, "fast");
+	tcase_set_timeout(wait, 20);
+	tcase_add_test(wait, a_task_is_told_which_signal_came);
+	tcase_add_test(wait, all_who_wait_are_told);
+	tcase_add_test(wait, a_signal_nobody_waited_for_is_kept_once);
+	tcase_add_test(wait, a_cancelled_waiter_takes_no_signal_with_it);
+	tcase_add_test(wait, who_waits_for_sigterm_is_not_stopped_by_it);
+	tcase_add_test(wait, what_cannot_be_waited_for_is_refused);
+	tcase_add_test(wait, handlers_go_back_with_the_runtime);
+	suite_add_tcase(suite, wait);
+
+	tcase_set_timeout(many, 20);
+	tcase_add_test(many, a_storm_of_signals_leaves_nobody_waiting);
+	suite_add_tcase(suite, many);
+	return suite;
+}
