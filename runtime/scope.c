@@ -40,7 +40,7 @@ static struct weir__scope *enter_task(struct weir__task *task, struct weir__scop
 		if (scope->is_shield)
 			first = scope->parent;
 	if (!outermost)
-		task->base_cancelled = 1;
+		task->base_cancelled = level & 3;
 	if (first == task->scope && task->cancelled < level) {
 		task->cancelled = level;
 		weir__interrupt(task, -ECANCELED);
@@ -55,7 +55,7 @@ static struct weir__task *next_child(struct weir__worker *self, struct weir__tas
 	for (; child; child = child->sibling_next) {
 		if (!weir__runs_here(self, child))
 			weir__task_cancel_remote(child);
-		else if (!child->base_cancelled || level == HARD)
+		else if (child->base_cancelled < level)
 			break;
 	}
 	return child;
@@ -99,7 +99,7 @@ static void cancel(struct weir__worker *self, struct weir__task *const top,
 
 void weir__task_cancel(struct weir__worker *self, struct weir__task *task)
 {
-	if (!task->base_cancelled || level_of(self) == HARD)
+	if (task->base_cancelled < level_of(self))
 		cancel(self, task, NULL);
 }
 

@@ -97,7 +97,7 @@ struct weir__task {
 	uint8_t priority;	    /* enum weir_priority */
 	uint8_t stack_shift : 4;    /* stack of 32 KiB << stack_shift */
 	uint8_t has_extra : 1;	    /* `extra` is set */
-	uint8_t base_cancelled : 1; /* of the task itself, below its own scopes */
+	uint8_t base_cancelled : 2; /* of the task itself, below its own scopes: see scope.c */
 	struct weir__scope *scope;  /* innermost of its own; NULL: none open */
 	int64_t deadline_ns;	    /* effective, of the innermost scope */
 	weir__abort_fn abort;	    /* while parked; NULL: cannot be interrupted */
