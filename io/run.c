@@ -569,7 +569,8 @@ static void end_embedded(weir_embed *embed)
 	struct weir__worker *self = embedded(embed);
 
 	if (!embed->is_over) {
-		atomic_fetch_add_explicit(&self->runtime->stop_requests, 2, memory_order_relaxed);
+		self->runtime->config.drain_ms = 0;
+		atomic_fetch_add_explicit(&self->runtime->stop_requests, 1, memory_order_relaxed);
 		while (weir__worker_turn(self, weir__worker_settle(self)))
 			;
 	}

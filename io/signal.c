@@ -195,27 +195,6 @@ static bool claim(struct weir__runtime *runtime)
 	return true;
 }
 
-<<<<<<< HEAD
-static void put_back(void)
-{
-	for (int i = 0; i < SIGNALS; i++)
-		if (is_caught[i])
-			(void)sigaction(numbers[i], &old_actions[i], NULL);
-}
-
-void weir__signals_forget(void)
-{
-	if (atomic_load(&signal_runtime))
-		put_back();
-	atomic_store(&signal_runtime, NULL);
-	atomic_store(&inside, 0); /* handlers on threads the child has not got */
-}
-
-void weir__signals_release(void)
-{
-	put_back();
-	(void)atomic_exchange(&signal_runtime, NULL);
-=======
 void weir__signals_catch(struct weir__runtime *runtime)
 {
 	if (!claim(runtime))
@@ -228,19 +207,32 @@ void weir__signals_catch(struct weir__runtime *runtime)
 	unlock();
 }
 
+static void put_back(void)
+{
+	for (int number = 1; number <= SIGNALS_MAX; number++)
+		if (caught & bit_of(number))
+			(void)sigaction(number, &old_actions[number - 1], NULL);
+	caught = 0;
+	atomic_store(&wanted, 0);
+	(void)atomic_exchange(&owner, NULL);
+}
+
+void weir__signals_forget(void)
+{
+	unlock(); /* who held it is not here */
+	if (atomic_load(&owner))
+		put_back();
+	waiters = NULL;
+	atomic_store(&inside, 0); /* handlers on threads the child has not got */
+}
+
 void weir__signals_release(struct weir__runtime *runtime)
 {
 	if (atomic_load(&owner) != runtime)
 		return;
 	lock();
-	for (int number = 1; number <= SIGNALS_MAX; number++)
-		if (caught & bit_of(number))
-			(void)sigaction(number, &old_actions[number - 1], NULL);
-	caught = 0;
+	put_back();
 	unlock();
-	atomic_store(&wanted, 0);
-	(void)atomic_exchange(&owner, NULL);
->>>>>>> 8854b70 (io, runtime: the second signal stops hard, tasks wait for signals)
 	while (atomic_load(&inside) > 0)
 		(void)sched_yield();
 }
