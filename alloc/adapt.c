@@ -285,6 +285,7 @@ void weir__adapt_pool(struct weir__home *home, uint32_t index, int64_t now_ns)
 		weir__law_next(&demand->law, &demand->epoch, cache->cap, reserve(index), now_ns);
 	if (cap > cache->cap)
 		cap = weir__home_may_grow(home) ? afford(home, index, cap) : cache->cap;
+	uint64_t bytes = demand->epoch.allocs * cache->object_bytes;
 	epoch_begin(home, index);
 	if (cap != cache->cap) {
 		demand->law.resized_ns = now_ns;
@@ -293,6 +294,7 @@ void weir__adapt_pool(struct weir__home *home, uint32_t index, int64_t now_ns)
 	uint32_t kept = weir__adapt_kept(index);
 	if (weir__cache_count(cache) > kept && now_ns - demand->law.used_ns > UNUSED_NS)
 		weir__cache_flush(home, index, weir__cache_count(cache) - kept);
+	weir__guard_count(home, index, bytes);
 }
 
 int64_t weir__adapt_due(const struct weir__home *home)

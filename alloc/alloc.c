@@ -34,11 +34,17 @@ void *weir_zalloc(size_t size)
 	return block;
 }
 
+static size_t guarded_or_large(const void *block)
+{
+	size_t bytes = weir__guard_size(block);
+	return bytes != 0 ? bytes : weir__large_size(block);
+}
+
 size_t weir_usable_size(const void *block)
 {
 	struct weir__home *owner = weir__home_of(block);
 	if (owner == NULL)
-		return block == NULL ? 0 : weir__large_size(block);
+		return block == NULL ? 0 : guarded_or_large(block);
 	uint32_t index = weir__span_pool(owner, block);
 	size_t bytes = index == 0 ? 0 : weir__pools[index].object_bytes;
 	if (index != 0 && weir__config.debug >= 2)

@@ -507,6 +507,7 @@ struct weir_mem_stats {
 	uint64_t stack_bytes;	 /* task stacks handed out, times their size (virtual) */
 	uint64_t stacks;	 /* task stacks in use */
 	uint64_t stacks_cached;	 /* task stacks free, warm */
+	uint64_t guarded;	 /* blocks that were allocated between guard pages */
 	uint64_t os_maps;	 /* mmap calls so far */
 	uint64_t os_purged_bytes;  /* of memory that was there, given back so far */
 	uint64_t level;		   /* enum weir_mem_level */

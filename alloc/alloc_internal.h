@@ -137,6 +137,7 @@ struct weir__alloc_config {
 	uint32_t debug;			/* 0 to 3, see alloc/check.c; before the first heap */
 	uint32_t reserve;		/* 4: objects no cache shrinks below, within 16 KiB */
 	uint64_t worker_bytes;		/* 8 MiB: all caches of a heap together, when full */
+	uint64_t guard_bytes;		/* 0: none; about one block in so many bytes is guarded */
 	uint64_t mem_limit;		/* 0: none; bytes of all heaps, stacks not counted */
 	int64_t epoch_ns;		/* 100 ms */
 	int64_t halflife_ns;		/* 10 s: of remembered demand */
@@ -156,6 +157,22 @@ void weir__alloc_config_get(struct weir__alloc_config *ret);
  * -EBUSY when the debug level or the classes are to change and there are heaps.
  */
 WEIR_MUST int weir__alloc_configure(const struct weir__alloc_config *config);
+
+/* ---- Sampled blocks between guard pages ------------------------------------------------------ */
+
+struct weir__guarded {
+	const void *block;
+	size_t size;
+	bool is_freed;
+	void *allocated_by; /* places in the program */
+	void *freed_by;
+};
+
+/*
+ * Whose memory a fault at `address` has run into; false: none of these. May be called from a signal
+ * handler.
+ */
+bool weir__guard_find(const void *address, struct weir__guarded *ret);
 
 /* ---- Task stacks ---------------------------------------------------------------------------- */
 

@@ -197,6 +197,7 @@ void weir_mem_stats_get(struct weir_mem_stats *ret)
 	}
 	add_heaps(ret);
 	add_pressure(ret);
+	ret->guarded = weir__guard_samples();
 	ret->os_maps = atomic_load_explicit(&weir__os_counts.maps, memory_order_relaxed);
 	ret->os_purged_bytes =
 		atomic_load_explicit(&weir__os_counts.purged_bytes, memory_order_relaxed);

@@ -42,6 +42,7 @@
 
 #define MEM_MAP(XX) \
 	XX(large_bytes,      gauge,   "Bytes of blocks above the largest class.") \
+	XX(guarded,          counter, "Blocks allocated between guard pages.") \
 	XX(os_maps,          counter, "mmap calls.") \
 	XX(os_purged_bytes,  counter, "Bytes of memory that was there, given back to the system.") \
 	XX(level,            gauge,   "Memory pressure: from 0, none, to 4, critical.") \

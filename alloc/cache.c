@@ -383,7 +383,10 @@ static void note_asked(uint32_t index, size_t size)
 void *weir__alloc_exact(size_t room, size_t size, void *site)
 {
 	uint32_t index = weir_size_class(room) + 1;
-	void *block = get(index);
+	void *block = weir__guard_is_due(index) ? weir__guard_get(index, size, site) : NULL;
+	if (block != NULL)
+		return block;
+	block = get(index);
 	note_asked(index, size);
 	bool window_full = block == NULL && room > WEIR__UNIT_BYTES && weir__mode == 0;
 	if (window_full && !weir__fault()) /* the machine may not be */
@@ -408,11 +411,16 @@ void *weir__alloc_slow(size_t size)
 
 void *weir__pool_get_slow(uint32_t index)
 {
-	void *object = get(index);
-	weir__watch_alloc(object, weir__pools[index].object_bytes, weir__pools[index].object_bytes);
+	size_t bytes = weir__pools[index].object_bytes;
+	void *object = NULL;
+	if (weir__guard_is_due(index))
+		object = weir__guard_get(index, bytes, __builtin_return_address(0));
+	if (object != NULL)
+		return object;
+	object = get(index);
+	weir__watch_alloc(object, bytes, bytes);
 	if (weir__config.debug > 0)
-		weir__check_alloc(object, weir__pools[index].object_bytes,
-				  __builtin_return_address(0));
+		weir__check_alloc(object, bytes, __builtin_return_address(0));
 	return object;
 }
 
@@ -449,11 +457,13 @@ static bool put_ownerless(struct weir__home *owner, uint32_t index, void *block)
 }
 
 /* Finds out whose block it is; `index` 0: of any pool. */
-static void put(uint32_t index, void *block)
+static void put(uint32_t index, void *block, void *site)
 {
 	struct weir__home *owner = weir__home_of(block);
 	uint32_t found = owner == NULL ? 0 : weir__span_pool(owner, block);
 	if (found == 0 || (index != 0 && index != found)) {
+		if (owner == NULL && weir__guard_put(index, block, site))
+			return;
 		if (index != 0 || owner != NULL || !weir__large_free(block))
 			weir__report(index == 0 ? "not a block" : "not of this pool", block);
 		return;
@@ -467,11 +477,11 @@ static void put(uint32_t index, void *block)
 void weir__free_slow(void *block)
 {
 	if (block != NULL)
-		put(0, block);
+		put(0, block, __builtin_return_address(0));
 }
 
 void weir__pool_put_slow(uint32_t index, void *object)
 {
 	if (object != NULL)
-		put(index, object);
+		put(index, object, __builtin_return_address(0));
 }

@@ -205,16 +205,19 @@ struct weir__home {
 	struct weir__span *runs[WEIR__RUN_BINS];
 	uint64_t dirty_units; /* in free runs */
 	uint64_t kept_units;
-	double purged_lately;  /* units, fading: */
-	double regretted;      /* of those, the ones that were wanted again; see span.c */
-	int64_t regret_ns;     /* when both last faded */
-	uint64_t span_units;   /* in spans */
-	uint64_t cap_bytes;    /* sum over caches of cap * object_bytes */
-	int64_t now_ns;	       /* of the last turn */
-	int64_t epoch_ns;      /* when the next epoch begins */
-	uint32_t level;	       /* of memory pressure, as of the last epoch */
-	bool turns_itself;     /* no worker's loop does it: every so many misses do */
-	uint32_t misses_seen;  /* for that */
+	double purged_lately; /* units, fading: */
+	double regretted;     /* of those, the ones that were wanted again; see span.c */
+	int64_t regret_ns;    /* when both last faded */
+	uint64_t span_units;  /* in spans */
+	uint64_t cap_bytes;   /* sum over caches of cap * object_bytes */
+	int64_t now_ns;	      /* of the last turn */
+	int64_t epoch_ns;     /* when the next epoch begins */
+	uint32_t level;	      /* of memory pressure, as of the last epoch */
+	bool turns_itself;    /* no worker's loop does it: every so many misses do */
+	uint32_t misses_seen; /* for that */
+	int64_t guard_left;   /* bytes until the next guarded block; see guard.c */
+	uint32_t guard_index; /* the pool whose next request is to be guarded; 0: none */
+	uint32_t guard_random;
 	bool rests;	       /* the worker has found nothing to do for an epoch */
 	bool reclaiming;       /* a reclaimer runs: allocations fail */
 	int64_t stage_ns;      /* when the stage of the level is due again */
@@ -430,6 +433,29 @@ bool weir__remote_waiting(struct weir__home *home);
 /* Has every heap's thread but the caller's look after it. */
 void weir__remote_wake_all(void);
 
+/* ---- guard.c -------------------------------------------------------------------------------- */
+
+/* At the end of a pool's epoch, in which so much of it was allocated. */
+void weir__guard_count(struct weir__home *home, uint32_t index, uint64_t bytes);
+
+/* Whether this request, which has taken the slow path, is to be guarded. */
+static inline bool weir__guard_is_due(uint32_t index)
+{
+	struct weir__home *home = weir__home_self();
+	if (home == NULL || home->guard_index != index)
+		return false;
+	home->guard_index = 0;
+	return true;
+}
+
+/* A block of the pool between guard pages; NULL: not possible. */
+void *weir__guard_get(uint32_t index, size_t size, void *site);
+
+/* Takes it; `index` 0: of any pool. False: not one of these. */
+bool weir__guard_put(uint32_t index, void *block, void *site);
+size_t weir__guard_size(const void *block); /* 0: not one of these */
+uint64_t weir__guard_samples(void);
+
 /* ---- lend.c --------------------------------------------------------------------------------- */
 
 /* Calls visit() for every lent heap that nobody holds, as its owner, until it returns false. */
@@ -547,6 +573,10 @@ void weir__os_place(void *address, size_t bytes, uint32_t numa);
  * weir__os_guards_gone), or -ENOMEM when the process is running out of mappings.
  */
 int weir__os_guard(void *address, size_t bytes);
+
+/* Access faults from now on, or does no longer. False: refused. */
+bool weir__os_forbid(void *address, size_t bytes);
+bool weir__os_allow(void *address, size_t bytes);
 
 /* `count` guards that took a mapping have been unmapped. */
 void weir__os_guards_gone(uint32_t count);

@@ -208,6 +208,16 @@ int weir__os_guard(void *address, size_t bytes)
 	return guard_by_mprotect(address, bytes);
 }
 
+bool weir__os_forbid(void *address, size_t bytes)
+{
+	return mprotect(address, bytes, PROT_NONE) == 0;
+}
+
+bool weir__os_allow(void *address, size_t bytes)
+{
+	return mprotect(address, bytes, PROT_READ | PROT_WRITE) == 0;
+}
+
 void weir__os_refuse_guards_for_test(void)
 {
 	atomic_store_explicit(&guards_by_madvise, 0, memory_order_relaxed);

@@ -369,6 +369,7 @@ static int configure_alloc(const struct weir__config *config)
 	pools.purge = (uint32_t)config->mem_purge;
 	pools.huge_pages = (uint32_t)config->mem_huge_pages;
 	pools.numa = (uint32_t)config->mem_numa;
+	pools.guard_bytes = config->mem_guard_bytes;
 	pools.mem_limit = config->mem_limit;
 	sizes_of(config, &pools);
 	pools.epoch_ns = (int64_t)config->pool_epoch_ms * WEIR_MS;

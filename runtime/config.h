@@ -148,6 +148,8 @@
 	   "huge pages for nothing, for blocks above 16 MiB, or for all but stacks") \
 	XX(mem_numa, CHOICE, "WEIR_MEM_NUMA", 0, 0, 2, "none|local|interleave", \
 	   "memory from where it is first touched, from the worker's node, or from all in turn") \
+	XX(mem_guard_bytes, BYTES, "WEIR_MEM_GUARD_BYTES", 0, 0, 1LL << 50, "bytes", \
+	   "allocated by a worker between two blocks with guard pages around them; 0: none") \
 	XX(mem_limit, BYTES, "WEIR_MEM_LIMIT", 0, 0, 1LL << 50, "bytes", \
 	   "of all workers, stacks not counted; 0: the cgroup's limit alone") \
 	XX(mem_debug, NUMBER, "WEIR_MEM_DEBUG", 0, 0, 3, "level", \

@@ -24,6 +24,8 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include "alloc/alloc_internal.h"
+
 enum {
 	/* Ours takes 12 KiB; a handler that we pass a fault on to may want more. */
 	SIGNAL_STACK_BYTES = 64 * 1024,
@@ -62,6 +64,7 @@ static void say_frames(struct text *text, const struct registers *at,
 		       const struct weir__task_info *task);
 static void say(struct text *text, const char *string);
 static void say_number(struct text *text, uint64_t number);
+static void say_frame(struct text *text, unsigned index, uintptr_t pc);
 static void flush(struct text *text);
 static bool find_mapping(uintptr_t address, struct mapping *ret);
 
@@ -204,6 +207,43 @@ static void say_overflow(const struct registers *at, const struct weir__task_inf
 	flush(&text);
 }
 
+static void say_guarded(const struct registers *at, const struct weir__guarded *guarded,
+			uintptr_t address)
+{
+	struct text text = { .len = 0 };
+	struct weir__task_info task;
+	uintptr_t begin = (uintptr_t)guarded->block, end = begin + guarded->size;
+	uintptr_t distance = address >= end ? address - end : address - begin;
+	const char *place = " bytes behind the beginning";
+	if (address < begin) {
+		distance = begin - address;
+		place = " bytes before the beginning";
+	} else if (address >= end) {
+		place = " bytes behind the end";
+	}
+	say(&text, guarded->is_freed ? "weir: use after free, " : "weir: access out of bounds, ");
+	say_number(&text, distance);
+	say(&text, place);
+	say(&text, " of a block of ");
+	say_number(&text, guarded->size);
+	say(&text, " bytes\nweir: allocated at\n");
+	say_frame(&text, 0, (uintptr_t)guarded->allocated_by);
+	if (guarded->is_freed) {
+		say(&text, "weir: freed at\n");
+		say_frame(&text, 0, (uintptr_t)guarded->freed_by);
+	}
+	say(&text, "weir: used in ");
+	if (weir__fatal_task_info(&task)) {
+		say_task(&text, &task);
+		say(&text, "\n");
+		say_frames(&text, at, &task);
+	} else {
+		say(&text, "a thread without tasks\n");
+		say_frame(&text, 0, at->pc);
+	}
+	flush(&text);
+}
+
 /* After a report the fault takes its course: the earlier handler, or death by the real signal. */
 static void on_fault(int number, siginfo_t *info, void *context)
 {
@@ -211,6 +251,10 @@ static void on_fault(int number, siginfo_t *info, void *context)
 	struct weir__task_info task;
 	int saved = errno;
 	struct registers at = interrupted(context);
+	struct weir__guarded guarded;
+	if (info->si_code > 0 && weir__guard_find(info->si_addr, &guarded) &&
+	    !atomic_flag_test_and_set_explicit(&reported, memory_order_relaxed))
+		say_guarded(&at, &guarded, (uintptr_t)info->si_addr);
 	/* SEGV_ACCERR by mprotect, SEGV_MAPERR by MADV_GUARD_INSTALL; 0 or less: it was sent. */
 	if (info->si_code > 0 && weir__fatal_task_info(&task) &&
 	    is_overflow(&task, (uintptr_t)info->si_addr, at.sp) &&
