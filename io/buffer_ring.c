@@ -7,6 +7,10 @@
  * A ring that runs dry ends every receive with ENOBUFS; so the number of buffers in circulation
  * doubles whenever that happens, up to the configured limit, and after that receives wait in line
  * for a buffer to come back: re-armed by the return, never by a timer.
+ *
+ * What a burst has added goes back when it was not missed for a while. The kernel has no call to
+ * take a buffer out of a ring, so the ring is unregistered and a smaller one registered; an armed
+ * receive finds the new one by its name when its data comes.
  */
 #include "io/buffer_ring.h"
 
@@ -27,7 +31,7 @@ void weir__buffer_ring_init(struct weir__buffer_ring *group, struct io_uring *ur
 	group->entries = 1;
 	while (group->entries < max)
 		group->entries *= 2;
-	group->target = target < max ? target : max;
+	group->target = group->floor = target < max ? target : max;
 	group->restart = restart;
 	group->starved_tail = &group->starved;
 }
@@ -37,8 +41,11 @@ static int register_ring(struct weir__buffer_ring *group)
 	size_t ring_bytes = group->entries * sizeof(struct io_uring_buf);
 	struct io_uring_buf_ring *ring =
 		weir_alloc_aligned(4096, ring_bytes < 4096 ? 4096 : ring_bytes);
-	struct weir__block *blocks = weir_alloc(group->entries * sizeof *blocks);
+	struct weir__block *blocks = group->blocks; /* leases point into them: they stay */
 	int err = -ENOMEM;
+
+	if (!blocks)
+		blocks = weir_alloc(group->entries * sizeof *blocks);
 
 	if (ring && blocks) {
 		struct io_uring_buf_reg reg = {
@@ -49,13 +56,12 @@ static int register_ring(struct weir__buffer_ring *group)
 		io_uring_buf_ring_init(ring);
 		err = io_uring_register_buf_ring(group->uring, &reg, 0);
 	}
+	group->blocks = blocks;
 	if (err < 0) {
 		weir_free(ring);
-		weir_free(blocks);
 		return err;
 	}
 	group->ring = ring;
-	group->blocks = blocks;
 	return 0;
 }
 
@@ -164,6 +170,36 @@ int weir__buffer_ring_starve(struct weir__buffer_ring *group, struct weir__op *o
 	return 0;
 }
 
+/* Every buffer that is in the kernel's ring: it has a payload and nobody holds it. */
+static void retire_ring(struct weir__buffer_ring *group)
+{
+	if (io_uring_unregister_buf_ring(group->uring, group->id) < 0)
+		return;
+	for (unsigned id = 0; id < group->ids_used; id++) {
+		struct weir__block *block = &group->blocks[id];
+		if (block->base && block->refs == 0)
+			retire(group, block);
+	}
+	group->in_ring = 0;
+	weir_free(group->ring);
+	group->ring = NULL;
+}
+
+void weir__buffer_ring_shrink(struct weir__buffer_ring *group, bool kernel_is_still)
+{
+	bool ran_dry = group->seen_at != group->grown_at;
+
+	group->seen_at = group->grown_at;
+	if (ran_dry || group->starved || !weir__buffer_ring_is_grown(group))
+		return;
+	group->target = group->target / 4 > group->floor ? group->target / 4 : group->floor;
+	if (!kernel_is_still || !group->ring || group->circulating <= group->target)
+		return;
+	retire_ring(group);
+	if (weir__buffer_ring_fill(group) < 0)
+		return; /* without a ring: the next receive finds none, and tries again */
+}
+
 void weir__buffer_ring_forget(struct weir__buffer_ring *group, struct weir__op *op)
 {
 	struct weir__op **at = &group->starved;
@@ -179,8 +215,6 @@ void weir__buffer_ring_forget(struct weir__buffer_ring *group, struct weir__op *
 /* The kernel holds no reference any more: its ring is gone. */
 void weir__buffer_ring_close(struct weir__buffer_ring *group)
 {
-	if (!group->ring)
-		return;
 	for (unsigned id = 0; id < group->ids_used; id++)
 		weir_free(group->blocks[id].base);
 	weir_free(group->blocks);

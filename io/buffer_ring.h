@@ -27,9 +27,11 @@ struct weir__buffer_ring {
 	unsigned in_ring;
 	unsigned circulating;
 	unsigned target;   /* buffers we want in circulation; doubled when the ring ran dry */
+	unsigned floor;	   /* what target starts with and shrinks back to */
 	unsigned ids_used; /* ids handed out so far */
 	const struct weir__driver *driver;
 	uint64_t grown_at; /* driver->enters when target was doubled last */
+	uint64_t seen_at;  /* the grown_at that shrink() saw last */
 	uint16_t id;	   /* the kernel's name of the group */
 };
 
@@ -59,6 +61,20 @@ static inline struct weir__block *weir__buffer_ring_take(struct weir__buffer_rin
  * -ENOMEM when none can be had and none is out that could come back.
  */
 WEIR_MUST int weir__buffer_ring_starve(struct weir__buffer_ring *group, struct weir__op *op);
+
+/* Whether shrink() has something to do, now or later. */
+static inline bool weir__buffer_ring_is_grown(const struct weir__buffer_ring *group)
+{
+	return group->target > group->floor;
+}
+
+/*
+ * To be called every few seconds while it is grown: the target falls by three quarters, to the
+ * floor at most, unless the ring ran dry since the last call. Surplus buffers are given to the heap
+ * as leases come back; and those in the ring at once when `kernel_is_still`: the kernel can take no
+ * buffer now, and has taken none that was not reaped.
+ */
+void weir__buffer_ring_shrink(struct weir__buffer_ring *group, bool kernel_is_still);
 
 /* Takes a waiting receive out of the queue. */
 void weir__buffer_ring_forget(struct weir__buffer_ring *group, struct weir__op *op);

@@ -616,6 +616,40 @@ static void sleep_until(struct weir__ring *ring, int64_t until_ns)
 }
 
 /*
+ * Before a sleep, with nothing to reap: gives back the receive buffers that a burst has left.
+ * Returns when it has to be called again. Only with DEFER_TASKRUN does the kernel touch no buffer
+ * until we enter; elsewhere what is in the ring stays until traffic has brought it round.
+ */
+static int64_t shrink_groups(struct weir__ring *ring, unsigned sq_flags)
+{
+	bool is_still = ring->uring.flags & IORING_SETUP_DEFER_TASKRUN &&
+			!(sq_flags & IORING_SQ_CQ_OVERFLOW);
+	bool grown = false;
+	int64_t now = weir__clock_ns();
+	bool is_due = ring->shrink_at_ns && now >= ring->shrink_at_ns;
+
+	for (int i = 0; i < WEIR__RING_GROUPS; i++) {
+		if (is_due)
+			weir__buffer_ring_shrink(&ring->groups[i], is_still);
+		grown |= weir__buffer_ring_is_grown(&ring->groups[i]);
+	}
+	if (!grown)
+		ring->shrink_at_ns = 0;
+	else if (is_due || !ring->shrink_at_ns)
+		ring->shrink_at_ns = now + ring->shrink_ns;
+	return grown ? ring->shrink_at_ns : INT64_MAX;
+}
+
+static inline int64_t shrink_time(struct weir__ring *ring, unsigned sq_flags)
+{
+	bool grown = false;
+
+	for (int i = 0; i < WEIR__RING_GROUPS; i++)
+		grown |= weir__buffer_ring_is_grown(&ring->groups[i]);
+	return __builtin_expect(grown, 0) ? shrink_groups(ring, sq_flags) : INT64_MAX;
+}
+
+/*
  * What enter() refuses is harmless here: EINTR and ETIME end a wait early, EBUSY and EAGAIN leave
  * the entries queued for the next turn, which reaps first.
  */
@@ -629,9 +663,10 @@ static void ring_submit_and_wait(struct weir__driver *driver, int64_t wait_until
 	unsigned flags = __atomic_load_n(ring->uring.sq.kflags, __ATOMIC_RELAXED);
 	if (flags & IORING_SQ_CQ_OVERFLOW)
 		weir__count(&driver->cq_overflows, 1);
-	if (wait_until_ns && !io_uring_cq_ready(&ring->uring))
-		sleep_until(ring, wait_until_ns);
-	else if (queued(ring) || flags & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN))
+	if (wait_until_ns && !io_uring_cq_ready(&ring->uring)) {
+		int64_t shrink_ns = shrink_time(ring, flags);
+		sleep_until(ring, wait_until_ns < shrink_ns ? wait_until_ns : shrink_ns);
+	} else if (queued(ring) || flags & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN))
 		(void)enter(ring, 0, NULL);
 }
 
@@ -767,6 +802,7 @@ static void init_ring(struct weir__ring *ring, struct weir__worker *worker)
 	ring->io.sockets = &weir__kernel_sockets;
 	ring->io.worker = worker;
 	ring->waiting_tail = &ring->waiting;
+	ring->shrink_ns = config->recv_shrink_ms * WEIR_MS;
 	weir__buffer_ring_init(&ring->groups[0], &ring->uring, &ring->io.driver, 0,
 			       config->recv_bytes, config->recv_buffers, config->recv_buffers_max,
 			       restart_recv);

@@ -99,6 +99,8 @@
 	   "receive buffers a worker lends to the kernel at first") \
 	XX(recv_buffers_max, NUMBER, "WEIR_RECV_BUFFERS_MAX", 4096, 1, 32768, "buffers", \
 	   "receive buffers a worker lends to the kernel at most") \
+	XX(recv_shrink_ms, NUMBER, "WEIR_RECV_SHRINK_MS", 2000, 1, 3600000, "ms", \
+	   "after so long without a want of receive buffers, three quarters of the added ones go") \
 	XX(lend_max, NUMBER, "WEIR_LEND_MAX", 8, 1, 1024, "buffers", \
 	   "received buffers a connection may have waiting; then it stops receiving") \
 	XX(conns_max, NUMBER, "WEIR_CONNS_MAX", 0, 0, 16777216, "clients", \

@@ -4,11 +4,12 @@
  * turn.
  *
  * A refusal may cost the exchange, never the runtime: every call returns, everything is given back,
- * and the next exchange works.
+ * and the next exchange works. And memory that a burst has taken is given back after it.
  */
 #include <check.h>
 #include <dirent.h>
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <weir/weir.h>
@@ -139,6 +140,97 @@ START_TEST(a_refused_allocation_at_start_is_reported)
 }
 END_TEST
 
+/* ---- After a burst ------------------------------------------------------------------------- */
+
+enum { CLIENTS = 40 };
+
+static unsigned held; /* leases that handlers keep */
+
+static int hold_a_lease(weir_conn *conn)
+{
+	weir_auto_buf buf = WEIR_BUF_INIT;
+	WEIR_SCOPE(turn, 10 * WEIR_SEC);
+
+	ssize_t n = weir_recv(conn, &buf);
+	if (n <= 0)
+		return (int)n;
+	held++;
+	while (held < CLIENTS) {
+		int err = weir_yield();
+		if (err < 0)
+			return err;
+	}
+	n = weir_send(conn, &buf);
+	return n < 0 ? (int)n : 0;
+}
+
+static int serve_holding(void *arg)
+{
+	return weir_serve(arg, hold_a_lease);
+}
+
+/* Every client has its answer, and all the requests were in buffers at once. */
+static void burst(const char *address)
+{
+	weir_conn *conns[CLIENTS];
+	char got[5];
+
+	held = 0;
+	for (int i = 0; i < CLIENTS; i++) {
+		ck_assert_int_eq(weir_connect(&conns[i], address), 0);
+		ck_assert_int_eq((int)weir_write(conns[i], "hello", 5), 5);
+	}
+	for (int i = 0; i < CLIENTS; i++) {
+		ck_assert_int_eq(weir_read_full(conns[i], got, sizeof got), 0);
+		ck_assert_mem_eq(got, "hello", 5);
+		weir_conn_close(conns[i]);
+	}
+}
+
+/* Objects of 4 KB in use: the receive buffers that circulate. */
+static uint64_t buffers_out(void)
+{
+	static struct weir_pool_stats pools[256];
+	uint64_t out = 0;
+	size_t n = weir_pool_stats_get(pools, 256);
+
+	for (size_t i = 0; i < n; i++)
+		if (pools[i].object_bytes == 4096)
+			out += pools[i].in_use;
+	return out;
+}
+
+static int burst_and_wait(void *arg)
+{
+	weir_auto_listener listener = NULL;
+	WEIR_SCOPE(server, WEIR_FOREVER);
+
+	(void)arg;
+	ck_assert_int_eq(weir_listen(&listener, "127.0.0.1:0"), 0);
+	ck_assert_int_eq(weir_spawn(&server, serve_holding, listener), 0);
+	uint64_t before = buffers_out();
+	for (int round = 0; round < 3; round++) {
+		burst(weir_listener_address(listener));
+		WEIR_SCOPE(patience, 20 * WEIR_SEC);
+		while (buffers_out() > before + 4)
+			ck_assert_int_eq(weir_sleep(5 * WEIR_MS), 0);
+	}
+	return 0;
+}
+
+/* At first there are 2 receive buffers; where the kernel may be in the ring, traffic shrinks it. */
+START_TEST(a_burst_s_receive_buffers_go_back_and_the_next_burst_is_served)
+{
+	const char *mask = getenv("WEIR_URING_MASK");
+
+	if (mask && strstr(mask, "defer"))
+		return;
+	setenv("WEIR_RECV_BUFFERS", "2", 1);
+	setenv("WEIR_RECV_SHRINK_MS", "10", 1);
+	ck_assert_int_eq(weir_run(burst_and_wait, NULL, .workers = 1, .signals_ignored = true), 0);
+}
+END_TEST
+
 Suite *io_memory_suite(void);
 Suite *io_memory_suite(void)
 {
@@ -148,6 +240,12 @@ Suite *io_memory_suite(void)
 	tcase_set_timeout(tcase, 60);
 	tcase_add_test(tcase, a_refused_allocation_costs_no_more_than_the_exchange);
 	tcase_add_test(tcase, a_refused_allocation_at_start_is_reported);
+	suite_add_tcase(suite, tcase);
+
+	tcase = tcase_create("burst");
+	tcase_set_timeout(tcase, 60);
+	tcase_set_tags(tcase, "fast");
+	tcase_add_test(tcase, a_burst_s_receive_buffers_go_back_and_the_next_burst_is_served);
 	suite_add_tcase(suite, tcase);
 	return suite;
 }
