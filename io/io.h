@@ -144,6 +144,19 @@ WEIR_API void weir_listener_close(weir_listener *listener);
 
 typedef int (*weir_handler)(weir_conn *conn);
 
+enum weir_balance {
+	/*
+	 * Each worker has a listening socket of its own, and the kernel spreads the clients by
+	 * their addresses: evenly when there are many.
+	 */
+	WEIR_BALANCE_REUSEPORT,
+	/*
+	 * The caller's worker accepts and hands each client to the worker with the fewest: evenly
+	 * when there are few and they stay. Costs a message for each client that goes elsewhere.
+	 */
+	WEIR_BALANCE_HANDOFF,
+};
+
 struct weir_serve_opts {
 	weir_listener *listener; /* positional */
 	weir_handler handler;	 /* positional */
@@ -153,6 +166,7 @@ struct weir_serve_opts {
 	unsigned conns_max;	 /* clients at once on each worker; more wait in the backlog. 0: by
 				    RLIMIT_NOFILE */
 	enum weir_stack_class stack; /* of the client tasks */
+	enum weir_balance balance;   /* which worker gets a client */
 };
 
 /*

@@ -74,6 +74,7 @@ struct weir__op {
 	bool multi;    /* ACCEPT, RECV: go on until cancelled, at the driver's discretion */
 	bool more;     /* this completion was not the last */
 	bool accepted_direct;
+	bool wants_fd;	 /* ACCEPT: never a slot */
 	uint8_t group;	 /* RECV: index of the buffer size, 0 or 1 */
 	bool is_waiting; /* ring.c: in a queue through queue_next */
 	/*

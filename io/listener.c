@@ -110,16 +110,44 @@ int weir_accept(weir_listener *listener, weir_conn **ret)
 
 /* ---- Serving: one acceptor per worker ----------------------------------- */
 
-/* What all acceptors of a weir_serve() share: read only. */
+/*
+ * With WEIR_BALANCE_HANDOFF a worker's part of a server. `load` is what home chooses by. A lane
+ * opens when its acceptor has started; from then on that acceptor stays until `over`, home's last
+ * word, which comes behind every client that was handed to it.
+ */
+struct lane {
+	struct weir__worker *worker;
+	struct weir__acceptor *acceptor; /* `worker` only */
+	struct weir__msg over;
+	bool is_over;	       /* `worker` only */
+	_Atomic int state;     /* enum lane_state */
+	_Atomic unsigned load; /* clients on it or on their way: home adds, `worker` takes off */
+};
+enum lane_state { LANE_EMPTY, LANE_OPEN, LANE_CLOSED };
+
+/* Home waits for a client to leave; one has, and `room` says so or soon will. */
+enum wants_room { ROOM_UNWANTED, ROOM_WANTED, ROOM_POSTED };
+
+/* What all acceptors of a weir_serve() share: read only, but for the lanes. */
 struct serve {
 	struct weir_serve_opts opts;
 	weir_listener *listener;
 	struct weir__worker *home;
+	/* with WEIR_BALANCE_HANDOFF */
+	struct lane *lanes; /* one for each worker; NULL: each accepts for itself */
+	unsigned count;
+	unsigned last;			/* lane that got a client; home only */
+	_Atomic unsigned entered;	/* lanes; before all have nobody is accepted */
+	unsigned conns_max;		/* of each lane */
+	_Atomic int wants_room;		/* enum wants_room */
+	struct weir__msg room;		/* one has: to home */
+	struct weir__acceptor *accepts; /* home only; NULL: it is gone */
 };
 
 /* On the acceptor task's stack. Its worker only. */
 struct weir__acceptor {
-	const struct serve *serve;
+	struct serve *serve;
+	struct lane *lane; /* of its worker; NULL: no lanes */
 	struct weir__io *io;
 	struct weir__handle own; /* this worker's listening socket, when it is not the listener's */
 	struct weir__handle *handle;
@@ -209,11 +237,222 @@ static void accept_done(struct weir__op *op)
 	wake_acceptor(acceptor);
 }
 
+static unsigned conns_max(const struct weir__worker *self, unsigned asked)
+{
+	unsigned most = weir__descriptors_max();
+	unsigned workers = self->runtime->workers_count;
+
+	if (!asked)
+		asked = self->runtime->config.conns_max;
+	most = most > 2 * DESCRIPTORS_SPARE ? most - DESCRIPTORS_SPARE : most / 2;
+	most = most > workers ? most / workers : 1;
+	return asked && asked < most ? asked : most;
+}
+
+/* ---- Handing clients to other workers ----------------------------------- */
+
+/* On its way to a lane. */
+struct handover {
+	struct weir__msg msg;
+	struct lane *lane;
+	int fd;
+};
+
+static void on_handover(struct weir__worker *self, struct weir__msg *msg)
+{
+	struct handover *handover = (void *)((char *)msg - offsetof(struct handover, msg));
+	struct weir__acceptor *acceptor = handover->lane->acceptor;
+
+	(void)self;
+	queue_accepted(acceptor, handover->fd);
+	wake_acceptor(acceptor);
+	weir_free(handover);
+}
+
+static void on_over(struct weir__worker *self, struct weir__msg *msg)
+{
+	struct lane *lane = (void *)((char *)msg - offsetof(struct lane, over));
+
+	(void)self;
+	lane->is_over = true;
+	wake_acceptor(lane->acceptor);
+}
+
+static void on_room(struct weir__worker *self, struct weir__msg *msg)
+{
+	struct serve *serve = (void *)((char *)msg - offsetof(struct serve, room));
+
+	(void)self;
+	atomic_store_explicit(&serve->wants_room, ROOM_UNWANTED, memory_order_relaxed);
+	if (serve->accepts)
+		wake_acceptor(serve->accepts);
+}
+
+/* Home is to look, if its wish for that is in state `from`. */
+static void tell_home(struct serve *serve, const struct weir__worker *self, int from)
+{
+	if (!atomic_compare_exchange_strong_explicit(&serve->wants_room, &from, ROOM_POSTED,
+						     memory_order_relaxed, memory_order_relaxed))
+		return;
+	/* at home there is no message: nothing would wait for it to be handled */
+	if (self == serve->home)
+		on_room(serve->home, &serve->room);
+	else
+		weir__worker_post(serve->home, &serve->room);
+}
+
+static unsigned load_of(const struct lane *lane)
+{
+	return atomic_load_explicit(&lane->load, memory_order_relaxed);
+}
+
+/* A client of the lane's has left, or was turned away. */
+static void lane_release(struct weir__acceptor *acceptor)
+{
+	struct serve *serve = acceptor->serve;
+
+	atomic_fetch_sub_explicit(&acceptor->lane->load, 1, memory_order_relaxed);
+	/* pairs with the fence in lanes_room(): the load is seen there, or wants_room here */
+	atomic_thread_fence(memory_order_seq_cst);
+	tell_home(serve, acceptor->io->worker, ROOM_WANTED);
+}
+
+static unsigned lanes_sum(const struct serve *serve)
+{
+	unsigned sum = 0;
+
+	for (unsigned i = 0; i < serve->count; i++) {
+		const struct lane *lane = &serve->lanes[i];
+		unsigned load = load_of(lane);
+		if (atomic_load_explicit(&lane->state, memory_order_relaxed) == LANE_OPEN)
+			sum += load < serve->conns_max ? serve->conns_max - load : 0;
+	}
+	return sum;
+}
+
+/* Clients that all lanes together may take; when it is none home is told of the next to leave. */
+static unsigned lanes_room(struct serve *serve)
+{
+	unsigned sum = lanes_sum(serve);
+	int unwanted = ROOM_UNWANTED;
+
+	if (sum > 0)
+		return sum;
+	(void)atomic_compare_exchange_strong_explicit(&serve->wants_room, &unwanted, ROOM_WANTED,
+						      memory_order_relaxed, memory_order_relaxed);
+	atomic_thread_fence(memory_order_seq_cst);
+	return lanes_sum(serve);
+}
+
+/* The open lane with the fewest clients; of equals the one whose turn it is. Home's is open. */
+static struct lane *lane_choose(struct serve *serve)
+{
+	struct lane *best = NULL;
+	unsigned at = serve->last;
+
+	for (unsigned n = 0; n < serve->count; n++) {
+		at = at + 1 < serve->count ? at + 1 : 0;
+		struct lane *lane = &serve->lanes[at];
+		/* acquire: pairs with the release in lane_enter() */
+		if (atomic_load_explicit(&lane->state, memory_order_acquire) == LANE_OPEN &&
+		    (!best || load_of(lane) < load_of(best))) {
+			best = lane;
+			serve->last = at;
+		}
+	}
+	WEIR_ASSERT(best);
+	return best;
+}
+
+/* Takes the descriptor, unless there is no memory for the message. */
+static int hand_over(struct lane *lane, int fd)
+{
+	struct handover *handover = weir_alloc(sizeof *handover);
+
+	if (!handover)
+		return -ENOMEM;
+	*handover = (struct handover){ .msg.fn = on_handover, .lane = lane, .fd = fd };
+	weir__worker_post(lane->worker, &handover->msg);
+	return 0;
+}
+
+/* False: home is gone already. */
+static bool lane_enter(struct weir__acceptor *acceptor)
+{
+	struct serve *serve = acceptor->serve;
+	struct lane *lane = &serve->lanes[acceptor->io->worker->index];
+	int empty = LANE_EMPTY;
+
+	acceptor->lane = lane;
+	lane->acceptor = acceptor;
+	if (!atomic_compare_exchange_strong_explicit(&lane->state, &empty, LANE_OPEN,
+						     memory_order_release, memory_order_relaxed))
+		return false;
+	if (lane->worker == serve->home)
+		serve->accepts = acceptor;
+	if (atomic_fetch_add_explicit(&serve->entered, 1, memory_order_relaxed) + 1 == serve->count)
+		tell_home(serve, lane->worker, ROOM_UNWANTED);
+	return true;
+}
+
+/* Home's worker: nothing more is handed to anybody. */
+static void lanes_close(struct serve *serve)
+{
+	for (unsigned i = 0; i < serve->count; i++) {
+		struct lane *lane = &serve->lanes[i];
+		/* acquire: pairs with the release in lane_enter() */
+		int state =
+			atomic_exchange_explicit(&lane->state, LANE_CLOSED, memory_order_acquire);
+		if (state == LANE_OPEN && lane->worker != serve->home)
+			weir__worker_post(lane->worker, &lane->over);
+	}
+}
+
+/* On every way out of an acceptor that has entered. */
+static void lane_leave(struct weir__acceptor *acceptor)
+{
+	struct weir__worker *self = acceptor->io->worker;
+
+	if (self == acceptor->serve->home) {
+		acceptor->serve->accepts = NULL;
+		lanes_close(acceptor->serve);
+		return;
+	}
+	while (!acceptor->lane->is_over) {
+		acceptor->is_parked = true;
+		weir__park_for(self, "hand-over");
+	}
+}
+
+static int lanes_new(struct serve *serve)
+{
+	const struct weir__runtime *runtime = serve->home->runtime;
+
+	serve->count = runtime->workers_count;
+	serve->conns_max = conns_max(serve->home, serve->opts.conns_max);
+	serve->room.fn = on_room;
+	serve->lanes = weir_zalloc(serve->count * sizeof *serve->lanes);
+	if (!serve->lanes)
+		return -ENOMEM;
+	for (unsigned i = 0; i < serve->count; i++) {
+		serve->lanes[i].worker = runtime->workers[i];
+		serve->lanes[i].over.fn = on_over;
+	}
+	return 0;
+}
+
+/* ---- Accepting ---------------------------------------------------------- */
+
 /* Clients that may still come in. */
 static unsigned room(const struct weir__acceptor *acceptor)
 {
-	size_t taken = acceptor->open + acceptor->accepted_count;
+	size_t queued = acceptor->accepted_count;
+	size_t taken = acceptor->open + queued;
 
+	if (acceptor->lane) {
+		size_t left = lanes_room(acceptor->serve);
+		return left > queued ? (unsigned)(left - queued) : 0;
+	}
 	return taken < acceptor->conns_max ? (unsigned)(acceptor->conns_max - taken) : 0;
 }
 
@@ -237,6 +476,8 @@ static void stop_accept(struct weir__acceptor *acceptor)
 		acceptor->io->ops->cancel(acceptor->io, &acceptor->op);
 }
 
+/* ---- Clients ------------------------------------------------------------ */
+
 static int client_main(void *arg)
 {
 	weir_conn *conn = arg;
@@ -248,7 +489,10 @@ static int client_main(void *arg)
 		weir__count(&acceptor->io->serve.failed, 1);
 	weir__count(&acceptor->io->serve.open, -1);
 	acceptor->open--;
-	wake_acceptor(acceptor);
+	if (acceptor->lane)
+		lane_release(acceptor);
+	else
+		wake_acceptor(acceptor);
 	return 0;
 }
 
@@ -282,12 +526,34 @@ static int start_client(struct weir__acceptor *acceptor, int fd)
 	return 0;
 }
 
+/* Here, or where there are fewer. The load is home's to add, once for each client. */
+static int place_client(struct weir__acceptor *acceptor, int fd)
+{
+	struct serve *serve = acceptor->serve;
+	struct lane *lane = acceptor->lane;
+	int err;
+
+	if (lane && lane->worker == serve->home) {
+		lane = lane_choose(serve);
+		atomic_fetch_add_explicit(&lane->load, 1, memory_order_relaxed);
+	}
+	if (lane && lane != acceptor->lane)
+		err = hand_over(lane, fd);
+	else
+		err = start_client(acceptor, fd);
+	if (err < 0 && lane && lane == acceptor->lane)
+		lane_release(acceptor);
+	else if (err < 0 && lane)
+		atomic_fetch_sub_explicit(&lane->load, 1, memory_order_relaxed);
+	return err;
+}
+
 /* Makes clients of what was accepted. A client there is no memory for is turned away. */
 static void start_clients(struct weir__acceptor *acceptor)
 {
 	while (acceptor->accepted_count > 0) {
 		int fd = acceptor->accepted[acceptor->accepted_first++];
-		int err = start_client(acceptor, fd);
+		int err = place_client(acceptor, fd);
 
 		acceptor->accepted_count--;
 		if (err < 0) {
@@ -336,6 +602,10 @@ static int accept_some(struct weir__acceptor *acceptor)
 {
 	int64_t until = INT64_MAX;
 
+	if (acceptor->lane && atomic_load_explicit(&acceptor->serve->entered,
+						   memory_order_relaxed) < acceptor->serve->count)
+		return acceptor_park(acceptor, until);
+
 	if (weir_mem_level_get() >= WEIR_MEM_CRITICAL)
 		return wait_for_memory(acceptor);
 	acceptor->is_short = false;
@@ -362,6 +632,14 @@ static int accept_some(struct weir__acceptor *acceptor)
 	return acceptor_park(acceptor, until);
 }
 
+/* The same where another worker accepts. What there is no memory for has been turned away. */
+static int receive_some(struct weir__acceptor *acceptor)
+{
+	start_clients(acceptor);
+	acceptor->error = 0;
+	return acceptor_park(acceptor, INT64_MAX);
+}
+
 static void drain_begin(struct weir__drain *drain)
 {
 	struct weir__acceptor *acceptor =
@@ -383,8 +661,11 @@ static int acceptor_open(struct weir__acceptor *acceptor)
 	acceptor->own.fd = -1;
 	if (io->worker == serve->home) {
 		acceptor->handle = &serve->listener->handle;
+		acceptor->op.wants_fd = serve->lanes != NULL;
 		return 0;
 	}
+	if (serve->lanes)
+		return 0;
 	acceptor->own.fd = io->sockets->listen_along(io, listener->handle.fd, &listener->address,
 						     listener->backlog, listener->nagle);
 	if (acceptor->own.fd < 0)
@@ -412,28 +693,18 @@ static void acceptor_close(struct weir__acceptor *acceptor)
 	weir_free(acceptor->accepted);
 }
 
-static unsigned conns_max(const struct weir__worker *self, unsigned asked)
-{
-	unsigned most = weir__descriptors_max();
-	unsigned workers = self->runtime->workers_count;
-
-	if (!asked)
-		asked = self->runtime->config.conns_max;
-	most = most > 2 * DESCRIPTORS_SPARE ? most - DESCRIPTORS_SPARE : most / 2;
-	most = most > workers ? most / workers : 1;
-	return asked && asked < most ? asked : most;
-}
-
 static int acceptor_main(void *arg)
 {
 	struct weir__worker *self = weir__worker_self();
-	const struct serve *serve = arg;
+	struct serve *serve = arg;
 	struct weir__acceptor acceptor = { .serve = serve, .io = weir__io_of(self) };
 	int err = acceptor_open(&acceptor);
 
 	if (err < 0)
 		return err;
 	acceptor.task = self->current;
+	if (serve->lanes && !lane_enter(&acceptor))
+		return 0;
 	acceptor.conns_max = conns_max(self, serve->opts.conns_max);
 	acceptor.drain.begin = drain_begin;
 	WEIR_SCOPE(clients, WEIR_FOREVER);
@@ -441,12 +712,42 @@ static int acceptor_main(void *arg)
 	weir__drain_add(self, &acceptor.drain);
 	acceptor.is_draining = atomic_load_explicit(&self->runtime->draining, memory_order_relaxed);
 	while (err == 0 && !acceptor.is_draining)
-		err = accept_some(&acceptor);
+		err = acceptor.handle ? accept_some(&acceptor) : receive_some(&acceptor);
+	if (acceptor.lane)
+		lane_leave(&acceptor);
 	acceptor_close(&acceptor);
 	if (acceptor.is_draining)
 		err = weir_scope_wait(&clients);
 	weir_scope_close(&clients);
 	weir__drain_del(self, &acceptor.drain);
+	return err;
+}
+
+/* The acceptor at home has its stack at once: the others wait for its last word. */
+static int serve_all(struct serve *serve)
+{
+	struct weir__worker *self = serve->home;
+	WEIR_SCOPE(acceptors, WEIR_FOREVER);
+	int err = 0;
+
+	for (unsigned i = 0; i < self->runtime->workers_count && err == 0; i++) {
+		struct weir__worker *worker = self->runtime->workers[i];
+		err = weir__spawn(
+			weir__scope_of(&acceptors),
+			&(struct weir__spawn){
+				.fn = acceptor_main,
+				.arg = serve,
+				.name = "acceptor",
+				.site = "weir_serve",
+				.worker = worker,
+				.stack_shift = weir__stack_shift(self->runtime, WEIR_STACK_DEFAULT),
+				.stack_now = worker == self,
+			});
+	}
+	if (err == 0)
+		return weir_scope_wait(&acceptors);
+	if (!serve->accepts)
+		lanes_close(serve);
 	return err;
 }
 
@@ -460,17 +761,17 @@ int weir_serve_with(const struct weir_serve_opts *opts)
 	int err = weir__opts_copy(&serve.opts, sizeof serve.opts, opts, opts->size);
 	if (err < 0)
 		return err;
-	if (!serve.opts.listener || !serve.opts.handler || serve.opts.stack > WEIR_STACK_1M)
+	if (!serve.opts.listener || !serve.opts.handler || serve.opts.stack > WEIR_STACK_1M ||
+	    serve.opts.balance > WEIR_BALANCE_HANDOFF)
 		return -EINVAL;
 	serve.listener = serve.opts.listener;
 	if (serve.listener->io->worker != self)
 		return -EXDEV;
-	WEIR_SCOPE(acceptors, WEIR_FOREVER);
-	for (unsigned i = 0; i < self->runtime->workers_count && err == 0; i++)
-		err = weir_spawn(&acceptors, acceptor_main, &serve, .name = "acceptor",
-				 .worker = WEIR_ON_WORKER(i));
+	if (serve.opts.balance == WEIR_BALANCE_HANDOFF)
+		err = lanes_new(&serve);
 	if (err == 0)
-		err = weir_scope_wait(&acceptors);
+		err = serve_all(&serve);
+	weir_free(serve.lanes);
 	return err == 0 ? -ECANCELED : err;
 }
 

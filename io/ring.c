@@ -34,6 +34,8 @@ enum { REAP_MAX = 256, SLOTS_FIRST = 64 };
  * slot.
  */
 enum { CODE_IGNORE = 0xfb, CODE_WAKE, CODE_MESSAGE, CODE_MESSAGE_LOST, CODE_NONE };
+/* In the code of an accept that never gives a slot. */
+enum { CODE_WANTS_FD = 0x40 };
 _Static_assert(CODE_NONE == 0xff, "all bits: any code | CODE_NONE is CODE_NONE");
 
 static struct weir__ring *ring_of(struct weir__io *io)
@@ -179,7 +181,7 @@ static void fill_accept(struct weir__ring *ring, struct weir__op *op, struct io_
 	bool multi = op->multi && ring->has_accept_multi;
 	int fd = op->handle->fd;
 
-	op->accepted_direct = ring->io.accepts_direct;
+	op->accepted_direct = ring->io.accepts_direct && !op->wants_fd;
 	if (op->accepted_direct && multi)
 		io_uring_prep_multishot_accept_direct(sqe, fd, NULL, NULL, 0);
 	else if (multi)
@@ -334,7 +336,8 @@ static __attribute__((noinline)) bool start_slowly(struct weir__ring *ring, stru
 		op->res = err;
 		return true;
 	}
-	ring->slots[op->slot].key ^= CODE_NONE ^ op->code;
+	unsigned plain = op->code == WEIR__OP_ACCEPT && op->wants_fd ? CODE_WANTS_FD : 0;
+	ring->slots[op->slot].key ^= CODE_NONE ^ (op->code | plain);
 	if (op->is_kept)
 		op->state = WEIR__OP_QUEUED;
 	else
@@ -454,9 +457,11 @@ static void on_wake(struct weir__ring *ring, const struct io_uring_cqe *cqe)
 static void on_stale(struct weir__ring *ring, const struct io_uring_cqe *cqe, unsigned code)
 {
 	weir__count(&ring->io.driver.stale_completions, 1);
-	if (code == WEIR__OP_ACCEPT && cqe->res >= 0) {
-		struct weir__handle orphan = { .fd = cqe->res,
-					       .is_direct = ring->io.accepts_direct };
+	if ((code & ~CODE_WANTS_FD) == WEIR__OP_ACCEPT && cqe->res >= 0) {
+		struct weir__handle orphan = {
+			.fd = cqe->res,
+			.is_direct = ring->io.accepts_direct && !(code & CODE_WANTS_FD),
+		};
 		ring_close_handle(&ring->io, &orphan);
 	}
 }

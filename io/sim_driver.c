@@ -294,7 +294,7 @@ static bool sim_start(struct weir__io *io, struct weir__op *op)
 
 	op->block = NULL;
 	op->more = false;
-	op->accepted_direct = io->accepts_direct && op->code == WEIR__OP_ACCEPT;
+	op->accepted_direct = io->accepts_direct && op->code == WEIR__OP_ACCEPT && !op->wants_fd;
 	if (!record) {
 		op->res = -ENOMEM;
 		return true;

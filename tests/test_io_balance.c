@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Which worker gets a client: as the kernel spreads them, or handed to the one with the fewest.
+ */
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "tests/runtime_test.h"
+
+#define TRY(call)                                                                                  \
+	do {                                                                                       \
+		int try_err = (call);                                                              \
+		if (try_err < 0)                                                                   \
+			return try_err;                                                            \
+	} while (0)
+
+enum { CLIENTS = 64, WORKERS_MAX = 3 };
+
+static _Atomic unsigned served[WORKERS_MAX], now_open[WORKERS_MAX], most_open[WORKERS_MAX];
+static _Atomic unsigned all;
+
+static int echo(weir_conn *conn)
+{
+	unsigned worker = (unsigned)weir_worker_index();
+	weir_auto_buf buf = WEIR_BUF_INIT;
+	ssize_t n;
+
+	ck_assert_ptr_eq(weir_conn_user(conn), &served);
+	served[worker]++;
+	if (++now_open[worker] > most_open[worker])
+		most_open[worker] = now_open[worker];
+	all++;
+	while ((n = weir_recv(conn, &buf)) > 0)
+		if ((n = weir_send(conn, &buf)) < 0)
+			break;
+	now_open[worker]--;
+	return (int)n;
+}
+
+struct server {
+	weir_listener *listener;
+	enum weir_balance balance;
+	unsigned conns_max;
+};
+
+static int serve(void *arg)
+{
+	const struct server *server = arg;
+
+	return weir_serve(server->listener, echo, .balance = server->balance, .user = &served,
+			  .conns_max = server->conns_max);
+}
+
+/* Each says something, hears it, and stays. */
+static int hold_clients(const char *address, unsigned count, weir_conn **ret)
+{
+	char byte = 'x';
+
+	for (unsigned i = 0; i < count; i++) {
+		TRY(weir_connect(&ret[i], address));
+		ssize_t n = weir_write(ret[i], &byte, 1);
+		int err = n < 0 ? (int)n : weir_read_full(ret[i], &byte, 1);
+		if (err < 0) {
+			weir_conn_close(ret[i]);
+			return err;
+		}
+	}
+	return 0;
+}
+
+static int nothing(void *arg)
+{
+	(void)arg;
+	return 0;
+}
+
+static int spread(void *arg)
+{
+	struct server server = { .balance = *(enum weir_balance *)arg };
+	weir_auto_listener listener = NULL;
+	weir_conn *conns[CLIENTS] = { NULL };
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	TRY(weir_listen(&listener, "127.0.0.1:0"));
+	server.listener = listener;
+	TRY(weir_spawn(&scope, serve, &server));
+	TRY(weir_yield());
+	TRY(weir_call_on(1, nothing, NULL)); /* its socket is there */
+	TRY(hold_clients(weir_listener_address(listener), CLIENTS, conns));
+	ck_assert_uint_eq(all, CLIENTS);
+	for (unsigned i = 0; i < CLIENTS; i++)
+		weir_conn_close(conns[i]);
+	return 0;
+}
+
+START_TEST(handing_over_is_even)
+{
+	enum weir_balance balance = WEIR_BALANCE_HANDOFF;
+
+	run_on(2, spread, &balance);
+	ck_assert_uint_eq(served[0], CLIENTS / 2);
+	ck_assert_uint_eq(served[1], CLIENTS / 2);
+}
+END_TEST
+
+/* One in a hundred billion runs has fewer than eight of 64 on a side. */
+START_TEST(the_kernel_s_choice_is_roughly_even)
+{
+	enum weir_balance balance = WEIR_BALANCE_REUSEPORT;
+
+	run_on(2, spread, &balance);
+	ck_assert_uint_ge(served[0], 8);
+	ck_assert_uint_ge(served[1], 8);
+}
+END_TEST
+
+static int talk(void *arg)
+{
+	const char *address = arg;
+	weir_conn *conn = NULL;
+
+	TRY(hold_clients(address, 1, &conn));
+	int err = weir_sleep(WEIR_MS);
+	weir_conn_close(conn);
+	return err;
+}
+
+static int crowd(void *arg)
+{
+	struct server server = { .balance = WEIR_BALANCE_HANDOFF, .conns_max = 2 };
+	weir_auto_listener listener = NULL;
+	WEIR_SCOPE(serving, WEIR_FOREVER);
+
+	(void)arg;
+	TRY(weir_listen(&listener, "127.0.0.1:0"));
+	server.listener = listener;
+	TRY(weir_spawn(&serving, serve, &server));
+	WEIR_SCOPE(clients, WEIR_FOREVER);
+	for (unsigned i = 0; i < 200; i++)
+		TRY(weir_spawn(&clients, talk, (void *)(uintptr_t)weir_listener_address(listener)));
+	return weir_scope_wait(&clients);
+}
+
+START_TEST(no_worker_has_more_than_conns_max)
+{
+	run_on(3, crowd, NULL);
+	ck_assert_uint_eq(all, 200);
+	for (unsigned i = 0; i < WORKERS_MAX; i++) {
+		ck_assert_uint_gt(served[i], 0);
+		ck_assert_uint_le(most_open[i], 2);
+	}
+}
+END_TEST
+
+static int keep_talking(void *arg)
+{
+	for (;;) {
+		int err = talk(arg);
+		if (err == -ECANCELED)
+			return err;
+	}
+}
+
+/* Clients come all the while: at the end some are on their way from worker to worker. */
+static int cut_off(void *arg)
+{
+	uint64_t *seed = arg;
+
+	for (int i = 0; i < ROUNDS(60); i++) {
+		struct server server = { .balance = WEIR_BALANCE_HANDOFF };
+		weir_auto_listener listener = NULL;
+		WEIR_SCOPE(clients, WEIR_FOREVER);
+		TRY(weir_listen(&listener, "127.0.0.1:0"));
+		server.listener = listener;
+		char *address = (char *)(uintptr_t)weir_listener_address(listener);
+		WEIR_SCOPE(serving, WEIR_FOREVER);
+		TRY(weir_spawn(&serving, serve, &server));
+		for (unsigned k = 0; k < 4; k++)
+			TRY(weir_spawn(&clients, keep_talking, address,
+				       .worker = WEIR_ON_WORKER(k % 3)));
+		TRY(weir_sleep((int64_t)(random_next(seed) % 4096) * WEIR_US));
+		weir_scope_cancel(&serving);
+		expect(weir_scope_wait(&serving) == -ECANCELED);
+		weir_scope_cancel(&clients);
+		(void)weir_scope_wait(&clients);
+		weir_scope_close(&serving);
+		weir_scope_close(&clients);
+	}
+	return 0;
+}
+
+START_TEST(a_server_that_hands_over_ends_at_any_time)
+{
+	uint64_t seed = test_seed();
+
+	run_on(3, cut_off, &seed);
+}
+END_TEST
+
+static int drain(void *arg)
+{
+	struct server server = { .balance = WEIR_BALANCE_HANDOFF };
+	weir_auto_listener listener = NULL;
+	weir_conn *conns[8] = { NULL };
+	char byte = 'y';
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	TRY(weir_listen(&listener, "127.0.0.1:0"));
+	server.listener = listener;
+	TRY(weir_spawn(&scope, serve, &server));
+	TRY(hold_clients(weir_listener_address(listener), 8, conns));
+	weir_stop();
+	for (unsigned i = 0; i < 8; i++) { /* who is there is served to the end */
+		expect(weir_write(conns[i], &byte, 1) == 1);
+		TRY(weir_read_full(conns[i], &byte, 1));
+		weir_conn_close(conns[i]);
+	}
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(draining_serves_those_who_were_handed_over)
+{
+	ck_assert_int_eq(weir_run(drain, NULL, .workers = 3, .drain_ns = 10 * WEIR_SEC), 0);
+	ck_assert_uint_eq(all, 8);
+}
+END_TEST
+
+Suite *io_balance_suite(void)
+{
+	Suite *suite = suite_create("io_balance");
+	TCase *balance = tcase_create("balance");
+
+	tcase_set_tags(balance, "fast");
+	tcase_set_timeout(balance, 20);
+	tcase_add_test(balance, handing_over_is_even);
+	tcase_add_test(balance, the_kernel_s_choice_is_roughly_even);
+	tcase_add_test(balance, no_worker_has_more_than_conns_max);
+	tcase_add_test(balance, a_server_that_hands_over_ends_at_any_time);
+	tcase_add_test(balance, draining_serves_those_who_were_handed_over);
+	suite_add_tcase(suite, balance);
+	return suite;
+}
