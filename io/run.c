@@ -211,6 +211,8 @@ static int start_all(struct run *run, int err, unsigned *ret_started)
 		run->error = err;
 	while (run->ready < started - 1)
 		pthread_cond_wait(&run->changed, &run->lock);
+	if (run->error == 0) /* it looks at threads that are there */
+		run->error = weir__watcher_start(&run->runtime);
 	run->may_go = true;
 	err = run->error;
 	pthread_cond_broadcast(&run->changed);
@@ -279,8 +281,6 @@ static int run_begin(struct run *run, const struct weir_run_opts *opts)
 			 sched_getaffinity(0, sizeof run->affinity, &run->affinity) == 0;
 	int err = worker_open(first);
 	run->is_open = err == 0;
-	if (err == 0)
-		err = weir__watcher_start(runtime);
 	err = start_all(run, err, &run->started);
 	if (err < 0)
 		return err;
