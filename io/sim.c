@@ -258,6 +258,17 @@ static int64_t sim_clock(void)
 	return sim->now_ns;
 }
 
+/* It spins, so only another worker's turn helps. */
+static void sim_relax(void)
+{
+	struct weir__sim_worker *worker = current->running;
+
+	/* a task that has ended is left nowhere: then who holds the lock is not left inside it */
+	WEIR_ASSERT(worker && may_be_left(worker->io.worker));
+	current->now_ns += WEIR_US;
+	leave_worker(worker, false);
+}
+
 static void sim_suspended(struct weir__worker *self, struct weir__task *task)
 {
 	struct weir__sim *sim = current;
@@ -271,6 +282,7 @@ static void sim_suspended(struct weir__worker *self, struct weir__task *task)
 static const struct weir__virtual machine = {
 	.clock_ns = sim_clock,
 	.suspended = sim_suspended,
+	.relax = sim_relax,
 };
 
 static bool memory_fails(void)

@@ -18,8 +18,6 @@
  */
 #include "runtime/task.h"
 
-#include <sched.h>
-
 enum { STEAL_MAX = 16 };
 
 static void lock(struct weir__fresh *fresh)
@@ -27,7 +25,7 @@ static void lock(struct weir__fresh *fresh)
 	for (unsigned spins = 0;
 	     atomic_flag_test_and_set_explicit(&fresh->lock, memory_order_acquire);)
 		if (++spins % 64 == 0)
-			sched_yield();
+			weir__relax();
 }
 
 static void unlock(struct weir__fresh *fresh)

@@ -478,6 +478,8 @@ struct weir__virtual {
 	int64_t (*clock_ns)(void);
 	/* The running task is parked, or has yielded, and is about to be left. */
 	void (*suspended)(struct weir__worker *self, struct weir__task *task);
+	/* Nothing more can be done here until another worker has done something. */
+	void (*relax)(void);
 };
 extern __thread const struct weir__virtual *weir__virtual
 	__attribute__((tls_model("initial-exec")));
@@ -503,6 +505,15 @@ static inline bool weir__runs_here(const struct weir__worker *self, const struct
 	/* acquire: pairs with the release of who takes it and writes `worker` */
 	return !(atomic_load_explicit(&task->remote, memory_order_acquire) & WEIR__REMOTE_FRESH) &&
 	       task->worker == self;
+}
+
+/* In a loop that spins until another worker is through with a few instructions. */
+static inline void weir__relax(void)
+{
+	if (weir__virtual)
+		weir__virtual->relax();
+	else
+		sched_yield();
 }
 
 int64_t weir__clock_ns(void);

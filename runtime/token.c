@@ -10,8 +10,6 @@
  */
 #include "runtime/task.h"
 
-#include <sched.h>
-
 /* Lies in struct weir_token; all zero is a new one. */
 struct weir__token {
 	_Atomic uint8_t locked;
@@ -30,7 +28,7 @@ static void lock(struct weir__token *token)
 {
 	for (unsigned spins = 0; atomic_exchange_explicit(&token->locked, 1, memory_order_acquire);)
 		if (++spins % 64 == 0)
-			sched_yield();
+			weir__relax();
 }
 
 static void unlock(struct weir__token *token)

@@ -5,7 +5,6 @@
  */
 #include "runtime/wait.h"
 
-#include <sched.h>
 #include <stdio.h>
 
 #include "runtime/wait_kind.h"
@@ -25,7 +24,7 @@ void weir__lock_slow(struct weir__lock *lock)
 			__builtin_ia32_pause();
 #endif
 			if (++spins % 64 == 0)
-				sched_yield();
+				weir__relax();
 		}
 	} while (atomic_exchange_explicit(&lock->is_taken, 1, memory_order_acquire));
 }
@@ -167,7 +166,7 @@ static void grant_all(struct weir__worker *self, struct weir__lock *lock, struct
 		weir__unlock(lock);
 		weir__wakes_send(self, &wakes);
 		if (!is_empty && !has_more)
-			sched_yield();
+			weir__relax();
 	} while (!is_empty);
 }
 

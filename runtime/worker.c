@@ -68,6 +68,8 @@ bool weir__worker_wake_parked(struct weir__worker *target)
 
 static void post(struct weir__worker *target, struct weir__msg *msg)
 {
+	if (__builtin_expect(weir__virtual != NULL, 0))
+		(void)weir__virtual->clock_ns(); /* much can happen before it is there */
 	struct weir__msg *head = atomic_load_explicit(&target->inbox, memory_order_relaxed);
 
 	do {
