@@ -255,7 +255,7 @@ void weir__heap_detach(void)
 		weir__cache_close(home, i);
 	weir__runs_purge_all(home);
 	pthread_mutex_lock(&weir__heaps_lock);
-	atomic_store_explicit(&home->owned, 0, memory_order_relaxed);
+	weir__remote_leave(home);
 	pthread_mutex_unlock(&weir__heaps_lock);
 }
 

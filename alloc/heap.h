@@ -430,6 +430,9 @@ void weir__remote_drain(struct weir__home *home);
 bool weir__remote_is_returning(const void *block);
 bool weir__remote_waiting(struct weir__home *home);
 
+/* The heap has no owner from here on, and nothing in its inbox. Under the heaps lock. */
+void weir__remote_leave(struct weir__home *home);
+
 /* Has every heap's thread but the caller's look after it. */
 void weir__remote_wake_all(void);
 

@@ -48,6 +48,12 @@ bool weir__remote_is_returning(const void *block)
 	return returned->mark == mark_of(returned);
 }
 
+static void drain_all(struct weir__home *home)
+{
+	while (weir__remote_waiting(home))
+		weir__remote_drain(home);
+}
+
 /* ---- Sending -------------------------------------------------------------------------------- */
 
 /* The lock keeps what wake() uses alive; it is taken once in 256 KiB. */
@@ -72,9 +78,12 @@ static void push(struct weir__home *owner, const struct weir__outbox *chain)
 	struct weir__returned *head = atomic_load_explicit(&owner->inbox, memory_order_relaxed);
 	do {
 		chain->last->next = head;
-		/* release: the drain's acquire sees the links and the last writes to the blocks */
+		/*
+		 * release: the drain's acquire sees the links and the last writes to the blocks;
+		 * seq_cst: post() looks for an owner only after this
+		 */
 	} while (!atomic_compare_exchange_weak_explicit(
-		&owner->inbox, &head, chain->first, memory_order_release, memory_order_relaxed));
+		&owner->inbox, &head, chain->first, memory_order_seq_cst, memory_order_relaxed));
 	uint64_t before =
 		atomic_fetch_add_explicit(&owner->inbox_bytes, chain->bytes, memory_order_relaxed);
 	if (before < WAKE_BYTES && before + chain->bytes >= WAKE_BYTES)
@@ -82,8 +91,8 @@ static void push(struct weir__home *owner, const struct weir__outbox *chain)
 }
 
 /*
- * `owned` may change right after it was read. Then the chain waits in the inbox for the next owner,
- * or for the next who posts to the heap.
+ * Whoever posts pushes and then looks for an owner; an owner who leaves says so and then looks into
+ * the inbox (weir__heap_detach()). One of the two sees the other: tests/model/inbox.pml.
  */
 static void post(struct weir__outbox *chain)
 {
@@ -91,11 +100,12 @@ static void post(struct weir__outbox *chain)
 	push(owner, chain);
 	chain->count = 0;
 	chain->bytes = 0;
-	if (atomic_load_explicit(&owner->owned, memory_order_relaxed))
+	/* seq_cst: after the push; with the owner's fence in weir__remote_leave() */
+	if (atomic_load_explicit(&owner->owned, memory_order_seq_cst))
 		return;
 	pthread_mutex_lock(&weir__heaps_lock);
 	if (!atomic_load_explicit(&owner->owned, memory_order_relaxed))
-		weir__remote_drain(owner);
+		drain_all(owner);
 	pthread_mutex_unlock(&weir__heaps_lock);
 }
 
@@ -178,6 +188,14 @@ void weir__remote_drain(struct weir__home *home)
 		home->returned = block->next;
 		receive(home, block);
 	}
+}
+
+void weir__remote_leave(struct weir__home *home)
+{
+	atomic_store_explicit(&home->owned, 0, memory_order_relaxed);
+	/* with the push and the load in post(): who did not see this is seen here */
+	atomic_thread_fence(memory_order_seq_cst);
+	drain_all(home);
 }
 
 bool weir__remote_waiting(struct weir__home *home)

@@ -51,4 +51,8 @@ expect holds remote
 for without in NO_QUEUED NO_ENDED END_ALWAYS; do
 	expect fails remote -D$without
 done
+expect holds inbox
+for without in NO_RECHECK NO_FENCE_OWNER NO_FENCE_SENDER NO_LOCK LOAD_AND_CLEAR; do
+	expect fails inbox -D$without
+done
 exit $failed
