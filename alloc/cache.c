@@ -69,6 +69,15 @@ static void marks_reset(const struct weir__home *home, struct weir__cache *cache
 	cache->high = closed ? NULL : cache->head;
 }
 
+/*
+ * What the budget counts of a cache: not the one object that each may hold. Else a single block of
+ * 10 MiB, freed, would leave nothing for all the small classes.
+ */
+static uint64_t cost(const struct weir__cache *cache, uint32_t cap)
+{
+	return cap == 0 ? 0 : (uint64_t)(cap - 1) * cache->object_bytes;
+}
+
 static void cache_open(struct weir__home *home, uint32_t index)
 {
 	const struct weir__pool *pool = &weir__pools[index];
@@ -87,7 +96,7 @@ static void cache_open(struct weir__home *home, uint32_t index)
 	WEIR__SET(cache->slots, slots_new(home, cap, &bin->room));
 	set_count(cache, 0);
 	WEIR__SET(cache->cap, cache->slots == NULL ? 0 : cap);
-	WEIR__SET(home->cap_bytes, home->cap_bytes + (uint64_t)cache->cap * cache->object_bytes);
+	WEIR__SET(home->cap_bytes, home->cap_bytes + cost(cache, cache->cap));
 	memset(&bin->demand, 0, sizeof(bin->demand));
 	struct weir__law *law = &bin->demand.law;
 	law->decayed_ns = law->resized_ns = law->used_ns = home->now_ns;
@@ -159,8 +168,7 @@ void weir__cache_resize(struct weir__home *home, uint32_t index, uint32_t cap)
 		slots_grow(home, index, cap);
 	if (cap > bin->room)
 		cap = bin->room;
-	WEIR__SET(home->cap_bytes,
-		  home->cap_bytes + ((uint64_t)cap - cache->cap) * cache->object_bytes);
+	WEIR__SET(home->cap_bytes, home->cap_bytes + cost(cache, cap) - cost(cache, cache->cap));
 	WEIR__SET(cache->cap, cap);
 	WEIR__SET(bin->resizes, bin->resizes + 1);
 	marks_reset(home, cache);
@@ -176,7 +184,7 @@ void weir__cache_close(struct weir__home *home, uint32_t index)
 		weir__cache_flush(home, index, weir__cache_count(cache));
 		slots_free(home, cache->slots);
 	}
-	WEIR__SET(home->cap_bytes, home->cap_bytes - (uint64_t)cache->cap * cache->object_bytes);
+	WEIR__SET(home->cap_bytes, home->cap_bytes - cost(cache, cache->cap));
 	WEIR__SET(cache->slots, NULL);
 	WEIR__SET(cache->head, NULL);
 	WEIR__SET(cache->cap, 0);

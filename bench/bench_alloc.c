@@ -2,40 +2,37 @@
 /*
  * bench_alloc: the time of alloc and free, weir's and everybody else's.
  *
- *   bench_alloc                  all loops, all allocators found here, a table
+ *   bench_alloc                  all loops, all allocators found here, a table of 9 rounds
  *   bench_alloc --csv            the same as comma-separated values
- *   bench_alloc --rounds 9
+ *   bench_alloc --quick          a tenth of the operations, 3 rounds
+ *   bench_alloc "64 B"           only the loops whose names contain that
  *
  * Every figure comes from a process of its own, pinned to one CPU, that warms up and then measures
  * by thread CPU time. Allocators take turns within a round, so that a slow minute of the machine is
  * everybody's. Rivals are put under the same malloc loops with LD_PRELOAD; the ones not installed
  * are left out. One operation is an alloc, a touch of the first and last byte (or a memset where
- * the name says so), and a free; `live` is how many blocks are out at a time. In "freed elsewhere"
- * one thread allocates and another, on the other CPU, frees: there the time is that of the wall.
+ * the name says so), and a free; `live` is how many blocks are out at a time, oldest freed first.
+ * In "freed elsewhere" one thread allocates and another, on the other CPU, frees: there the time is
+ * that of the wall.
+ *
+ * The loops are those of two documents: 64 B, 8 to 256 B in turn and 1,024 + i % 4,096 bytes from
+ * an analysis of a runtime's allocator, which has one block live and pools filled before the clock
+ * starts; the eight sizes from 63 KB to 10 MB from one about graded buffer pools. Random is what
+ * neither has: sizes and ages without any order.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
-#include <sched.h>
-#include <stdatomic.h>
-#include <stdbool.h>
-#include <stdio.h>
+#include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/utsname.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <weir/weir.h>
 
-enum { ROUNDS_MAX = 31, LIVE_MAX = 1024 };
+#include "alloc_rivals.h"
 
-static double clock_ns(clockid_t clock)
-{
-	struct timespec t;
-	clock_gettime(clock, &t);
-	return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
-}
+enum { LIVE_MAX = 1024 };
 
 /* ---- Loops ---------------------------------------------------------------------------------- */
 
@@ -59,6 +56,23 @@ static inline size_t size_graded(size_t i)
 	return kib[i & 7] << 10;
 }
 
+static inline size_t size_powers(size_t i)
+{
+	return (size_t)512 << i % 5;
+}
+static inline size_t size_small(size_t i)
+{
+	return 8 + i * 37 % 249;
+}
+static inline size_t size_middle(size_t i)
+{
+	return 256 + i * 37 % 769;
+}
+static inline size_t size_large(size_t i)
+{
+	return 1024 + i * 37 % 7169;
+}
+
 static inline void touch(char *p, size_t size)
 {
 	*(volatile char *)p = 1;
@@ -75,9 +89,10 @@ static inline void clear(char *p, size_t size)
 	static void name(size_t ops, size_t live)                                                  \
 	{                                                                                          \
 		static char *ring[LIVE_MAX];                                                       \
-		size_t at = 0;                                                                     \
-		for (size_t i = 0; i < live - 1; i++) {                                            \
-			ring[i] = alloc(size_of(i));                                               \
+		static size_t sizes[LIVE_MAX];                                                     \
+		size_t at = 0, waiting = live - 1;                                                 \
+		for (size_t i = 0; i < waiting; i++) {                                             \
+			ring[i] = alloc(sizes[i] = size_of(i));                                    \
 			use(ring[i], size_of(i));                                                  \
 		}                                                                                  \
 		for (size_t i = 0; i < ops; i++) {                                                 \
@@ -85,16 +100,62 @@ static inline void clear(char *p, size_t size)
 			char *p = alloc(size);                                                     \
 			use(p, size);                                                              \
 			if (live == 1) {                                                           \
-				dealloc(p);                                                        \
+				dealloc(p, size);                                                  \
 				continue;                                                          \
 			}                                                                          \
-			dealloc(ring[at]);                                                         \
+			dealloc(ring[at], sizes[at]);                                              \
 			ring[at] = p;                                                              \
-			at = at + 1 == live - 1 ? 0 : at + 1;                                      \
+			sizes[at] = size;                                                          \
+			at = at + 1 == waiting ? 0 : at + 1;                                       \
 		}                                                                                  \
-		for (size_t i = 0; i < live - 1; i++)                                              \
-			dealloc(ring[i]);                                                          \
+		for (size_t i = 0; i < waiting; i++)                                               \
+			dealloc(ring[i], sizes[i]);                                                \
 	}
+
+/* 1,000 live, every other one freed, and into the holes one at a time. */
+#define HOLES(name, alloc, dealloc)                                                                \
+	static void name(size_t ops, size_t live)                                                  \
+	{                                                                                          \
+		static char *kept[LIVE_MAX];                                                       \
+		for (size_t i = 0; i < live; i++)                                                  \
+			kept[i] = alloc(64);                                                       \
+		for (size_t i = 0; i < live; i += 2)                                               \
+			dealloc(kept[i], 64);                                                      \
+		for (size_t i = 0; i < ops; i++) {                                                 \
+			char *p = alloc(64);                                                       \
+			touch(p, 64);                                                              \
+			dealloc(p, 64);                                                            \
+		}                                                                                  \
+		for (size_t i = 1; i < live; i += 2)                                               \
+			dealloc(kept[i], 64);                                                      \
+	}
+
+/* Each operation frees a block of any age and puts one of any size, 1 to 1,000 bytes, in its place.
+ */
+#define RANDOM(name, alloc, dealloc)                                                               \
+	static void name(size_t ops, size_t live)                                                  \
+	{                                                                                          \
+		static char *ring[LIVE_MAX];                                                       \
+		static size_t sizes[LIVE_MAX];                                                     \
+		uint32_t state = 12345;                                                            \
+		for (size_t i = 0; i < live; i++)                                                  \
+			ring[i] = alloc(sizes[i] = 1 + next_random(&state) % 1000);                \
+		for (size_t i = 0; i < ops; i++) {                                                 \
+			size_t at = next_random(&state) % live;                                    \
+			dealloc(ring[at], sizes[at]);                                              \
+			sizes[at] = 1 + next_random(&state) % 1000;                                \
+			ring[at] = alloc(sizes[at]);                                               \
+			touch(ring[at], sizes[at]);                                                \
+		}                                                                                  \
+		for (size_t i = 0; i < live; i++)                                                  \
+			dealloc(ring[i], sizes[i]);                                                \
+	}
+
+static inline uint32_t next_random(uint32_t *state)
+{
+	*state = *state * 1664525 + 1013904223;
+	return *state >> 8;
+}
 
 /* Without the barrier the compiler removes malloc and free as a pair. */
 static inline void *libc_alloc(size_t size)
@@ -104,14 +165,25 @@ static inline void *libc_alloc(size_t size)
 	return p;
 }
 
+#define FREE(p, size)	   free(p)
+#define WEIR_FREE(p, size) weir_free(p)
+
 #define LOOPS(suffix, alloc, dealloc)                                                              \
 	LOOP(fixed_##suffix, alloc, dealloc, size_fixed, touch)                                    \
 	LOOP(mixed_##suffix, alloc, dealloc, size_mixed, touch)                                    \
+	LOOP(mixed_clear_##suffix, alloc, dealloc, size_mixed, clear)                              \
 	LOOP(medium_##suffix, alloc, dealloc, size_1k_5k, touch)                                   \
 	LOOP(medium_clear_##suffix, alloc, dealloc, size_1k_5k, clear)                             \
-	LOOP(graded_##suffix, alloc, dealloc, size_graded, touch)
-LOOPS(weir, weir_alloc, weir_free)
-LOOPS(libc, libc_alloc, free)
+	LOOP(powers_##suffix, alloc, dealloc, size_powers, touch)                                  \
+	LOOP(small_clear_##suffix, alloc, dealloc, size_small, clear)                              \
+	LOOP(middle_clear_##suffix, alloc, dealloc, size_middle, clear)                            \
+	LOOP(large_clear_##suffix, alloc, dealloc, size_large, clear)                              \
+	LOOP(graded_##suffix, alloc, dealloc, size_graded, touch)                                  \
+	HOLES(holes_##suffix, alloc, dealloc)                                                      \
+	RANDOM(random_##suffix, alloc, dealloc)
+LOOPS(libc, libc_alloc, FREE)
+LOOPS(weir, weir_alloc, WEIR_FREE)
+LOOPS(sized, weir_alloc, weir_free_sized)
 
 /* ---- Freed elsewhere ------------------------------------------------------------------------ */
 
@@ -120,292 +192,235 @@ enum { BATCH = 256, BATCHES = 8 };
 /* A ring of batches: the producer fills, the consumer frees and empties. */
 static struct {
 	void *block[BATCHES][BATCH];
-	_Atomic size_t filled __attribute__((aligned(64)));
-	_Atomic size_t emptied __attribute__((aligned(64)));
+	sem_t filled, emptied;
 	size_t batches;
-	bool weir;
+	size_t (*size_of)(size_t i);
+	enum alloc_kind kind;
 } handoff;
 
-static void run_on(long cpu)
+static void wait_for(sem_t *sem)
 {
-	cpu_set_t set;
-	CPU_ZERO(&set);
-	CPU_SET((size_t)cpu, &set);
-	(void)pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
+	while (sem_wait(sem) < 0)
+		;
+}
+
+static void give_back(char *p, size_t size)
+{
+	if (handoff.kind == ALLOC_WEIR)
+		weir_free(p);
+	else if (handoff.kind == ALLOC_SIZED)
+		weir_free_sized(p, size);
+	else
+		free(p);
 }
 
 static void *consume(void *arg)
 {
 	(void)arg;
-	run_on(0);
-	if (handoff.weir && weir_thread_attach() < 0)
+	alloc_run_on(0);
+	if (handoff.kind != ALLOC_LIBC && weir_thread_attach() < 0)
 		exit(1);
 	for (size_t i = 0; i < handoff.batches; i++) {
-		while (atomic_load_explicit(&handoff.filled, memory_order_acquire) == i)
-			sched_yield();
-		for (size_t k = 0; k < BATCH; k++) {
-			if (handoff.weir)
-				weir_free(handoff.block[i % BATCHES][k]);
-			else
-				free(handoff.block[i % BATCHES][k]);
-		}
-		atomic_store_explicit(&handoff.emptied, i + 1, memory_order_release);
+		wait_for(&handoff.filled);
+		for (size_t k = 0; k < BATCH; k++)
+			give_back(handoff.block[i % BATCHES][k], handoff.size_of(i * BATCH + k));
+		sem_post(&handoff.emptied);
 	}
 	return NULL;
 }
 
-static void produce(size_t ops, bool weir)
+static void produce(size_t ops, enum alloc_kind kind, size_t (*size_of)(size_t i))
 {
 	pthread_t consumer;
-	handoff.filled = handoff.emptied = 0;
+	sem_init(&handoff.filled, 0, 0);
+	sem_init(&handoff.emptied, 0, BATCHES);
 	handoff.batches = ops / BATCH;
-	handoff.weir = weir;
+	handoff.kind = kind;
+	handoff.size_of = size_of;
 	if (pthread_create(&consumer, NULL, consume, NULL) != 0)
 		exit(1);
 	for (size_t i = 0; i < handoff.batches; i++) {
-		while (i - atomic_load_explicit(&handoff.emptied, memory_order_acquire) == BATCHES)
-			sched_yield();
+		wait_for(&handoff.emptied);
 		for (size_t k = 0; k < BATCH; k++) {
-			char *p = weir ? weir_alloc(64) : libc_alloc(64);
-			touch(p, 64);
+			size_t size = size_of(i * BATCH + k);
+			char *p = kind == ALLOC_LIBC ? libc_alloc(size) : weir_alloc(size);
+			touch(p, size);
 			handoff.block[i % BATCHES][k] = p;
 		}
-		atomic_store_explicit(&handoff.filled, i + 1, memory_order_release);
+		sem_post(&handoff.filled);
 	}
 	pthread_join(consumer, NULL);
 }
 
-static void elsewhere_weir(size_t ops, size_t live)
-{
-	(void)live;
-	produce(ops, true);
-}
-static void elsewhere_libc(size_t ops, size_t live)
-{
-	(void)live;
-	produce(ops, false);
-}
+#define ELSEWHERE(suffix, kind)                                                                    \
+	static void elsewhere_##suffix(size_t ops, size_t live)                                    \
+	{                                                                                          \
+		(void)live;                                                                        \
+		produce(ops, kind, size_fixed);                                                    \
+	}                                                                                          \
+	static void elsewhere_medium_##suffix(size_t ops, size_t live)                             \
+	{                                                                                          \
+		(void)live;                                                                        \
+		produce(ops, kind, size_1k_5k);                                                    \
+	}
+ELSEWHERE(libc, ALLOC_LIBC)
+ELSEWHERE(weir, ALLOC_WEIR)
+ELSEWHERE(sized, ALLOC_SIZED)
 
 /* ---- The loops ------------------------------------------------------------------------------ */
 
 typedef void (*loop_fn)(size_t ops, size_t live);
 
+#define ALL(loop)                                                                                  \
+	{                                                                                          \
+		loop##_libc, loop##_weir, loop##_sized                                             \
+	}
+
 static const struct loop {
 	const char *name;
-	loop_fn weir, libc;
+	loop_fn fn[3]; /* by enum alloc_kind */
 	size_t ops, live;
-	bool wall; /* its time is that of the wall */
+	bool threads; /* its time is that of all threads */
 } loops[] = {
-	{ "64 B", fixed_weir, fixed_libc, 10000000, 1, false },
-	{ "64 B, 1024 live", fixed_weir, fixed_libc, 10000000, 1024, false },
-	{ "8-256 B mixed", mixed_weir, mixed_libc, 10000000, 1, false },
-	{ "8-256 B mixed, 32 live", mixed_weir, mixed_libc, 10000000, 32, false },
-	{ "1-5 KB", medium_weir, medium_libc, 10000000, 1, false },
-	{ "1-5 KB, 32 live", medium_weir, medium_libc, 10000000, 32, false },
-	{ "1-5 KB, 1024 live", medium_weir, medium_libc, 3000000, 1024, false },
-	{ "1-5 KB memset", medium_clear_weir, medium_clear_libc, 3000000, 1, false },
-	{ "64 KB-10 MB graded", graded_weir, graded_libc, 300000, 1, false },
-	{ "64 B freed elsewhere", elsewhere_weir, elsewhere_libc, 10000000, 2048, true },
+	{ "64 B", ALL(fixed), 10000000, 1, false },
+	{ "64 B, 32 live", ALL(fixed), 10000000, 32, false },
+	{ "64 B, 1024 live", ALL(fixed), 10000000, 1024, false },
+	{ "64 B, among 500 holes", ALL(holes), 10000000, 1000, false },
+	{ "8-256 B", ALL(mixed), 10000000, 1, false },
+	{ "8-256 B, 32 live", ALL(mixed), 10000000, 32, false },
+	{ "8-256 B, 1024 live", ALL(mixed), 10000000, 1024, false },
+	{ "8-256 B memset", ALL(mixed_clear), 10000000, 1, false },
+	{ "1-5 KB", ALL(medium), 10000000, 1, false },
+	{ "1-5 KB, 32 live", ALL(medium), 10000000, 32, false },
+	{ "1-5 KB, 1024 live", ALL(medium), 3000000, 1024, false },
+	{ "1-5 KB memset", ALL(medium_clear), 3000000, 1, false },
+	{ "1-5 KB memset, 32 live", ALL(medium_clear), 3000000, 32, false },
+	{ "1-5 KB memset, 1024 live", ALL(medium_clear), 1000000, 1024, false },
+	{ "512 B-8 KB powers", ALL(powers), 10000000, 1, false },
+	{ "8-256 B all, memset", ALL(small_clear), 5000000, 1, false },
+	{ "256 B-1 KB, memset", ALL(middle_clear), 5000000, 1, false },
+	{ "1-8 KB, memset", ALL(large_clear), 2000000, 1, false },
+	{ "64 KB-10 MB graded", ALL(graded), 300000, 1, false },
+	{ "1-1000 B random, 1024 live", ALL(random), 5000000, 1024, false },
+	{ "64 B freed elsewhere", ALL(elsewhere), 10000000, 2048, true },
+	{ "1-5 KB freed elsewhere", ALL(elsewhere_medium), 2000000, 2048, true },
 };
 enum { LOOPS_COUNT = sizeof(loops) / sizeof(*loops) };
 
 /* ---- One measurement: a process ------------------------------------------------------------- */
 
-static const struct rival {
-	const char *name;
-	const char *library; /* NULL: what the process has anyway */
-	bool weir;	     /* the inlined API, in a task */
-} rivals[] = {
-	{ "weir", NULL, true },
-	{ "glibc", NULL, false },
-	{ "jemalloc", "libjemalloc.so.2", false },
-	{ "mimalloc", "libmimalloc.so.2", false },
-	{ "tcmalloc", "libtcmalloc_minimal.so.4", false },
-	{ "weir-malloc", "libweir-malloc.so", false },
-};
-enum { RIVALS_COUNT = sizeof(rivals) / sizeof(*rivals) };
-
-static void measure(bool weir)
+static void measure(const struct loop *l, enum alloc_kind kind, bool quick)
 {
-	for (size_t i = 0; i < LOOPS_COUNT; i++) {
-		loop_fn loop = weir ? loops[i].weir : loops[i].libc;
-		loop(loops[i].ops / 10, loops[i].live);
-		clockid_t clock = loops[i].wall ? CLOCK_MONOTONIC : CLOCK_THREAD_CPUTIME_ID;
-		double before = clock_ns(clock);
-		loop(loops[i].ops, loops[i].live);
-		printf("%f\n", (clock_ns(clock) - before) / (double)loops[i].ops);
-	}
+	size_t ops = quick ? l->ops / 10 : l->ops;
+	clockid_t clock = l->threads ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_THREAD_CPUTIME_ID;
+	l->fn[kind](ops / 5, l->live);
+	double before = alloc_clock_ns(clock);
+	l->fn[kind](ops, l->live);
+	printf("%f\n", (alloc_clock_ns(clock) - before) / (double)ops);
 }
 
-static int measure_in_task(void *arg)
+static int be_measured(const struct alloc_options *options)
 {
-	(void)arg;
-	measure(true);
-	return 0;
-}
-
-static int be_measured(const char *name)
-{
-	run_on(sysconf(_SC_NPROCESSORS_ONLN) - 1);
-	if (strcmp(name, "weir") == 0)
-		return weir_run(measure_in_task, NULL, .workers = 1) < 0;
-	measure(false);
+	enum alloc_kind kind = alloc_kind_of(options->one);
+	alloc_run_on(sysconf(_SC_NPROCESSORS_ONLN) - 1);
+	if (kind != ALLOC_LIBC && weir_thread_attach() < 0)
+		return 1;
+	for (size_t i = 0; i < LOOPS_COUNT; i++)
+		if (strcmp(loops[i].name, options->mode) == 0)
+			measure(&loops[i], kind, options->quick);
 	return 0;
 }
 
 /* ---- All of them ---------------------------------------------------------------------------- */
 
-static double results[RIVALS_COUNT][LOOPS_COUNT][ROUNDS_MAX];
+static double results[ALLOC_RIVALS][LOOPS_COUNT][ALLOC_ROUNDS_MAX];
+static bool chosen[LOOPS_COUNT];
 
-/* Where the dynamic linker would find it; empty: nowhere. */
-static void library_path(const char *library, const char *self, char *ret, size_t room)
+static bool run_one(size_t rival, size_t loop, unsigned round, bool quick)
 {
-	static const char *const directories[] = { "/usr/lib/x86_64-linux-gnu", "/usr/lib64",
-						   "/usr/lib/aarch64-linux-gnu", "/usr/lib",
-						   "/usr/local/lib" };
-	const char *slash = strrchr(self, '/');
-	int length = slash == NULL ? 0 : (int)(slash - self);
-	snprintf(ret, room, "%.*s/../%s", length, self, library); /* beside the build directory */
-	for (size_t i = 0; access(ret, R_OK) != 0; i++) {
-		ret[0] = '\0';
-		if (i == sizeof(directories) / sizeof(*directories))
-			return;
-		snprintf(ret, room, "%s/%s", directories[i], library);
-	}
-}
-
-static bool is_here(const struct rival *rival, const char *self)
-{
-	char path[4096];
-	if (rival->library == NULL)
-		return true;
-	library_path(rival->library, self, path, sizeof(path));
-	return path[0] != '\0';
-}
-
-static bool run_one(size_t rival, unsigned round, const char *self)
-{
-	char path[4096] = "", command[9000];
-	if (rivals[rival].library != NULL)
-		library_path(rivals[rival].library, self, path, sizeof(path));
-	snprintf(command, sizeof(command), "LD_PRELOAD='%s' exec '%s' --one %s", path, self,
-		 rivals[rival].weir ? "weir" : "libc");
-	FILE *child = popen(command, "r");
+	struct alloc_options options = { .quick = quick, .mode = loops[loop].name };
+	FILE *child = alloc_rival_run(rival, &options);
 	if (child == NULL)
 		return false;
-	bool whole = true;
-	for (size_t i = 0; i < LOOPS_COUNT; i++)
-		whole &= fscanf(child, "%lf", &results[rival][i][round]) == 1;
-	return pclose(child) == 0 && whole;
-}
-
-static int by_value(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-	return (x > y) - (x < y);
-}
-
-static void print_machine(const char *mark)
-{
-	struct utsname kernel;
-	char line[256], *cpu = NULL;
-	FILE *file = fopen("/proc/cpuinfo", "r");
-	while (file != NULL && cpu == NULL && fgets(line, sizeof(line), file) != NULL)
-		if (strncmp(line, "model name", 10) == 0 && (cpu = strchr(line, ':')) != NULL)
-			cpu[strcspn(cpu, "\n")] = '\0';
-	if (file != NULL)
-		fclose(file);
-	uname(&kernel);
-	printf("%s%s, %ld CPUs, Linux %s, %s %s, weir %s\n", mark,
-	       cpu != NULL ? cpu + 2 : kernel.machine, sysconf(_SC_NPROCESSORS_ONLN),
-	       kernel.release,
-#ifdef __clang__
-	       "clang",
-#else
-	       "gcc",
-#endif
-	       __VERSION__, weir_version());
+	bool whole = fscanf(child, "%lf", &results[rival][loop][round]) == 1;
+	if (pclose(child) == 0 && whole)
+		return true;
+	fprintf(stderr, "bench_alloc: no result from %s\n", alloc_rivals[rival].name);
+	return false;
 }
 
 static void print_csv(unsigned rounds, const bool *here)
 {
-	print_machine("# ");
+	alloc_print_machine("# ");
 	printf("loop,allocator,min_ns,median_ns,rounds\n");
 	for (size_t i = 0; i < LOOPS_COUNT; i++)
-		for (size_t r = 0; r < RIVALS_COUNT; r++)
-			if (here[r])
-				printf("\"%s\",%s,%.2f,%.2f,%u\n", loops[i].name, rivals[r].name,
-				       results[r][i][0], results[r][i][rounds / 2], rounds);
+		for (size_t r = 0; r < ALLOC_RIVALS; r++)
+			if (chosen[i] && here[r])
+				printf("\"%s\",%s,%.2f,%.2f,%u\n", loops[i].name,
+				       alloc_rivals[r].name, results[r][i][0],
+				       results[r][i][rounds / 2], rounds);
 }
 
-/* weir's median against the best median of the others, larger is better. */
-static double ratio_to_best(size_t loop, unsigned rounds, const bool *here)
+/* How many times faster the allocator's median is than the best of those that are not ours. */
+static double ratio_to_best(size_t rival, size_t loop, unsigned rounds, const bool *here)
 {
 	double best = 0;
-	for (size_t r = 0; r < RIVALS_COUNT; r++) {
+	for (size_t r = 0; r < ALLOC_RIVALS; r++) {
 		double median = results[r][loop][rounds / 2];
-		bool rival = here[r] && strncmp(rivals[r].name, "weir", 4) != 0;
-		if (rival && (best == 0 || median < best))
+		if (here[r] && !alloc_rivals[r].ours && (best == 0 || median < best))
 			best = median;
 	}
-	return best / results[0][loop][rounds / 2];
+	return best / results[rival][loop][rounds / 2];
 }
 
 static void print_table(unsigned rounds, const bool *here)
 {
-	print_machine("");
-	printf("ns per alloc, use and free: min / median of %u rounds\n\n%-24s", rounds, "");
-	for (size_t r = 0; r < RIVALS_COUNT; r++)
+	alloc_print_machine("");
+	printf("ns per alloc, use and free: median of %u rounds; then the best rival's over "
+	       "ours\n\n",
+	       rounds);
+	printf("%-27s", "");
+	for (size_t r = 0; r < ALLOC_RIVALS; r++)
 		if (here[r])
-			printf("%17s", rivals[r].name);
-	printf("%10s\n", "weir is");
+			printf("%12s", alloc_rivals[r].name);
+	printf("   weir  sized malloc\n");
 	for (size_t i = 0; i < LOOPS_COUNT; i++) {
-		printf("%-24s", loops[i].name);
-		for (size_t r = 0; r < RIVALS_COUNT; r++)
+		if (!chosen[i])
+			continue;
+		printf("%-27s", loops[i].name);
+		for (size_t r = 0; r < ALLOC_RIVALS; r++)
 			if (here[r])
-				printf("%8.2f /%7.2f", results[r][i][0], results[r][i][rounds / 2]);
-		printf("%9.2fx\n", ratio_to_best(i, rounds, here));
+				printf("%12.2f", results[r][i][rounds / 2]);
+		for (size_t r = 0; r < ALLOC_RIVALS; r++)
+			if (here[r] && alloc_rivals[r].ours)
+				printf("%6.2fx", ratio_to_best(r, i, rounds, here));
+		printf("\n");
 	}
 }
 
-static int run_all(unsigned rounds, bool csv)
+static int run_all(const struct alloc_options *options)
 {
-	static char self[4096];
-	bool here[RIVALS_COUNT];
-	if (readlink("/proc/self/exe", self, sizeof(self) - 1) < 0)
-		return 1;
-	for (size_t r = 0; r < RIVALS_COUNT; r++)
-		here[r] = is_here(&rivals[r], self);
-	for (unsigned round = 0; round < rounds; round++)
-		for (size_t r = 0; r < RIVALS_COUNT; r++)
-			if (here[r] && !run_one(r, round, self)) {
-				fprintf(stderr, "bench_alloc: no result from %s\n", rivals[r].name);
-				return 1;
-			}
-	for (size_t r = 0; r < RIVALS_COUNT; r++)
+	bool here[ALLOC_RIVALS];
+	for (size_t r = 0; r < ALLOC_RIVALS; r++)
+		here[r] = alloc_rival_is_here(r);
+	for (size_t i = 0; i < LOOPS_COUNT; i++)
+		chosen[i] = options->mode == NULL || strstr(loops[i].name, options->mode) != NULL;
+	for (unsigned round = 0; round < options->rounds; round++)
 		for (size_t i = 0; i < LOOPS_COUNT; i++)
-			qsort(results[r][i], rounds, sizeof(double), by_value);
-	(csv ? print_csv : print_table)(rounds, here);
+			for (size_t r = 0; r < ALLOC_RIVALS; r++)
+				if (chosen[i] && here[r] && !run_one(r, i, round, options->quick))
+					return 1;
+	for (size_t r = 0; r < ALLOC_RIVALS; r++)
+		for (size_t i = 0; i < LOOPS_COUNT; i++)
+			qsort(results[r][i], options->rounds, sizeof(double), alloc_by_value);
+	(options->csv ? print_csv : print_table)(options->rounds, here);
 	return 0;
 }
 
 int main(int argc, char **argv)
 {
-	unsigned rounds = 5;
-	bool csv = false;
-	for (int i = 1; i < argc; i++) {
-		if (strcmp(argv[i], "--one") == 0 && i + 1 < argc)
-			return be_measured(argv[i + 1]);
-		if (strcmp(argv[i], "--csv") == 0)
-			csv = true;
-		else if (strcmp(argv[i], "--rounds") == 0 && i + 1 < argc)
-			rounds = (unsigned)atoi(argv[++i]);
-		else
-			rounds = 0;
-	}
-	if (rounds < 1 || rounds > ROUNDS_MAX) {
-		fprintf(stderr, "usage: bench_alloc [--csv] [--rounds 1..%d]\n", ROUNDS_MAX);
+	struct alloc_options options;
+	if (alloc_options_read(&options, argc, argv, "[LOOP]") < 0)
 		return 2;
-	}
-	return run_all(rounds, csv);
+	return options.one != NULL ? be_measured(&options) : run_all(&options);
 }

@@ -7,6 +7,7 @@
  * worker. Only the public interface is used, but for the bare context switch, which has none.
  */
 #include <errno.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #include <weir/weir.h>
@@ -19,6 +20,8 @@ enum {
 	MANY_TASKS = 1000,
 	LONE_YIELDS = 500000,
 	SPAWNS = 10000,
+	WINDOWS = 20,
+	WINDOW = 1000,
 	JOINS = 100000,
 	TIMERS = 200000,
 	SLEEPERS = 10000,
@@ -128,6 +131,33 @@ static uint64_t spawn_join_10000(void *arg)
 			return 0;
 	}
 	return weir_scope_wait(&scope) < 0 ? 0 : SPAWNS;
+}
+
+/* 1 to 5 KB, as the program that this row is from has them. */
+static int alloc_clear_free(void *arg)
+{
+	size_t size = 1024 + ((uintptr_t)arg & 4095);
+	char *block = weir_alloc(size);
+	if (block == NULL)
+		return -ENOMEM;
+	memset(block, 0, size);
+	__asm__ volatile("" : : "r"(block) : "memory");
+	weir_free(block);
+	return 0;
+}
+
+static uint64_t alloc_task_1000(void *arg)
+{
+	(void)arg;
+	for (uintptr_t window = 0; window < WINDOWS; window++) {
+		WEIR_SCOPE(scope, WEIR_FOREVER);
+		for (uintptr_t i = 0; i < WINDOW; i++)
+			if (weir_spawn(&scope, alloc_clear_free, (void *)(window * WINDOW + i)) < 0)
+				return 0;
+		if (weir_scope_wait(&scope) < 0)
+			return 0;
+	}
+	return WINDOWS * WINDOW;
 }
 
 static uint64_t spawn_join_1(void *arg)
@@ -370,6 +400,7 @@ int main(int argc, char **argv)
 		{ "yield_alone", yield_alone },
 		{ "spawn_join_10000", spawn_join_10000 },
 		{ "spawn_join_1", spawn_join_1 },
+		{ "alloc_task_1000", alloc_task_1000 },
 		{ "chained_spawn", chained_spawn },
 		{ "scope_plain", scope_plain },
 		{ "timer_armed_cancelled", timer_armed_cancelled },

@@ -52,6 +52,25 @@ async fn spawn_join_10000() -> u64 {
     TASKS
 }
 
+/// A task that allocates 1 to 5 KB, clears and frees it; joined a thousand at a time.
+async fn alloc_task_1000() -> u64 {
+    const WINDOWS: usize = 20;
+    const WINDOW: usize = 1000;
+    for window in 0..WINDOWS {
+        let mut handles: Vec<JoinHandle<()>> = Vec::with_capacity(WINDOW);
+        for i in 0..WINDOW {
+            let size = 1024 + ((window * WINDOW + i) & 4095);
+            handles.push(tokio::spawn(async move {
+                std::hint::black_box(vec![0u8; size]);
+            }));
+        }
+        for handle in handles {
+            handle.await.unwrap();
+        }
+    }
+    (WINDOWS * WINDOW) as u64
+}
+
 async fn spawn_join_1() -> u64 {
     const TASKS: u64 = 50_000;
     for _ in 0..TASKS {
@@ -144,6 +163,7 @@ fn main() {
     bench.run("yield_alone", yield_one);
     bench.run("spawn_join_10000", spawn_join_10000);
     bench.run("spawn_join_1", spawn_join_1);
+    bench.run("alloc_task_1000", alloc_task_1000);
     bench.run("chained_spawn", chained_spawn);
     bench.run("timeout_unused", timer_cancel);
     bench.run("timer_armed_cancelled", timer_cancel_polled);
