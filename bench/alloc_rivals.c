@@ -101,8 +101,8 @@ FILE *alloc_rival_run(size_t rival, const struct alloc_options *options)
 	char path[4096] = "", command[9000];
 	if (alloc_rivals[rival].library != NULL)
 		library_path(alloc_rivals[rival].library, path, sizeof(path));
-	snprintf(command, sizeof(command), "LD_PRELOAD='%s' exec '%s' --one %s%s '%s'", path, self(),
-		 kinds[alloc_rivals[rival].kind], options->quick ? " --quick" : "",
+	snprintf(command, sizeof(command), "LD_PRELOAD='%s' exec '%s' --one %s%s '%s'", path,
+		 self(), kinds[alloc_rivals[rival].kind], options->quick ? " --quick" : "",
 		 options->mode == NULL ? "" : options->mode);
 	return popen(command, "re");
 }
