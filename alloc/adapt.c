@@ -6,8 +6,8 @@
  * less the fewest. A cache of that capacity would have served the epoch without a miss. The
  * decaying maximum of the swing (instant attack, half-life 10 s) is the target:
  *
- *   grow    capacity < need, and it missed and overflowed in one epoch, or nearly always hit and
- *           was nearly used up; to the least capacity * 1.5^k that is enough
+ *   grow    capacity < need, and it missed after it had overflowed within the half-life, or nearly
+ *           always hit and was nearly used up; to the least capacity * 1.5^k that is enough
  *   shrink  capacity > 2 * need, or hardly hit and long idle; at most once in 5 s, by 0.7 and not
  *           below need
  *
@@ -125,6 +125,8 @@ void weir__law_measure(struct weir__law *law, const struct weir__epoch *epoch, i
 			     (law->swing - swing) * weir__halved((double)elapsed /
 								 (double)weir__config.halflife_ns);
 	law->decayed_ns = now_ns;
+	if (epoch->flushes > 0)
+		law->flushed_ns = now_ns;
 	if (epoch->allocs == 0)
 		return;
 	double hit = 1.0 - (double)epoch->fetched / (double)epoch->allocs;
@@ -174,7 +176,8 @@ static uint32_t demand_next(const struct weir__law *law, const struct weir__epoc
 	if (need < reserve)
 		need = reserve;
 	if (cap < need) {
-		bool would_have_served = epoch->refills > 0 && epoch->flushes > 0;
+		bool would_have_served =
+			epoch->refills > 0 && now_ns - law->flushed_ns < weir__config.halflife_ns;
 		if (!would_have_served && !nearly_full(law, cap))
 			return cap;
 		double want = grown(cap, need);

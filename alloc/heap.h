@@ -105,7 +105,8 @@ struct weir__law {
 	double hit_rate;    /* moving average over epochs that allocated */
 	int64_t decayed_ns; /* when swing last decayed */
 	int64_t resized_ns;
-	int64_t used_ns; /* the last epoch that allocated */
+	int64_t flushed_ns; /* the last epoch that overflowed */
+	int64_t used_ns;    /* the last epoch that allocated */
 };
 
 /* The running epoch of one pool of one heap. */

@@ -107,6 +107,26 @@ START_TEST(steady_demand_is_left_alone)
 }
 END_TEST
 
+/* Everything is allocated in one epoch and freed in the next: none has misses and overflows. */
+START_TEST(demand_that_rises_in_one_epoch_and_falls_in_another_is_served)
+{
+	begin(&trace, "alternating", OBJECT_BYTES);
+	for (int i = 0; i < 4; i++) {
+		demand(&trace, i % 2 == 0 ? 500 : 0);
+		pass(&trace, EPOCH_MS);
+	}
+	struct weir_pool_stats first = stats(&trace);
+	for (int i = 0; i < 100; i++) {
+		demand(&trace, i % 2 == 0 ? 500 : 0);
+		pass(&trace, EPOCH_MS);
+	}
+	struct weir_pool_stats last = stats(&trace);
+	ck_assert_uint_ge(last.capacity, 500);
+	ck_assert_uint_le(last.misses - first.misses, 2 * (first.misses + 1));
+	ck_assert_uint_le(last.resizes, 3);
+}
+END_TEST
+
 START_TEST(demand_that_stands_still_needs_no_cache)
 {
 	begin(&trace, "standing", OBJECT_BYTES);
@@ -339,6 +359,7 @@ Suite *alloc_adapt_suite(void)
 	tcase_set_timeout(traces, 60);
 	tcase_add_test(traces, a_cold_cache_is_large_enough_after_one_epoch);
 	tcase_add_test(traces, steady_demand_is_left_alone);
+	tcase_add_test(traces, demand_that_rises_in_one_epoch_and_falls_in_another_is_served);
 	tcase_add_test(traces, demand_that_stands_still_needs_no_cache);
 	tcase_add_test(traces, a_burst_misses_a_twentieth_of_what_the_thresholds_miss);
 	tcase_add_loop_test(traces, bursts_every_five_seconds_or_faster_cause_no_resize_and_no_miss,
