@@ -56,6 +56,8 @@ test: $B/have-test $B/tests/switch_alone $B/tests/run  ## every Check suite, on 
 	$(Q)for d in $(DRIVERS); do echo "-- driver: $$d"; WEIR_DRIVER=$$d $(RUN) $B/tests/run || exit 1; done
 preload-smoke: $B/libweir-malloc.so  ## git, python3, sqlite3, redis-server and gcc on weir's heaps
 	$(Q)tests/preload_smoke.sh $<
+soak: $B/have-test $B/tests/run  ## the allocator's stress for a minute at each of three debug levels
+	$(Q)WEIR_SOAK_SECONDS=60 CK_TIMEOUT_MULTIPLIER=10 $B/tests/run alloc_stress
 test-examples: examples bench-build  ## the examples, driven by curl, wrk, redis-cli and redis-benchmark
 	$(Q)B=$B tests/examples.sh
 check-asan:  ## the tests under AddressSanitizer and UBSan
@@ -170,7 +172,7 @@ $B/tests/switch_alone: tests/switch_alone.c runtime/switch_$(ARCH).S Makefile | 
 	$(call say,LD) $(CC) -std=gnu11 -O2 -g $(WARN) -static -I. -I$B/include $(filter-out Makefile,$^) -o $@
 
 .SECONDARY:
-.PHONY: all lib preload-smoke examples bench-build rivals deps demo test test-examples check-asan check-tsan check-valgrind \
+.PHONY: all lib soak preload-smoke examples bench-build rivals deps demo test test-examples check-asan check-tsan check-valgrind \
 	bench bench-quick bench-guard \
 	layers symbols headers doc-examples lint model cross cross-objects install uninstall clean help
 -include $(wildcard $B/*/*.d $B/*/*/*.d)

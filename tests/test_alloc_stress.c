@@ -2,7 +2,8 @@
 /*
  * Everything at once: workers, attached threads and threads without a heap come and go, hand blocks
  * to each other, resize, compact and turn, with a pattern in every block and the seed in every
- * message.
+ * message. At debug level 2 the allocator's own patterns and canaries are there too. `make soak`
+ * lets it go on for a minute a level.
  */
 #include <check.h>
 #include <pthread.h>
@@ -24,6 +25,7 @@ struct parcel {
 static struct parcel *_Atomic boxes[BOXES];
 static weir_pool *pool;
 static unsigned seed;
+static time_t soak_until;
 
 static unsigned char pattern(size_t size)
 {
@@ -83,7 +85,7 @@ static void *live(void *arg)
 {
 	enum kind kind = (enum kind)((uintptr_t)arg % KINDS);
 	unsigned state = seed + (unsigned)(uintptr_t)arg;
-	for (int i = 0; i < LIVES; i++) {
+	for (int i = 0; i < LIVES || time(NULL) < soak_until; i++) {
 		if (kind != FOREIGN)
 			ck_assert_int_eq(
 				kind == WORKER ? weir__heap_attach() : weir_thread_attach(), 0);
@@ -112,6 +114,8 @@ START_TEST(threads_of_all_kinds_lose_and_corrupt_nothing)
 	pthread_t thread[THREADS];
 	struct weir__alloc_config config;
 	seed = (unsigned)time(NULL);
+	const char *soak = getenv("WEIR_SOAK_SECONDS");
+	soak_until = soak == NULL ? 0 : time(NULL) + atoi(soak);
 	weir__alloc_config_get(&config);
 	config.debug = (uint32_t)_i;
 	ck_assert_int_eq(weir__alloc_configure(&config), 0);
