@@ -60,6 +60,8 @@ soak: $B/have-test $B/tests/run  ## the allocator's stress for a minute at each 
 	$(Q)WEIR_SOAK_SECONDS=60 CK_TIMEOUT_MULTIPLIER=10 $B/tests/run alloc_stress
 test-examples: examples bench-build  ## the examples, driven by curl, wrk, redis-cli and redis-benchmark
 	$(Q)B=$B tests/examples.sh
+test-gdb: $B/libweir.a  ## the gdb script, on a live process and on a core file
+	$(Q)CC=$(CC) B=$B tests/gdb.sh
 check-asan:  ## the tests under AddressSanitizer and UBSan
 	$(Q)CK_TIMEOUT_MULTIPLIER=5 $(MAKE) --no-print-directory SAN=address,undefined test
 check-tsan:  ## the tests under ThreadSanitizer (which needs the old address layout: setarch -R)
@@ -109,6 +111,7 @@ install: lib  ## DESTDIR= PREFIX=/usr/local LIBDIR=$PREFIX/lib
 	$(Q)VERSION=$(VERSION) SONAME=$(SONAME) PREFIX=$(PREFIX) LIBDIR=$(LIBDIR) .ci/package/install $B "$(DESTDIR)"
 uninstall:
 	$(Q)rm -rf $(DESTDIR)$(PREFIX)/include/weir $(DESTDIR)$(LIBDIR)/cmake/weir
+	$(Q)rm -rf $(DESTDIR)$(PREFIX)/share/weir
 	$(Q)rm -f $(DESTDIR)$(LIBDIR)/libweir.* $(DESTDIR)$(LIBDIR)/pkgconfig/weir.pc
 clean:  ## removes what was built
 	$(Q)rm -rf build build-*
@@ -172,7 +175,7 @@ $B/tests/switch_alone: tests/switch_alone.c runtime/switch_$(ARCH).S Makefile | 
 	$(call say,LD) $(CC) -std=gnu11 -O2 -g $(WARN) -static -I. -I$B/include $(filter-out Makefile,$^) -o $@
 
 .SECONDARY:
-.PHONY: all lib soak preload-smoke examples bench-build rivals deps demo test test-examples check-asan check-tsan check-valgrind \
+.PHONY: all lib soak preload-smoke examples bench-build rivals deps demo test test-examples test-gdb check-asan check-tsan check-valgrind \
 	bench bench-quick bench-guard \
 	layers symbols headers doc-examples lint model cross cross-objects install uninstall clean help
 -include $(wildcard $B/*/*.d $B/*/*/*.d)

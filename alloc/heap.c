@@ -97,6 +97,7 @@ static bool open_window(struct weir__home *home)
 				weir__os_huge_pages(window, bytes);
 			else
 				weir__os_small_pages(window, bytes);
+			weir__os_dump(window, bytes, false);
 			home->heap.window = (uintptr_t)window;
 			home->heap.window_bytes = bytes;
 			home->heap.map = (uintptr_t)home->map -

@@ -168,6 +168,11 @@ void weir__os_small_pages(void *address, size_t bytes)
 	(void)madvise(address, bytes, MADV_NOHUGEPAGE);
 }
 
+void weir__os_dump(void *address, size_t bytes, bool wanted)
+{
+	(void)madvise(address, bytes, wanted ? MADV_DODUMP : MADV_DONTDUMP);
+}
+
 /* Four fifths of the mappings, two for each guard. */
 static uint32_t mprotect_budget(void)
 {

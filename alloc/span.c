@@ -234,6 +234,21 @@ static uint32_t run_take(struct weir__home *home, struct weir__span *run, uint32
 	return unit;
 }
 
+/* Core files get what is in use, in steps: each costs a system call. */
+static void dump_up_to_frontier(struct weir__home *home)
+{
+	enum { STEP_BYTES = 16 << 20 };
+	uint32_t units = STEP_BYTES >> WEIR__UNIT_SHIFT;
+
+	if (units < home->frontier - home->dumped)
+		units = home->frontier - home->dumped;
+	if (units > home->unit_count - home->dumped)
+		units = home->unit_count - home->dumped;
+	weir__os_dump((char *)home->heap.window + ((size_t)home->dumped << WEIR__UNIT_SHIFT),
+		      (size_t)units << WEIR__UNIT_SHIFT, true);
+	home->dumped += units;
+}
+
 /*
  * Returns the first of `units` units that are now the caller's; UINT32_MAX: the window is full, or
  * the process's limit is reached.
@@ -250,6 +265,8 @@ static uint32_t units_alloc(struct weir__home *home, uint32_t units)
 		return UINT32_MAX;
 	uint32_t unit = home->frontier;
 	home->frontier += units;
+	if (home->frontier > home->dumped)
+		dump_up_to_frontier(home);
 	return unit;
 }
 

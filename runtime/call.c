@@ -105,7 +105,7 @@ int weir_post(unsigned worker, void (*fn)(void *arg), void *arg)
 /* ---- Foreign threads ---------------------------------------------------- */
 
 static pthread_mutex_t list_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct weir__runtime *running; /* through next_running; under list_lock */
+struct weir__runtime *weir__runtimes; /* through next_running; under list_lock */
 static uint64_t last_id;	      /* under list_lock */
 
 /* On the stack of the thread that waits for it. */
@@ -121,15 +121,15 @@ static void enlist(struct weir__runtime *runtime)
 {
 	pthread_mutex_lock(&list_lock);
 	runtime->id = ++last_id;
-	runtime->next_running = running;
-	running = runtime;
+	runtime->next_running = weir__runtimes;
+	weir__runtimes = runtime;
 	pthread_mutex_unlock(&list_lock);
 }
 
 static void delist(const struct weir__runtime *runtime)
 {
 	pthread_mutex_lock(&list_lock);
-	struct weir__runtime **at = &running;
+	struct weir__runtime **at = &weir__runtimes;
 	while (*at != runtime)
 		at = &(*at)->next_running;
 	*at = runtime->next_running;
@@ -148,7 +148,7 @@ void weir__calls_unlock(void)
 
 void weir__calls_forget(void)
 {
-	running = NULL;
+	weir__runtimes = NULL;
 }
 
 static int submission_main(void *arg)
@@ -195,7 +195,7 @@ static int hand_over(struct submission *submission)
 	int err = -ESHUTDOWN;
 
 	pthread_mutex_lock(&list_lock);
-	struct weir__runtime *runtime = running;
+	struct weir__runtime *runtime = weir__runtimes;
 	while (runtime && runtime->id != submission->opts.runtime.id)
 		runtime = runtime->next_running;
 	if (runtime && submission->opts.worker > runtime->workers_count) {

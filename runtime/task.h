@@ -377,6 +377,9 @@ static inline void weir__budget_spend(struct weir__worker *self)
 		weir__budget_spend_slow(self);
 }
 
+/* Those whose main function runs, for debuggers: see call.c. */
+extern struct weir__runtime *weir__runtimes;
+
 /* Where the outermost frame of every task is. */
 extern const uintptr_t weir__task_entry;
 

@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+#
+# gdb.sh: tools/weir_gdb.py on a live process and on its core file. B is the build directory, CC the compiler.
+#
+# Each line of output is a claim: "ok - ..." or "not ok - ..." and why.
+set -uo pipefail
+build=$(realpath "${B:-build}")
+script=$(realpath tools/weir_gdb.py)
+if ! command -v gdb >/dev/null; then
+	echo 'gdb: no gdb here, the script is not tested; `.ci/deps ci` installs it'
+	exit 0
+fi
+work=$(mktemp -d)
+victim=
+trap '[ -z "$victim" ] || kill -KILL "$victim" 2>/dev/null; rm -rf "$work"' EXIT
+failed=0
+
+says() { # what is claimed, extended regular expression; of $work/said
+	if grep -qE -- "$2" "$work/said"; then
+		echo "ok - $where: $1"
+	else
+		echo "not ok - $where: $1: no line like $2 in:"
+		sed 's/^/  # /' "$work/said"
+		failed=1
+	fi
+}
+
+# The lines from a task's own to the next blank one.
+of_task() {
+	sed -n "/^[0-9]* \"$1\"/,/^\$/p" "$work/all" >"$work/said"
+}
+
+ask() { # gdb's arguments
+	timeout 60 gdb -q -batch -iex 'set auto-load no' -ex "source $script" "$@" </dev/null 2>&1
+}
+
+check() { # gdb's arguments
+	ask -ex 'weir tasks' "$@" >"$work/said"
+	says 'four tasks' '^4 tasks$'
+	says 'the first' '^281474976710657 "main", worker 0, parked in scope join; spawned at weir_run$'
+	says 'a child with its site' '^  [0-9]+ "sleeper", worker 0, parked in sleep; spawned at tests/gdb_victim\.c:[0-9]+$'
+	says 'a task without a name has that of its function' '^  [0-9]+ "wait_for_item", worker 1, parked in '
+	says 'the one that runs' '^  [0-9]+ "burner", worker 1, running;'
+	local id
+	id=$(sed -n 's/^  \([0-9]*\) "sleeper".*/\1/p' "$work/said")
+
+	ask -ex "weir bt $id" "$@" >"$work/said"
+	says 'frames of a parked task begin in the library' '^#[0-9]+ .*weir_sleep '
+	says 'and go on through the program' '^#9 .*sleep_within '
+	says 'to its function' '^#[0-9]+ .*sleep_deeply '
+
+	ask -ex 'weir bt all' "$@" >"$work/all"
+	of_task burner
+	says 'frames of the running task' '^#0 .*compute '
+	of_task wait_for_item
+	says 'frames on another worker' '^#[0-9]+ .*wait_for_item '
+	of_task main
+	says 'frames of the first' '^#[0-9]+ .*victim '
+
+	ask -ex 'weir heap' "$@" >"$work/said"
+	says 'pools of a heap' '^  task +192 +3 '
+	ask -ex 'weir bt 12345' "$@" >"$work/said"
+	says 'an id that is not there' 'no task has the id 12345'
+}
+
+"${CC:-cc}" -O2 -g -fomit-frame-pointer -pthread -I"$build/include" tests/gdb_victim.c "$build/libweir.a" -luring \
+	-o "$work/victim" || exit 1
+mkfifo "$work/out"
+(cd "$work" && ulimit -c unlimited && WEIR_STALL_MS=0 exec ./victim >out) &
+victim=$!
+read -r -t 20 _ <"$work/out"
+
+where='live process'
+check -p $victim
+
+where='core file'
+kill -ABRT $victim
+wait $victim 2>/dev/null
+core=$(find "$work" -name 'core*' | head -n 1)
+if [ -n "$core" ]; then
+	check "$work/victim" "$core"
+else
+	echo "gdb: no core file came (see core(5), $(cat /proc/sys/kernel/core_pattern)); not tested"
+fi
+victim=
+exit $failed
