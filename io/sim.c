@@ -186,11 +186,11 @@ static void cancel_everything(struct weir__sim *sim, struct weir__msg *msg)
 	weir__worker_post(sim->runtime->workers[0], msg);
 }
 
-/* Programs do not know the library's own tasks, and cannot cancel one of them. */
+/* Programs do not know the tasks of weir_serve() that accept, and cannot cancel one of them. */
 static bool is_internal(const struct weir__task *task)
 {
-	return task->owner &&
-	       (strncmp(task->site, "io/", 3) == 0 || strncmp(task->site, "runtime/", 8) == 0);
+	return task->owner && task->site && strcmp(task->site, "weir_serve") == 0 && task->name &&
+	       strcmp(task->name, "acceptor") == 0;
 }
 
 static void cancel_chosen(struct weir__sim_worker *worker)

@@ -44,7 +44,7 @@ struct task {
 };
 
 static const struct sim_scenario *const tables[] = { sim_net_scenarios, sim_task_scenarios,
-						     sim_sync_scenarios };
+						     sim_sync_scenarios, sim_many_scenarios };
 
 /* ---- One run ------------------------------------------------------------ */
 

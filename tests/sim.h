@@ -26,6 +26,7 @@ struct sim_scenario {
 extern const struct sim_scenario sim_net_scenarios[];
 extern const struct sim_scenario sim_task_scenarios[];
 extern const struct sim_scenario sim_sync_scenarios[];
+extern const struct sim_scenario sim_many_scenarios[];
 
 /* An invariant: broken, it ends the process, and the runner says which run it was. */
 #define claim(condition)                                                                           \

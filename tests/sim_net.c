@@ -7,6 +7,11 @@
 
 /* ---- Shared ------------------------------------------------------------- */
 
+static enum weir_balance some_balance(void)
+{
+	return pick(2) ? WEIR_BALANCE_HANDOFF : WEIR_BALANCE_REUSEPORT;
+}
+
 static int echo(weir_conn *conn)
 {
 	weir_auto_buf buf = WEIR_BUF_INIT;
@@ -20,7 +25,7 @@ static int echo(weir_conn *conn)
 
 static int serve_echo(void *listener)
 {
-	return depended_on(weir_serve(listener, echo));
+	return depended_on(weir_serve(listener, echo, .balance = some_balance()));
 }
 
 static const char *some_address(void)
@@ -197,7 +202,7 @@ static int impatient(weir_conn *conn)
 
 static int serve_impatient(void *listener)
 {
-	return depended_on(weir_serve(listener, impatient));
+	return depended_on(weir_serve(listener, impatient, .balance = some_balance()));
 }
 
 static int slow_client(void *address)
@@ -345,7 +350,7 @@ static int ignore(weir_conn *conn)
 
 static int serve_ignoring(void *listener)
 {
-	return depended_on(weir_serve(listener, ignore));
+	return depended_on(weir_serve(listener, ignore, .balance = some_balance()));
 }
 
 /* The reader and the writer are inside calls when the connection is closed: the calls return. */
@@ -421,7 +426,8 @@ static int serve_drain_stop(void *arg)
 		err = weir_spawn(&scope, stop_soon, NULL);
 	if (err < 0)
 		return err;
-	err = weir_serve(listener, echo, .conns_max = 1 + (unsigned)pick(4));
+	err = weir_serve(listener, echo, .conns_max = 1 + (unsigned)pick(4),
+			 .balance = some_balance());
 	weir_serve_stats_get(&stats);
 	claim(stats.open == 0);
 	return err == -ECANCELED ? 0 : err;
@@ -606,7 +612,8 @@ static int names_and_echoes(weir_conn *conn)
 
 static int serve_names(void *listener)
 {
-	return depended_on(weir_serve(listener, names_and_echoes, .conns_max = 2));
+	return depended_on(
+		weir_serve(listener, names_and_echoes, .conns_max = 2, .balance = some_balance()));
 }
 
 static int coming_and_going(void *arg)
