@@ -55,4 +55,8 @@ expect holds inbox
 for without in NO_RECHECK NO_FENCE_OWNER NO_FENCE_SENDER NO_LOCK LOAD_AND_CLEAR; do
 	expect fails inbox -D$without
 done
+expect holds wait
+for without in NO_CLAIM NO_PLACE NO_LEAVING NO_PARK; do
+	expect fails wait -D$without
+done
 exit $failed
