@@ -68,7 +68,7 @@ struct weir__op {
 	size_t moved;		   /* poll.c: bytes sent so far */
 	struct weir__block *block; /* RECV: gives one reference when res > 0, else NULL */
 	int res;
-	int why;       /* weir__op_run(): its task was interrupted for */
+	int why;       /* weir__op_run(): its task was interrupted for; ring.c: has_end */
 	uint8_t code;  /* enum weir__op_code */
 	uint8_t state; /* enum weir__op_state */
 	bool multi;    /* ACCEPT, RECV: go on until cancelled, at the driver's discretion */
@@ -85,6 +85,8 @@ struct weir__op {
 	bool is_kept;
 	bool has_slot;	      /* ring.c */
 	bool socket_has_more; /* RECV: the kernel said that more lies ready */
+	bool is_unsure;	      /* RECV, ring.c: an end behind the data may not be heard */
+	bool has_end;	      /* RECV, ring.c: `why` is the end of the stream, found by a look */
 	uint32_t slot;	      /* ring.c: place in its table */
 };
 

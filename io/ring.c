@@ -29,11 +29,11 @@
 enum { REAP_MAX = 256, SLOTS_FIRST = 64 };
 
 /*
- * Codes in user_data beside enum weir__op_code: nothing to do; the eventfd was written; another
- * worker's ring woke us; our message to the worker in `slot` did not arrive; and that of a free
- * slot.
+ * Codes in user_data beside enum weir__op_code: a look for the end of the stream that the receive
+ * in the slot is at; nothing to do; the eventfd was written; another worker's ring woke us; our
+ * message to the worker in `slot` did not arrive; and that of a free slot.
  */
-enum { CODE_IGNORE = 0xfb, CODE_WAKE, CODE_MESSAGE, CODE_MESSAGE_LOST, CODE_NONE };
+enum { CODE_LOOK = 0xfa, CODE_IGNORE, CODE_WAKE, CODE_MESSAGE, CODE_MESSAGE_LOST, CODE_NONE };
 /* In the code of an accept that never gives a slot. */
 enum { CODE_WANTS_FD = 0x40 };
 _Static_assert(CODE_NONE == 0xff, "all bits: any code | CODE_NONE is CODE_NONE");
@@ -208,6 +208,8 @@ static void fill_recv(struct weir__ring *ring, struct weir__op *op, struct io_ur
 	}
 	if (op->multi && ring->has_recv_multi) {
 		io_uring_prep_recv_multishot(sqe, op->handle->fd, NULL, 0, 0);
+		op->is_unsure = true;
+		op->has_end = false;
 	} else {
 		io_uring_prep_recv(sqe, op->handle->fd, NULL, 0, 0);
 		if (!op->socket_has_more)
@@ -365,7 +367,7 @@ static bool ring_start(struct weir__io *io, struct weir__op *op)
 
 static void finish(struct weir__ring *ring, struct weir__op *op, int res)
 {
-	op->res = res;
+	op->res = op->has_end && (res == 0 || res == -ECANCELED) ? op->why : res;
 	op->block = NULL;
 	op->more = false;
 	end(ring, op);
@@ -475,6 +477,44 @@ static void restart_recv(struct weir__buffer_ring *group, struct weir__op *op)
 	submit(ring, op);
 }
 
+/*
+ * A multishot receive that finds, when its poll is armed, both data and a reset, takes them for one
+ * event: it brings the data, and nothing wakes it again (Linux 6.18; an end of stream behind data
+ * it does hear). So after its first data we look once ourselves: for a socket with nothing left to
+ * read and no error, whatever comes later is an event of its own. What is found ends the receive:
+ * looking takes a socket's error away.
+ */
+static void look_for_end(struct weir__ring *ring, struct weir__op *op)
+{
+	struct io_uring_sqe *sqe = get_sqe(ring);
+
+	if (!sqe)
+		return; /* after the next data, then */
+	op->is_unsure = false;
+	io_uring_prep_recv(sqe, op->handle->fd, &ring->peeked, 1, MSG_PEEK | MSG_DONTWAIT);
+	mark(ring, op, sqe);
+	sqe->user_data ^= (uint64_t)(WEIR__OP_RECV ^ CODE_LOOK) << 32;
+}
+
+static void on_look(struct weir__ring *ring, const struct io_uring_cqe *cqe)
+{
+	uint32_t key = (uint32_t)(cqe->user_data >> 32), index = (uint32_t)cqe->user_data;
+	uint32_t generation = key >> 8;
+	int res = cqe->res;
+
+	if (index >= ring->slots_count || ring->slots[index].key >> 8 != generation ||
+	    (ring->slots[index].key & 0xff) != WEIR__OP_RECV)
+		return;
+	struct weir__op *op = ring->slots[index].op;
+	if (res > 0) {
+		op->is_unsure = true;
+	} else if (res != -EAGAIN && res != -EINTR) {
+		op->has_end = true;
+		op->why = res;
+		ring_cancel(&ring->io, op);
+	}
+}
+
 /* No provided buffers on this rung: the poll says readable, we receive by hand. */
 static void recv_by_hand(struct weir__ring *ring, struct weir__op *op)
 {
@@ -544,6 +584,8 @@ static inline void on_arrival(struct weir__ring *ring, struct weir__op *op,
 		op->more = false;
 		op->socket_has_more = cqe->flags & IORING_CQE_F_SOCK_NONEMPTY;
 		end(ring, op);
+	} else if (__builtin_expect(op->is_unsure, 0)) {
+		look_for_end(ring, op);
 	}
 	op->done(op);
 }
@@ -569,7 +611,9 @@ static __attribute__((noinline)) void on_other(struct weir__ring *ring,
 {
 	unsigned code = (unsigned)(cqe->user_data >> 32) & 0xff;
 
-	if (code == CODE_WAKE)
+	if (code == CODE_LOOK)
+		on_look(ring, cqe);
+	else if (code == CODE_WAKE)
 		on_wake(ring, cqe);
 	else if (code == CODE_MESSAGE_LOST)
 		write_wake(ring_of(

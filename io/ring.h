@@ -33,6 +33,7 @@ struct weir__ring {
 	bool has_recv_multi;
 	bool has_buffers; /* provided-buffer rings */
 	bool has_msg_ring;
+	char peeked; /* where looks for the end of a stream put the byte they may find */
 	int wake_fd;
 	int event_fd;  /* written by the kernel for each completion; -1: not asked for */
 	int event_set; /* epoll's, of the last two */

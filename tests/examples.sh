@@ -134,7 +134,7 @@ test_hostility() { # dialect
 	local seed=${SEED:-$RANDOM}
 	claim "mutated requests, seed $seed: every connection ends" hostile fuzz "$1" "$seed" $((FULL ? 20000 : 2000))
 	claim 'a client that sends and reads byte by byte' hostile slow "$1"
-	claim '1000 peers that reset' hostile reset "$1" 1000
+	claim '30000 peers that reset' hostile reset "$1" 30000
 }
 
 # All of them at once, against 1024 descriptors: each is served in the end. Its own server.
