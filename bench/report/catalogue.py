@@ -172,6 +172,8 @@ def micro_jobs():
         micro_job("runtime", micro_programs("bench_runtime", "tokio_micro", "micro"), 1.5),
         micro_job("Tokio's suite", micro_programs("bench_suite", "tokio_suite"), 1.2),
         two_worker_job(),
+        Job("tasks", "skynet", memory.SKYNET, single("skynet", lambda p, _: memory.skynet(p)), 2,
+            once=True),
     ]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Memory of what waits, and of what is over: idle tasks, and a server after a burst."""
+"""Memory of what waits, and of what is over: idle tasks, and a server after a burst; skynet."""
 import contextlib
 import os
 import re
@@ -9,9 +9,10 @@ import machine
 import samples
 from build import built
 from process import Failure, run
+from stats import median
 
 IDLE = {
-    "weir": [built("bench", "bench_idle")],
+    "weir": [built("bench", "bench_million"), "parked"],
     "tokio": [built("bench", "tokio", "release", "tokio_idle")],
     "tokio-mi": [built("bench", "tokio-mimalloc", "release", "tokio_idle")],
     "go": [built("bench", "go", "idle")],
@@ -21,10 +22,32 @@ IDLE = {
 def idle_tasks(name, tasks):
     """Resident bytes of a task that waits for a timer."""
     out = run(IDLE[name] + [str(tasks)], machine.cpu_pair()[0], {"GOMAXPROCS": "1"})
-    found = re.search(r"bytes_per_task ([\d.]+)", out)
+    found = re.search(r"parked .* ns each +(\d+) B each|bytes_per_task ([\d.]+)", out)
     if not found:
         raise Failure("no figure: " + out[-100:])
-    return float(found.group(1))
+    return float(found.group(1) or found.group(2))
+
+
+SKYNET = {
+    "weir": [built("bench", "bench_million"), "skynet"],
+    "tokio-ct": [built("bench", "tokio", "release", "skynet"), "current_thread"],
+    "tokio": [built("bench", "tokio", "release", "skynet"), "multi_thread"],
+    "tokio-mi-ct": [built("bench", "tokio-mimalloc", "release", "skynet"), "current_thread"],
+    "tokio-mi": [built("bench", "tokio-mimalloc", "release", "skynet"), "multi_thread"],
+    "go": [built("bench", "go", "skynet")],
+}
+
+
+def skynet(name):
+    """A tree of 1,111,111 tasks: nanoseconds for each of them, median of five trees."""
+    watch = machine.Watch()
+    out = run(SKYNET[name], machine.cpu_pair()[0], {"GOMAXPROCS": "1", "WEIR_WORKERS": "1"})
+    used = watch.stop()
+    times = [float(text) for text in re.findall(r"skynet .*? ([\d.]+) ns each", out)]
+    if not times:
+        raise Failure("no figure: " + out[-100:])
+    return {"ns": median(times), "foreign_percent": used["foreign_percent"],
+            "steal_percent": used["steal_percent"]}
 
 
 def room_for(tasks, bytes_each):

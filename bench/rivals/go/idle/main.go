@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-// Go's side of bench_idle.c: so many goroutines (a million), each waiting for a timer; resident bytes each.
+// Go's side of bench_million.c's parked tasks: so many goroutines (a million), each waiting for a timer; resident bytes each.
 //
 // usage: idle [TASKS]
 package main

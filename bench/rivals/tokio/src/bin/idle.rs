@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-//! Tokio's side of bench_idle.c: so many tasks (a million), each in a sleep; resident bytes a task.
+//! Tokio's side of bench_million.c's parked tasks: so many tasks (a million), each in a sleep; resident bytes a task.
 //!
 //! usage: tokio_idle [TASKS]
 
