@@ -72,11 +72,11 @@ static void run_case(struct bench_case *c, double *ret_ns)
 void bench_run(struct bench *b)
 {
 	double warm_up;
-	for (unsigned i = 0; i < b->count; i++)
-		run_case(&b->cases[i], &warm_up);
 	for (unsigned round = 0; round < b->rounds; round++) {
-		for (unsigned i = 0; i < b->count; i++)
+		for (unsigned i = 0; i < b->count; i++) {
+			run_case(&b->cases[i], &warm_up);
 			run_case(&b->cases[i], &b->cases[i].ns[round]);
+		}
 	}
 }
 

@@ -3,8 +3,9 @@
  * bench.h: the harness of the microbenchmarks.
  *
  * A benchmark is a function that does something many times and returns how many; the harness times
- * it. All benchmarks run once to warm up and then once in each round, one after another, so that a
- * slow minute of the machine falls on all of them alike. A figure is nanoseconds of wall time per
+ * it. In each round all benchmarks run one after another, so that a slow minute of the machine
+ * falls on all of them alike; and each runs twice, of which the second counts, because the one
+ * before it has left its own data in the caches. A figure is nanoseconds of wall time per
  * operation: the minimum, which is what the code can do, and the median, which is what it does
  * here.
  */
