@@ -495,10 +495,24 @@ static struct weir__sim *new_sim(const struct weir_sim_opts *opts, uint64_t seed
 	return sim;
 }
 
+static void inject(struct weir__sim *sim, bool on)
+{
+	if (!sim->plan.faults.no_memory)
+		return;
+	weir__fault_ask(on ? memory_fails : NULL);
+	for (unsigned i = 0; i < sim->workers_count; i++) {
+		struct weir__heap *heap = weir__heap_switch(sim->workers[i]->heap);
+		weir__heap_turn(0);
+		(void)weir__heap_switch(heap);
+	}
+}
+
+/* Memory fails from here on: a function that is not even called says nothing. */
 static int main_task(void *arg)
 {
 	struct weir__sim *sim = arg;
 
+	inject(sim, true);
 	return weir__runtime_main(sim->runtime, sim->opts->fn, sim->opts->arg);
 }
 
@@ -513,18 +527,6 @@ static void start_root(struct weir__sim *sim)
 	weir__worker_tls = NULL;
 }
 
-static void inject(struct weir__sim *sim, bool on)
-{
-	if (!sim->plan.faults.no_memory)
-		return;
-	weir__fault_ask(on ? memory_fails : NULL);
-	for (unsigned i = 0; i < sim->workers_count; i++) {
-		struct weir__heap *heap = weir__heap_switch(sim->workers[i]->heap);
-		weir__heap_turn(0);
-		(void)weir__heap_switch(heap);
-	}
-}
-
 /* One run, from the first task to the last check. */
 static int run(struct weir__sim *sim)
 {
@@ -537,7 +539,6 @@ static int run(struct weir__sim *sim)
 		err = open_worker(sim, opened++);
 	if (err == 0) {
 		start_root(sim);
-		inject(sim, true);
 		bool has_ended = run_workers(sim);
 		inject(sim, false);
 		err = sim->error ? sim->error : sim->runtime->root_result;
