@@ -738,6 +738,39 @@ WEIR_API WEIR_NONNULL struct weir_case weir_case_reader(struct weir_reader *read
 WEIR_API WEIR_NONNULL struct weir_case weir_case_watch(weir_watch *watch, uint64_t *version,
 						       void *ret);
 WEIR_API WEIR_NONNULL struct weir_case weir_case_oneshot(struct weir_oneshot *oneshot, void **ret);
+
+/* ---- Generators --------------------------------------------------------- */
+
+/* Caller's memory, declared before the scope; the fields are the runtime's. */
+struct weir_gen {
+	void *private_[8];
+};
+
+/* Calls weir_gen_yield() for each item; what it returns ends the sequence. */
+typedef int (*weir_gen_fn)(struct weir_gen *gen, void *arg);
+
+/*
+ * Starts fn(gen, arg) as a task of `scope` that runs only while it is asked: from weir_gen_next()
+ * to weir_gen_yield(). Both are borrowed until the scope is closed. Returns 0 or the errors of
+ * weir_spawn().
+ */
+WEIR_API WEIR_MUST int weir_gen_open(struct weir_gen *gen, struct weir_scope *scope, weir_gen_fn fn,
+				     void *arg);
+
+/*
+ * For the generator: shows `item` (lent to the consumer until this returns) and parks until the
+ * next is wanted. Returns 0, -ECANCELED, -ETIME, -EINVAL (not in its task).
+ */
+WEIR_API WEIR_MUST int weir_gen_yield(struct weir_gen *gen, void *item);
+
+/*
+ * Parks until the generator has shown an item, which stays as it is until the next call or until
+ * the generator's scope is cancelled, or has ended. Returns 1 with the item in *ret; 0 at the end;
+ * the error fn has returned; -ECANCELED, -ETIME: the item is the next call's; -EBUSY (another task
+ * waits for it), -EINVAL (outside tasks, on another worker, or nothing was opened).
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_gen_next(struct weir_gen *gen, void **ret);
+
 /* ---- Blocking calls ----------------------------------------------------- */
 
 typedef struct weir_blocking_pool weir_blocking_pool;

@@ -353,6 +353,61 @@ START_TEST(destructors_run_after_deferred_calls_and_may_ask_for_more)
 }
 END_TEST
 
+/* ---- Want of memory, at each place in turn -------------------------------------------------- */
+
+static int three_items(struct weir_gen *gen, void *arg)
+{
+	for (int i = 0; i < 3; i++)
+		TRY(weir_gen_yield(gen, arg));
+	return 0;
+}
+
+static int own_all_kinds(void *arg)
+{
+	struct weir_gen gen;
+	void *item;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	if (!weir_task_strdup("text") || !weir_task_alloc(2000))
+		return -ENOMEM;
+	TRY(weir_task_defer(note, "d"));
+	TRY(weir_task_set(&first_key, "v"));
+	TRY(weir_gen_open(&gen, &scope, three_items, arg));
+	for (int i = 0; i < 4; i++)
+		TRY(weir_gen_next(&gen, &item));
+	return 0;
+}
+
+static int fail_in_turn(void *arg)
+{
+	int failures = 0;
+
+	TRY(run_one(own_all_kinds, arg));
+	for (uint64_t nth = 1;; nth++) {
+		uint64_t before = blocks_in_use();
+		memset(trace, 0, sizeof trace);
+		(void)weir_mem_fail_after(nth);
+		int err = run_one(own_all_kinds, arg);
+		(void)weir_mem_fail_after(0);
+		/* what was taken was done with, once */
+		ck_assert(strcmp(trace, "") == 0 || strcmp(trace, "d") == 0 ||
+			  strcmp(trace, "dv") == 0);
+		ck_assert_uint_eq(blocks_in_use(), before);
+		if (err == 0)
+			break;
+		ck_assert_int_eq(err, -ENOMEM);
+		failures++;
+	}
+	ck_assert_int_ge(failures, 3);
+	return 0;
+}
+
+START_TEST(each_allocation_may_fail_in_turn)
+{
+	run_on(1, fail_in_turn, &trace);
+}
+END_TEST
+
 /* ---- Many ----------------------------------------------------------------------------------- */
 
 static _Atomic unsigned called;
@@ -420,6 +475,7 @@ Suite *runtime_extra_suite(void)
 	tcase_add_test(rules, a_deferred_call_may_open_scopes_and_defer_more);
 	tcase_add_test(rules, outside_tasks_nothing_can_be_deferred_or_set);
 	tcase_add_test(rules, values_are_each_tasks_own_and_done_with_once);
+	tcase_add_test(rules, each_allocation_may_fail_in_turn);
 	tcase_add_test(rules, destructors_run_after_deferred_calls_and_may_ask_for_more);
 	suite_add_tcase(suite, rules);
 	tcase_set_timeout(stress, 60);

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Generators: one item for each question, in turn; ends, errors and interruptions arrive where they
+ * belong.
+ */
+#include <stdatomic.h>
+#include <string.h>
+
+#include "tests/runtime_test.h"
+
+#define TRY(call)                                                                                  \
+	do {                                                                                       \
+		int try_err = (call);                                                              \
+		if (try_err < 0)                                                                   \
+			return try_err;                                                            \
+	} while (0)
+
+static unsigned made;
+
+static int count_to(struct weir_gen *gen, void *arg)
+{
+	for (unsigned i = 1; i <= *(unsigned *)arg; i++) {
+		made++;
+		TRY(weir_gen_yield(gen, &i));
+	}
+	return 0;
+}
+
+static int consume_lazily(void *arg)
+{
+	struct weir_gen gen;
+	unsigned last = 1000, *item;
+	void *got;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	TRY(weir_gen_open(&gen, &scope, count_to, &last));
+	TRY(weir_yield());
+	ck_assert_uint_eq(made, 0); /* nobody has asked */
+	for (unsigned i = 1; i <= last; i++) {
+		expect(weir_gen_next(&gen, &got) == 1);
+		item = got;
+		expect(*item == i && made == i);
+	}
+	got = NULL;
+	ck_assert_int_eq(weir_gen_next(&gen, &got), 0);
+	ck_assert_int_eq(weir_gen_next(&gen, &got), 0); /* and so it stays */
+	ck_assert_ptr_null(got);
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(an_item_is_made_when_it_is_asked_for)
+{
+	run_on(1, consume_lazily, NULL);
+}
+END_TEST
+
+static int fail_after_two(struct weir_gen *gen, void *arg)
+{
+	TRY(weir_gen_yield(gen, arg));
+	TRY(weir_gen_yield(gen, arg));
+	return -EPROTO;
+}
+
+static int meet_error(void *arg)
+{
+	struct weir_gen gen;
+	void *got;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	TRY(weir_gen_open(&gen, &scope, fail_after_two, arg));
+	ck_assert_int_eq(weir_gen_next(&gen, &got), 1);
+	ck_assert_int_eq(weir_gen_next(&gen, &got), 1);
+	ck_assert_int_eq(weir_gen_next(&gen, &got), -EPROTO);
+	TRY(weir_yield()); /* the scope goes on */
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(its_error_goes_to_who_asks_and_not_to_the_scope)
+{
+	run_on(1, meet_error, &made);
+}
+END_TEST
+
+static int yielded;
+
+static int yield_until_told(struct weir_gen *gen, void *arg)
+{
+	int item = 1;
+
+	(void)arg;
+	do {
+		yielded = weir_gen_yield(gen, &item);
+		item++;
+	} while (yielded == 0);
+	return yielded;
+}
+
+static int leave_early(void *arg)
+{
+	struct weir_gen gen;
+	void *got;
+
+	(void)arg;
+	{
+		WEIR_SCOPE(scope, WEIR_FOREVER);
+		TRY(weir_gen_open(&gen, &scope, yield_until_told, NULL));
+		ck_assert_int_eq(weir_gen_next(&gen, &got), 1);
+		ck_assert_int_eq(weir_gen_next(&gen, &got), 1);
+	}
+	ck_assert_int_eq(yielded, -ECANCELED);
+	return weir_yield();
+}
+
+START_TEST(leaving_the_scope_ends_a_generator)
+{
+	run_on(1, leave_early, NULL);
+}
+END_TEST
+
+static int sleep_then_yield(struct weir_gen *gen, void *arg)
+{
+	TRY(weir_sleep(5 * WEIR_MS));
+	return weir_gen_yield(gen, arg);
+}
+
+static int give_up_once(void *arg)
+{
+	struct weir_gen gen;
+	void *got = NULL;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	TRY(weir_gen_open(&gen, &scope, sleep_then_yield, arg));
+	{
+		WEIR_SCOPE(impatient, WEIR_MS);
+		ck_assert_int_eq(weir_gen_next(&gen, &got), -ETIME);
+	}
+	ck_assert_ptr_null(got);
+	TRY(weir_sleep(10 * WEIR_MS)); /* the item has come in the meantime */
+	ck_assert_int_eq(weir_gen_next(&gen, &got), 1);
+	ck_assert_ptr_eq(got, arg);
+	ck_assert_int_eq(weir_gen_next(&gen, &got), 0);
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(an_item_that_comes_late_is_the_next_calls)
+{
+	run_on(1, give_up_once, &made);
+}
+END_TEST
+
+static int ask_too(void *arg)
+{
+	void *got;
+
+	ck_assert_int_eq(weir_gen_next(arg, &got), weir_worker_index() == 0 ? -EBUSY : -EINVAL);
+	ck_assert_int_eq(weir_gen_yield(arg, NULL), -EINVAL);
+	return 0;
+}
+
+static int misuse(void *arg)
+{
+	struct weir_gen gen, none = { { NULL } };
+	void *got;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	ck_assert_int_eq(weir_gen_next(&none, &got), -EINVAL);
+	TRY(weir_gen_open(&gen, &scope, sleep_then_yield, arg));
+	TRY(weir_spawn(&scope, ask_too, &gen));
+	TRY(weir_spawn(&scope, ask_too, &gen, .worker = WEIR_ON_WORKER(1)));
+	ck_assert_int_eq(weir_gen_next(&gen, &got), 1);
+	ck_assert_int_eq(weir_gen_next(&gen, &got), 0);
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(one_task_of_the_same_worker_asks)
+{
+	run_on(2, misuse, &made);
+}
+END_TEST
+
+Suite *runtime_generator_suite(void)
+{
+	Suite *suite = suite_create("runtime_generator");
+	TCase *turns = tcase_create("turns");
+
+	tcase_set_tags(turns, "fast");
+	tcase_set_timeout(turns, 20);
+	tcase_add_test(turns, an_item_is_made_when_it_is_asked_for);
+	tcase_add_test(turns, its_error_goes_to_who_asks_and_not_to_the_scope);
+	tcase_add_test(turns, leaving_the_scope_ends_a_generator);
+	tcase_add_test(turns, an_item_that_comes_late_is_the_next_calls);
+	tcase_add_test(turns, one_task_of_the_same_worker_asks);
+	suite_add_tcase(suite, turns);
+	return suite;
+}
