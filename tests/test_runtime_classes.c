@@ -231,6 +231,12 @@ START_TEST(the_background_gets_its_turn_behind_tasks_that_never_wait)
 }
 END_TEST
 
+static int nothing(void *arg)
+{
+	(void)arg;
+	return 0;
+}
+
 static int mixed(void *arg)
 {
 	uint64_t seed = (uintptr_t)arg | 1;
@@ -248,7 +254,7 @@ static int mixed(void *arg)
 			break;
 		case 3: {
 			WEIR_SCOPE(scope, WEIR_FOREVER);
-			TRY(weir_spawn(&scope, note, "", .priority = random_next(&seed) % 4,
+			TRY(weir_spawn(&scope, nothing, NULL, .priority = random_next(&seed) % 4,
 				       .worker = WEIR_ON_WORKER(random_next(&seed) % 2)));
 			TRY(weir_scope_wait(&scope));
 			break;
