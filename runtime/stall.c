@@ -166,8 +166,6 @@ static bool look_at(struct weir__stalls *stalls, unsigned i, int64_t now)
 	bool is_awake =
 		atomic_load_explicit(&worker->park_state, memory_order_relaxed) == WEIR__AWAKE;
 
-	if (turns == 0) /* its thread is still starting, and not known yet */
-		return true;
 	if (!is_awake || switches != stay->switches || turns != stay->turns) {
 		bool gets_on = is_awake || turns != stay->turns;
 		begin(stay, switches, turns, now);
