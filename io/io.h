@@ -358,6 +358,73 @@ static inline void weir__listener_cleanup(weir_listener **listener)
 #define weir_auto_conn	   WEIR_CLEANUP(weir__conn_cleanup) weir_conn *
 #define weir_auto_listener WEIR_CLEANUP(weir__listener_cleanup) weir_listener *
 
+/* ---- Children ----------------------------------------------------------- */
+
+typedef struct weir_process weir_process;
+
+/* What one of a child's standard streams is. */
+enum weir_stdio {
+	WEIR_STDIO_INHERIT, /* ours */
+	WEIR_STDIO_PIPE,    /* a connection to us: a socket, which the child uses like a pipe */
+	WEIR_STDIO_NULL,    /* /dev/null */
+};
+
+struct weir_process_opts {
+	const char *const *argv; /* positional: ends with NULL; [0] is looked up in PATH */
+	size_t size;		 /* filled by the macro */
+	const char *const *env;	 /* "NAME=value", ends with NULL; NULL: ours */
+	const char *cwd;	 /* NULL: ours */
+	enum weir_stdio in;
+	enum weir_stdio out;
+	enum weir_stdio err;
+};
+
+/*
+ * Starts a program and gives it in *ret. The child gets its three streams and no other descriptor,
+ * and no signal blocked. Blocks the worker until the program is loaded, about a millisecond; does
+ * not park. Returns 0, -ENOENT (no such program or directory), -EACCES, -ENOEXEC, -EINVAL, -EMFILE,
+ * -ENOMEM, -EAGAIN (limit of processes), -EOPNOTSUPP in the simulator.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_process_spawn_with(weir_process **ret,
+							    const struct weir_process_opts *opts);
+#define weir_process_spawn(ret, ...)                                                               \
+	weir_process_spawn_with(                                                                   \
+		(ret), &(struct weir_process_opts){ __VA_ARGS__,                                   \
+						    .size = sizeof(struct weir_process_opts) })
+
+/*
+ * The streams that are WEIR_STDIO_PIPE, others are NULL. Borrowed from the process, which closes
+ * them; weir_shutdown() of the first tells the child that there is no more.
+ */
+WEIR_API WEIR_NONNULL weir_conn *weir_process_stdin(const weir_process *process);
+WEIR_API WEIR_NONNULL weir_conn *weir_process_stdout(const weir_process *process);
+WEIR_API WEIR_NONNULL weir_conn *weir_process_stderr(const weir_process *process);
+
+WEIR_API WEIR_NONNULL int weir_process_id(const weir_process *process);
+
+/*
+ * Parks until the child has ended and gives its status as waitpid(2) does: WIFEXITED() and so on.
+ * May be called again. Returns 0; -ECANCELED or -ETIME, and the child runs on; -EXDEV, -EBUSY
+ * (another task waits for it), or -ECHILD when the program ignores SIGCHLD: then nobody knows.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_process_wait(weir_process *process, int *ret);
+
+/* Sends it a signal. Does not park. Returns 0, -ESRCH (it has ended), -EINVAL, -EPERM. */
+WEIR_API WEIR_NONNULL int weir_process_kill(weir_process *process, int number);
+
+/*
+ * Takes it: kills the child if it still runs (SIGKILL, not its own children), waits for its end and
+ * closes its streams. Parks, without being a cancellation point. Accepts NULL. With
+ * weir_auto_process this happens on every way out of the block, cancellation among them.
+ */
+WEIR_API void weir_process_close(weir_process *process);
+
+static inline void weir__process_cleanup(weir_process **process)
+{
+	weir_process_close(*process);
+}
+#define weir_auto_process WEIR_CLEANUP(weir__process_cleanup) weir_process *
+
 #ifdef __cplusplus
 }
 #endif
