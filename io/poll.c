@@ -272,7 +272,7 @@ static bool start_poll(struct poll *poll, struct weir__op *op)
 {
 	if (try_poll(poll, op))
 		return true;
-	int err = join(poll, op->handle);
+	int err = op->handle->is_polled ? 0 : join(poll, op->handle);
 	return err < 0 && give(op, err);
 }
 
