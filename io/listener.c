@@ -283,7 +283,8 @@ static void on_room(struct weir__worker *self, struct weir__msg *msg)
 	struct serve *serve = (void *)((char *)msg - offsetof(struct serve, room));
 
 	(void)self;
-	atomic_store_explicit(&serve->wants_room, ROOM_UNWANTED, memory_order_relaxed);
+	/* release, and in lanes_room(): the message is free for the next that acquires it */
+	atomic_store_explicit(&serve->wants_room, ROOM_UNWANTED, memory_order_release);
 	if (serve->accepts)
 		wake_acceptor(serve->accepts);
 }
@@ -292,7 +293,7 @@ static void on_room(struct weir__worker *self, struct weir__msg *msg)
 static void tell_home(struct serve *serve, const struct weir__worker *self, int from)
 {
 	if (!atomic_compare_exchange_strong_explicit(&serve->wants_room, &from, ROOM_POSTED,
-						     memory_order_relaxed, memory_order_relaxed))
+						     memory_order_acquire, memory_order_relaxed))
 		return;
 	/* at home there is no message: nothing would wait for it to be handled */
 	if (self == serve->home)
@@ -339,7 +340,7 @@ static unsigned lanes_room(struct serve *serve)
 	if (sum > 0)
 		return sum;
 	(void)atomic_compare_exchange_strong_explicit(&serve->wants_room, &unwanted, ROOM_WANTED,
-						      memory_order_relaxed, memory_order_relaxed);
+						      memory_order_release, memory_order_relaxed);
 	atomic_thread_fence(memory_order_seq_cst);
 	return lanes_sum(serve);
 }

@@ -44,8 +44,12 @@ expect() { # holds|fails, model, defines...
 }
 
 expect holds park
-for without in NO_FENCE_WORKER NO_FENCE_SENDER NO_CLAIM NO_TOGETHER; do
+for without in NO_FENCE_WORKER NO_FENCE_SENDER NO_CLAIM NO_TOGETHER NO_FLUSH NO_LOST; do
 	expect fails park -D$without
+done
+expect holds steal
+for without in NO_FENCE_WORKER NO_FENCE_SPAWNER NO_CHAIN NO_FRESH; do
+	expect fails steal -D$without
 done
 expect holds remote
 for without in NO_QUEUED NO_ENDED END_ALWAYS; do
