@@ -224,6 +224,9 @@ static void run_slice(struct weir__worker *self)
 			weir__class_next(self, self->now_ns - read);
 		read = self->now_ns;
 		self->depth_first = true;
+		/* who sends to a worker that is awake waits for this, not for the slice */
+		if (atomic_load_explicit(&self->inbox, memory_order_relaxed))
+			break;
 	}
 	self->depth_first = false;
 }

@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * bench_workers.c: what it costs to reach another worker: messages, tasks, calls, channels.
+ *
+ * Two workers, and two tables. In the first the other worker sleeps whenever it has nothing to do,
+ * and the system's wake-up is part of the figure; in the second a task on it yields without end, so
+ * that it is awake.
+ */
+#include <stdatomic.h>
+
+#include <weir/weir.h>
+
+#include "bench.h"
+
+enum {
+	POSTS = 2000, /* fewer than wait for a worker at once */
+	SPAWNS = 10000,
+	CALLS = 5000,
+	TRIPS = 20000,
+	ITEMS = 100000,
+	SENDERS = 5,
+	BRANCHES = 10,
+	DEPTH = 4,
+};
+
+static _Atomic bool stay_awake;
+
+static int nothing(void *arg)
+{
+	(void)arg;
+	return 0;
+}
+
+static int yield_on(void *arg)
+{
+	(void)arg;
+	while (stay_awake) {
+		int err = weir_yield();
+		if (err < 0)
+			return err;
+	}
+	return 0;
+}
+
+/* ---- Messages ------------------------------------------------------------------------------- */
+
+static void ignore(void *arg)
+{
+	(void)arg;
+}
+
+/* The sender's side alone: nobody waits for them to run. */
+static uint64_t post(void *arg)
+{
+	(void)arg;
+	for (unsigned i = 0; i < POSTS; i++)
+		if (weir_post(1, ignore, NULL) < 0)
+			return 0;
+	return POSTS;
+}
+
+static uint64_t call(void *arg)
+{
+	(void)arg;
+	for (unsigned i = 0; i < CALLS; i++)
+		if (weir_call_on(1, nothing, NULL) < 0)
+			return 0;
+	return CALLS;
+}
+
+/* ---- Tasks ---------------------------------------------------------------------------------- */
+
+static uint64_t spawn_many(unsigned worker, bool any)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	for (unsigned i = 0; i < SPAWNS; i++)
+		if (weir_spawn(&scope, nothing, NULL, .worker = worker, .any = any) < 0)
+			return 0;
+	return weir_scope_wait(&scope) < 0 ? 0 : SPAWNS;
+}
+
+static uint64_t spawn_many_local(void *arg)
+{
+	(void)arg;
+	return spawn_many(0, false);
+}
+
+static uint64_t spawn_many_any(void *arg)
+{
+	(void)arg;
+	return spawn_many(0, true);
+}
+
+static uint64_t spawn_many_remote(void *arg)
+{
+	(void)arg;
+	return spawn_many(WEIR_ON_WORKER(1), false);
+}
+
+struct node {
+	unsigned depth;
+	bool any;
+};
+
+static int grow(void *arg)
+{
+	const struct node *node = arg;
+	struct node below = { node->depth - 1, node->any };
+
+	if (node->depth == 0)
+		return 0;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+	for (unsigned i = 0; i < BRANCHES; i++) {
+		int err = weir_spawn(&scope, grow, &below, .any = node->any);
+		if (err < 0)
+			return err;
+	}
+	return weir_scope_wait(&scope);
+}
+
+/* 11,111 tasks, ten below each; one operation is one task. */
+static uint64_t tree(bool any)
+{
+	struct node root = { DEPTH, any };
+	uint64_t tasks = 0;
+
+	for (unsigned i = 0, level = 1; i <= DEPTH; i++, level *= BRANCHES)
+		tasks += level;
+	return grow(&root) < 0 ? 0 : tasks;
+}
+
+static uint64_t tree_local(void *arg)
+{
+	(void)arg;
+	return tree(false);
+}
+
+static uint64_t tree_any(void *arg)
+{
+	(void)arg;
+	return tree(true);
+}
+
+/* ---- Channels ------------------------------------------------------------------------------- */
+
+struct stream {
+	weir_chan *to;
+	weir_chan *back;
+	unsigned items;
+};
+
+static int answer_all(void *arg)
+{
+	const struct stream *stream = arg;
+	uint64_t item;
+	int err;
+
+	while ((err = weir_chan_recv(stream->to, &item)) == 0) {
+		err = weir_chan_send(stream->back, &item);
+		if (err < 0)
+			return err;
+	}
+	return err == -EPIPE ? 0 : err;
+}
+
+static uint64_t chan_pingpong(void *arg)
+{
+	(void)arg;
+	weir_auto_chan to = weir_chan_new(sizeof(uint64_t), 1);
+	weir_auto_chan back = weir_chan_new(sizeof(uint64_t), 1);
+	struct stream stream = { to, back, 0 };
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	if (!to || !back ||
+	    weir_spawn(&scope, answer_all, &stream, .worker = WEIR_ON_WORKER(1)) < 0)
+		return 0;
+	for (uint64_t i = 0, item; i < TRIPS; i++)
+		if (weir_chan_send(to, &i) < 0 || weir_chan_recv(back, &item) < 0)
+			return 0;
+	weir_chan_close(to);
+	return weir_scope_wait(&scope) < 0 ? 0 : TRIPS;
+}
+
+static int send_all(void *arg)
+{
+	const struct stream *stream = arg;
+
+	for (uint64_t i = 0; i < stream->items; i++) {
+		int err = weir_chan_send(stream->to, &i);
+		if (err < 0)
+			return err;
+	}
+	return 0;
+}
+
+static uint64_t stream_items(unsigned senders)
+{
+	weir_auto_chan to = weir_chan_new(sizeof(uint64_t), 128);
+	struct stream stream = { to, NULL, ITEMS / senders };
+	uint64_t item, items = (uint64_t)stream.items * senders;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	for (unsigned i = 0; to && i < senders; i++)
+		if (weir_spawn(&scope, send_all, &stream, .worker = WEIR_ON_WORKER(1 - i % 2)) < 0)
+			return 0;
+	for (uint64_t i = 0; i < items; i++)
+		if (weir_chan_recv(to, &item) < 0)
+			return 0;
+	return weir_scope_wait(&scope) < 0 ? 0 : items;
+}
+
+static uint64_t chan_spsc_128(void *arg)
+{
+	(void)arg;
+	return stream_items(1);
+}
+
+static uint64_t chan_mpsc_128(void *arg)
+{
+	(void)arg;
+	return stream_items(SENDERS);
+}
+
+/* ---- Both tables ---------------------------------------------------------------------------- */
+
+static int run_idle(void *arg)
+{
+	bench_run(arg);
+	return 0;
+}
+
+static int run_busy(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	stay_awake = true;
+	int err = weir_spawn(&scope, yield_on, NULL, .worker = WEIR_ON_WORKER(1));
+	if (err < 0)
+		return err;
+	bench_run(arg);
+	stay_awake = false;
+	return weir_scope_wait(&scope);
+}
+
+struct row {
+	const char *name;
+	bench_fn fn;
+};
+
+static int run_table(struct bench *bench, weir_fn fn, const struct row *rows)
+{
+	for (; rows->name; rows++)
+		bench_add(bench, rows->name, rows->fn, NULL);
+	int err = weir_run(fn, bench, .workers = 2);
+	if (err < 0) {
+		fprintf(stderr, "bench_workers: %s\n", weir_strerror(err));
+		return 1;
+	}
+	return bench_report(bench);
+}
+
+int main(int argc, char **argv)
+{
+	static struct bench idle, busy;
+	static const struct row rows_idle[] = {
+		{ "call_idle", call },
+		{ "spawn_many_local", spawn_many_local },
+		{ "spawn_many_any", spawn_many_any },
+		{ "spawn_many_remote_idle", spawn_many_remote },
+		{ "tree_local", tree_local },
+		{ "tree_any", tree_any },
+		{ "chan_pingpong_idle", chan_pingpong },
+		{ "chan_spsc_128", chan_spsc_128 },
+		{ "chan_mpsc_128", chan_mpsc_128 },
+		{ NULL, NULL },
+	};
+	static const struct row rows_busy[] = {
+		{ "post_busy", post },
+		{ "call_busy", call },
+		{ "spawn_many_remote_busy", spawn_many_remote },
+		{ "chan_pingpong_busy", chan_pingpong },
+		{ NULL, NULL },
+	};
+
+	bench_init(&idle, "bench_workers", argc, argv);
+	bench_init(&busy, "bench_workers", argc, argv);
+	int failed = run_table(&idle, run_idle, rows_idle);
+	return run_table(&busy, run_busy, rows_busy) || failed;
+}
