@@ -30,7 +30,8 @@
 /* home->epoch_ns, with room for what is added to it */
 #define CLOCK_STOPPED (WEIR__NEVER / 2)
 
-enum { PURGE_UNITS_MAX = 1024 }; /* 64 MiB a step */
+/* An epoch's step: 4 MiB are a millisecond of system time; of a large heap a 64th. */
+enum { PURGE_UNITS = 64, PURGE_SHARE = 64 };
 
 struct weir__heap weir__heap_none;
 __thread struct weir__heap *weir__heap_self __attribute__((tls_model("initial-exec"))) =
@@ -355,8 +356,11 @@ static void purge(struct weir__home *home)
 {
 	if (home->dirty_units == 0 || home->now_ns < home->purge_ns)
 		return;
-	home->purge_ns = home->now_ns + PURGE_STEP_NS;
-	weir__runs_purge(home, purge_age(home), PURGE_UNITS_MAX);
+	uint64_t most = home->dirty_units / PURGE_SHARE;
+	if (most < PURGE_UNITS)
+		most = PURGE_UNITS;
+	bool more = weir__runs_purge(home, purge_age(home), most) >= most;
+	home->purge_ns = more ? home->now_ns : home->now_ns + PURGE_STEP_NS;
 }
 
 static void epoch(struct weir__home *home)

@@ -93,6 +93,8 @@ static double burst(double *ret_huge)
 		if (block[i] == NULL)
 			return 0;
 		memset(block[i], i, BLOCK_BYTES);
+		if (i % 16 == 0)
+			weir_yield();
 	}
 	double took = (double)(weir_now() - start);
 	*ret_huge = rollup_mib("AnonHugePages");
@@ -108,7 +110,7 @@ static int measure(void *arg)
 	(void)burst(&result->huge); /* the first has no rest before it */
 	for (unsigned i = 0; i < rounds; i++) {
 		double before = system_us();
-		int err = weir_sleep(4 * WEIR_SEC);
+		int err = weir_sleep(6 * WEIR_SEC);
 		if (err < 0)
 			return err;
 		result->resident = rollup_mib("Anonymous");
