@@ -78,7 +78,7 @@ int weir__alloc_configure(const struct weir__alloc_config *config)
 	if (config->grow_percent <= 100 || config->shrink_percent < 1 ||
 	    config->shrink_percent >= 100 || !band_holds(config))
 		return -EINVAL;
-	if (config->debug > 3 || config->purge > WEIR__PURGE_FREE ||
+	if (config->debug > 3 || config->unpooled > 1 || config->purge > WEIR__PURGE_FREE ||
 	    config->huge_pages > WEIR__HUGE_ALWAYS || config->numa > WEIR__NUMA_INTERLEAVE)
 		return -EINVAL;
 	if (config->debug != weir__config.debug && atomic_load(&weir__home_count) > 0)
@@ -88,10 +88,10 @@ int weir__alloc_configure(const struct weir__alloc_config *config)
 	if (described && memcmp(&config->classes, &weir__config.classes, n) != 0)
 		return -EBUSY;
 	weir__config = *config;
-	if (config->debug > 0)
-		atomic_fetch_or(&weir__mode, WEIR__MODE_CHECK);
-	else
-		atomic_fetch_and(&weir__mode, ~(uint32_t)WEIR__MODE_CHECK);
+	uint32_t modes = (config->debug > 0 ? WEIR__MODE_CHECK : 0) |
+			 (config->unpooled ? WEIR__MODE_UNPOOLED : 0);
+	atomic_fetch_or(&weir__mode, modes);
+	atomic_fetch_and(&weir__mode, modes | ~(uint32_t)(WEIR__MODE_CHECK | WEIR__MODE_UNPOOLED));
 	return 0;
 }
 

@@ -498,6 +498,8 @@ struct weir_mem_stage_stats {
 struct weir_mem_stats {
 	uint64_t allocs;
 	uint64_t misses;
+	uint64_t allocated_bytes; /* in blocks handed out since the start */
+	uint64_t resident_bytes;  /* of the whole process, by the kernel; 0: /proc is not there */
 	uint64_t span_bytes;	 /* in spans that hold or held objects: what the process pays for */
 	uint64_t free_bytes;	 /* of those, in no span now: any pool may have them next */
 	uint64_t kept_bytes;	 /* beside those: the decay has left them to the kernel to take */

@@ -124,6 +124,7 @@ WEIR_MUST int weir__reserves_parse(const char *text, struct weir__reserves *ret)
 
 /* What can be set; alloc/adapt.c has the defaults and docs/tuning.md the reasons to change them. */
 struct weir__alloc_config {
+	uint32_t unpooled;		/* 1: no caches: blocks go to and from their spans */
 	uint32_t adapt;			/* enum weir__adapt */
 	uint32_t grow_percent;		/* 150: a growing cache gets half as much again */
 	uint32_t shrink_percent;	/* 70 */

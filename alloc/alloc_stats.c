@@ -192,11 +192,13 @@ void weir_mem_stats_get(struct weir_mem_stats *ret)
 		struct weir_pool_stats stats = pool_stats(i);
 		ret->allocs += stats.allocs;
 		ret->misses += stats.misses;
+		ret->allocated_bytes += stats.allocs * stats.object_bytes;
 		ret->cached_bytes += stats.cached * stats.object_bytes;
 		ret->pools += stats.allocs > 0;
 	}
 	add_heaps(ret);
 	add_pressure(ret);
+	ret->resident_bytes = weir__resident_bytes();
 	ret->guarded = weir__guard_samples();
 	ret->os_maps = atomic_load_explicit(&weir__os_counts.maps, memory_order_relaxed);
 	ret->os_purged_bytes =

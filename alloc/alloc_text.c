@@ -41,6 +41,8 @@
 	XX(stacks_cached,  gauge,   "Task stacks free, warm.")
 
 #define MEM_MAP(XX) \
+	XX(allocated_bytes,  counter, "Bytes in blocks handed out.") \
+	XX(resident_bytes,   gauge,   "Resident bytes of the whole process.") \
 	XX(large_bytes,      gauge,   "Bytes of blocks above the largest class.") \
 	XX(guarded,          counter, "Blocks allocated between guard pages.") \
 	XX(os_maps,          counter, "mmap calls.") \

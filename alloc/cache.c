@@ -304,9 +304,9 @@ void *weir__home_get(struct weir__home *home, uint32_t index)
 		cache_open(home, index);
 	if (weir__fault())
 		return NULL;
-	if ((home->mode & WEIR__MODE_FAULTS) != 0 || cache->cap == 0)
-		return get_uncached(home, index);
-	return get_cached(home, index);
+	bool uncached = (home->mode & WEIR__MODES_UNCACHED) != 0 || cache->cap == 0;
+	void *block = uncached ? get_uncached(home, index) : get_cached(home, index);
+	return block != NULL ? block : weir__span_take_larger(home, index);
 }
 
 static void put_cached(struct weir__home *home, uint32_t index, void *block)
@@ -339,7 +339,7 @@ void weir__home_put(struct weir__home *home, uint32_t index, void *block)
 	}
 	struct weir__cache *cache = &home->heap.cache[index];
 	weir__watch_free(block, weir__pools[index].object_bytes);
-	if ((home->mode & WEIR__MODE_FAULTS) == 0 && cache->cap > 0)
+	if ((home->mode & WEIR__MODES_UNCACHED) == 0 && cache->cap > 0)
 		put_cached(home, index, block);
 	else if (!weir__span_give(home, block))
 		weir__report("freed twice", block);

@@ -295,7 +295,9 @@ void weir__home_turn(struct weir__home *home, int64_t now_ns);
 /* ---- Modes: reasons to close the inlined paths ---------------------------------------------- */
 
 enum {
-	WEIR__MODE_FAULTS = 1,	/* weir_mem_fail_after(): caches are bypassed too */
+	WEIR__MODE_FAULTS = 1,	  /* weir_mem_fail_after(): caches are bypassed too */
+	WEIR__MODE_UNPOOLED = 16, /* WEIR_POOL=off */
+	WEIR__MODES_UNCACHED = WEIR__MODE_FAULTS | WEIR__MODE_UNPOOLED,
 	WEIR__MODE_RECLAIM = 4, /* of one heap: see compact.c */
 	WEIR__MODE_CHECK = 8,	/* a debug level: see check.c */
 	WEIR__MODE_WATCH = 2,	/* a sanitizer or valgrind wants to see every block */
@@ -350,6 +352,12 @@ void *weir__span_used(const struct weir__home *home, struct weir__span *span, ui
 /* An object from the fullest other span that has one; NULL: none has. */
 void *weir__span_take_elsewhere(struct weir__home *home, uint32_t index,
 				const struct weir__span *not_here);
+
+/*
+ * When a class has nothing and no span can be had: a free object of one of the next classes, if
+ * there is one, with the alignment that this one promises; NULL: there is none.
+ */
+void *weir__span_take_larger(struct weir__home *home, uint32_t index);
 
 /* When the oldest free run that owns memory will be `age_ns` old; WEIR__NEVER: there is none. */
 int64_t weir__runs_due(const struct weir__home *home, int64_t age_ns);
@@ -512,6 +520,9 @@ uint32_t weir__level_next(uint32_t level, unsigned permille, int64_t since_chang
 
 /* Looks at the sources when it is time; one thread of all does. */
 void weir__pressure_turn(int64_t now_ns);
+
+/* Of the whole process, as the kernel counts; 0: not known. */
+uint64_t weir__resident_bytes(void);
 
 /* Bytes of all heaps that the OS may have given memory to. */
 uint64_t weir__committed(void);

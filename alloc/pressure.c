@@ -129,6 +129,15 @@ static uint64_t read_number(const char *directory, const char *file)
 	return strtoull(text, NULL, 10);
 }
 
+uint64_t weir__resident_bytes(void)
+{
+	char text[FILE_BYTES], *end;
+	if (!read_text("/proc/self/statm", text))
+		return 0;
+	(void)strtoull(text, &end, 10); /* the first is the size */
+	return strtoull(end, NULL, 10) * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
 /* Where the process's memory controller is; 2 and 1: its version, 0: none. */
 static int find_cgroup(char *ret, size_t room)
 {

@@ -18,7 +18,10 @@
 
 #include "alloc/heap.h"
 
-enum { HELD_MIN = 16 }; /* units: less is not worth the wake-ups */
+enum {
+	HELD_MIN = 16,	/* units: less is not worth the wake-ups */
+	LARGER_MAX = 4, /* classes up, one doubling: for want of memory a block may be half empty */
+};
 
 /* ---- Free runs ------------------------------------------------------------------------------ */
 
@@ -636,5 +639,32 @@ void *weir__span_take_elsewhere(struct weir__home *home, uint32_t index,
 			WEIR__ADD(bin->out, 1);
 			return object;
 		}
+	return NULL;
+}
+
+/* ---- When there is nothing else ------------------------------------------------------------- */
+
+/* The largest power of two that divides it: what all objects of a span are aligned to. */
+static uint32_t alignment(uint32_t object_bytes)
+{
+	return object_bytes & -object_bytes;
+}
+
+void *weir__span_take_larger(struct weir__home *home, uint32_t index)
+{
+	uint32_t last = index + LARGER_MAX;
+	uint32_t align = alignment(weir__pools[index].object_bytes);
+	if (index > WEIR_CLASS_COUNT)
+		return NULL;
+	for (uint32_t i = index + 1; i <= last && i <= WEIR_CLASS_COUNT; i++) {
+		if (alignment(weir__pools[i].object_bytes) < align)
+			continue;
+		void *object = weir__span_take_elsewhere(home, i, NULL);
+		if (object == NULL)
+			continue;
+		WEIR__ADD(home->heap.cache[i].allocs, 1);
+		WEIR__ADD(home->bins[i].misses, 1);
+		return object;
+	}
 	return NULL;
 }

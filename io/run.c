@@ -356,6 +356,7 @@ static int configure_alloc(const struct weir__config *config)
 
 	weir__alloc_config_get(&current);
 	pools = current;
+	pools.unpooled = (uint32_t)config->pool;
 	pools.adapt = (uint32_t)config->pool_adapt;
 	pools.grow_percent = (uint32_t)config->pool_grow;
 	pools.shrink_percent = (uint32_t)config->pool_shrink;

@@ -107,6 +107,8 @@
 	   "clients of a worker at once; 0: what RLIMIT_NOFILE allows") \
 	XX(backlog, NUMBER, "WEIR_BACKLOG", 4096, 1, 65535, "clients", \
 	   "connections waiting to be accepted; the kernel clamps it to net.core.somaxconn") \
+	XX(pool, CHOICE, "WEIR_POOL", 0, 0, 1, "on|off", \
+	   "caches of free blocks; off: every block goes to and from its span, to compare") \
 	XX(pool_adapt, CHOICE, "WEIR_POOL_ADAPT", 0, 0, 2, "demand|threshold|off", \
 	   "what sizes the caches: remembered demand, hit rate and idle time alone, or nothing") \
 	XX(pool_epoch_ms, NUMBER, "WEIR_POOL_EPOCH_MS", 100, 1, 60000, "ms", \

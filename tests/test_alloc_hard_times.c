@@ -135,6 +135,59 @@ START_TEST(a_limit_is_kept_while_load_oscillates_and_stages_come_in_order)
 }
 END_TEST
 
+/* Small pools are merged into larger ones: their free objects serve, as aligned as was promised. */
+START_TEST(at_the_limit_larger_classes_serve_smaller_ones)
+{
+	struct weir__alloc_config config;
+	attach();
+	void *keeps_the_span = weir_alloc(128), *another = weir_alloc(256);
+	weir__alloc_config_get(&config);
+	config.mem_limit = weir__committed(); /* not one span more */
+	ck_assert_int_eq(weir__alloc_configure(&config), 0);
+	unsigned n = 0, larger = 0;
+	for (; n < 200 && (block[n] = weir_alloc(112)) != NULL; n++) {
+		memset(block[n], 1, 112);
+		larger += weir_usable_size(block[n]) == 128;
+	}
+	ck_assert_uint_eq(larger, n);
+	ck_assert_uint_eq(n, 200);
+	void *aligned = weir_alloc_aligned(64, 190); /* of a class of 192: 224 would not do */
+	ck_assert_ptr_nonnull(aligned);
+	ck_assert_uint_eq((uintptr_t)aligned % 64, 0);
+	ck_assert_uint_eq(weir_usable_size(aligned), 256);
+	ck_assert_ptr_null(weir_alloc(5000));
+	weir_free(aligned);
+	while (n > 0)
+		weir_free(block[--n]);
+	weir_free(keeps_the_span);
+	weir_free(another);
+	ck_assert_uint_eq(blocks_in_use(), 0);
+	ck_assert_uint_eq(weir__reports, 0);
+}
+END_TEST
+
+START_TEST(without_pools_everything_works_and_nothing_is_cached)
+{
+	struct weir__alloc_config config;
+	struct weir_mem_stats stats;
+	weir__alloc_config_get(&config);
+	config.unpooled = 1;
+	ck_assert_int_eq(weir__alloc_configure(&config), 0);
+	attach();
+	ck_assert_uint_eq(fill_and_free(100), BLOCKS);
+	ck_assert_uint_eq(fill_and_free(10000), BLOCKS);
+	weir_mem_stats_get(&stats);
+	ck_assert_uint_eq(stats.cached_bytes, 0);
+	ck_assert_uint_eq(stats.misses, stats.allocs);
+	config.unpooled = 0;
+	ck_assert_int_eq(weir__alloc_configure(&config), 0);
+	ck_assert_uint_eq(fill_and_free(100), BLOCKS);
+	weir_mem_stats_get(&stats);
+	ck_assert_uint_gt(stats.cached_bytes, 0);
+	ck_assert_uint_eq(blocks_in_use(), 0);
+}
+END_TEST
+
 START_TEST(each_span_can_be_refused_and_all_is_given_back)
 {
 	attach();
@@ -273,6 +326,10 @@ Suite *alloc_hard_times_suite(void)
 		tcase_add_test(memory, an_address_space_of_1_gb_is_shared_by_phases_of_any_size);
 		tcase_add_test(memory,
 			       a_limit_is_kept_while_load_oscillates_and_stages_come_in_order);
+	}
+	if (plain) {
+		tcase_add_test(memory, at_the_limit_larger_classes_serve_smaller_ones);
+		tcase_add_test(memory, without_pools_everything_works_and_nothing_is_cached);
 	}
 	tcase_add_test(memory, each_span_can_be_refused_and_all_is_given_back);
 	suite_add_tcase(s, memory);
