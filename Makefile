@@ -78,6 +78,8 @@ rivals:  ## weir and its rivals, which come from their registries once (Rust, Go
 bench:  ## weir beside its rivals: build/bench/report.html; about 10 minutes
 	@.ci/deps bench || true
 	$(Q)B=$B python3 bench/report
+bench-alloc: bench-build $B/libweir-malloc.so  ## the allocator beside four others: tables, CSV, plots; 10 minutes
+	$(Q)B=$B bench/alloc_plots
 bench-quick:  ## the core rows of it; about 90 seconds
 	@.ci/deps bench || true
 	$(Q)B=$B python3 bench/report --quick
@@ -176,6 +178,6 @@ $B/tests/switch_alone: tests/switch_alone.c runtime/switch_$(ARCH).S Makefile | 
 
 .SECONDARY:
 .PHONY: all lib soak preload-smoke examples bench-build rivals deps demo test test-examples test-gdb check-asan check-tsan check-valgrind \
-	bench bench-quick bench-guard \
+	bench bench-alloc bench-quick bench-guard \
 	layers symbols headers doc-examples lint model cross cross-objects install uninstall clean help
 -include $(wildcard $B/*/*.d $B/*/*/*.d)

@@ -43,7 +43,7 @@ START_TEST(no_size_near_the_largest_number_wraps_round)
 }
 END_TEST
 
-/* Every 16th address of a span and around each object's start, against the remainder. */
+/* Every address of a small span, some of a large one and those around each object's start. */
 static void check_objects_of(uint32_t bytes)
 {
 	struct weir__pool *pool = &weir__pools[WEIR__POOLS_MAX];
