@@ -23,7 +23,7 @@ HTTP    := $(shell grep -ls '<llhttp.h>' examples/*.c)
 EXAMPLES := $(patsubst %.c,$B/%,$(filter-out $(if $(LLHTTP),,$(HTTP)),$(wildcard examples/*.c)))
 BENCH_MAINS := $(wildcard bench/bench_*.c bench/rival_*.c bench/echoload.c bench/meter.c)
 BENCHES := $(BENCH_MAINS:%.c=$B/%)
-BENCH_OBJS := $(patsubst %.c,$B/%.o,$(filter-out $(BENCH_MAINS) bench/count_malloc.c,$(wildcard bench/*.c)))
+BENCH_OBJS := $(patsubst %.c,$B/%.o,$(filter-out $(BENCH_MAINS) bench/count_malloc.c bench/alloc_uncounted.c,$(wildcard bench/*.c)))
 TESTS   := $(patsubst %.c,$B/%.o,$(wildcard tests/main.c tests/test_*.c))
 -include tests/tests.mk
 
@@ -166,6 +166,7 @@ $(EXAMPLES): %: %.o $B/libweir.a
 $(HTTP:%.c=$B/%): $(LLHTTP)
 # Rivals, echoload and meter have nothing of weir in them.
 $(filter $B/bench/bench_%,$(BENCHES)): $B/libweir.a
+$B/bench/bench_alloc_steps: $B/bench/alloc_uncounted.o
 $(BENCHES): %: %.o $(BENCH_OBJS)
 	$(call say,LD) $(CC) $(BASE) $^ $(LDLIBS) -lm -o $@
 $(TESTS): | $B/have-test

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * alloc_pairs.h: pairs of alloc and free for bench_alloc_steps. alloc_pairs.c and alloc_uncounted.c
- * make the same functions under two prefixes, the second without the count of allocations.
+ * alloc_pairs.h: pairs of alloc and free for bench_alloc_steps, which makes them as every program
+ * has them, and alloc_uncounted.c, which makes them without the count of allocations.
  */
 #ifndef BENCH_ALLOC_PAIRS_H
 #define BENCH_ALLOC_PAIRS_H

@@ -27,6 +27,8 @@
 #include "alloc_rivals.h"
 #include "bench.h"
 
+ALLOC_PAIRS(counted)
+
 enum { PAIRS = 100, RANDOM_PAIRS = 2000, WARM_PAIRS = 3000000 };
 
 struct steps {
