@@ -6,6 +6,7 @@
  *   curl -i localhost:8080/                       "Hello, World!"
  *   curl -d 'some text' localhost:8080/echo       the body comes back
  *   curl localhost:8080/stats                     what the runtime and its pools have done
+ *   curl localhost:8080/metrics                   the same for Prometheus and the like
  *   wrk -c 64 -d 5 http://127.0.0.1:8080/
  *
  * llhttp does the parsing. The idea: while a client is silent it owns nothing but its task. Bytes
@@ -358,10 +359,33 @@ static int answer_stats(struct client *c)
 	return respond_lease(c, &text);
 }
 
+/* What a collector of metrics asks for, all workers together. */
+static int answer_metrics(struct client *c)
+{
+	weir_auto_buf body = WEIR_BUF_INIT;
+	char *text = NULL;
+	size_t len = 0;
+	FILE *out = open_memstream(&text, &len);
+	if (!out)
+		return -ENOMEM;
+	int err = weir_metrics_write(out);
+	if (fclose(out) != 0 && err == 0)
+		err = -ENOMEM;
+	if (err == 0)
+		err = weir_buf_get(&body, len);
+	if (err == 0) {
+		memcpy(body.data, text, len);
+		body.len = len;
+	}
+	free(text);
+	return err < 0 ? err : respond_lease(c, &body);
+}
+
 static const struct route routes[] = {
 	{ "/", "Allow: GET, HEAD\r\n", false, answer_hello },
 	{ "/echo", "Allow: POST\r\n", true, answer_echo },
 	{ "/stats", "Allow: GET, HEAD\r\n", false, answer_stats },
+	{ "/metrics", "Allow: GET, HEAD\r\n", false, answer_metrics },
 };
 
 /* The path without its query; NULL for any other. */

@@ -358,6 +358,17 @@ static inline void weir__listener_cleanup(weir_listener **listener)
 #define weir_auto_conn	   WEIR_CLEANUP(weir__conn_cleanup) weir_conn *
 #define weir_auto_listener WEIR_CLEANUP(weir__listener_cleanup) weir_listener *
 
+/* ---- Seeing inside ------------------------------------------------------- */
+
+/*
+ * Writes what workers, servers, odd events and the allocator have counted to `out`, which is
+ * borrowed, as OpenMetrics text with its closing line; the content type is
+ * WEIR_METRICS_CONTENT_TYPE. Does not park, but a file or a pipe may block; a stream in memory does
+ * not (open_memstream(3)). Returns 0, -EINVAL outside a runtime, or -EIO.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_metrics_write(FILE *out);
+#define WEIR_METRICS_CONTENT_TYPE "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
 /* ---- Children ----------------------------------------------------------- */
 
 typedef struct weir_process weir_process;

@@ -20,6 +20,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "runtime/count.h"
 #include "runtime/opts.h"
 
 #ifndef P_PIDFD
@@ -264,7 +265,7 @@ static void bury(weir_process *process)
 	(void)weir_process_kill(process, SIGKILL);
 	if (await_end(process) == 0)
 		take_status(process, false);
-	if (!process->has_ended)
+	if (WEIR_COUNT(!process->has_ended, "a worker blocked until a killed child had ended"))
 		take_status(process, true);
 }
 

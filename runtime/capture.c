@@ -17,6 +17,8 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include "runtime/count.h"
+
 /* ASKED by the asker; TAKING, then HELD or DONE by the handler; IDLE by the asker. */
 enum { IDLE, ASKED, ASKED_TO_HOLD, TAKING, HELD, DONE };
 
@@ -169,7 +171,7 @@ bool weir__capture_take(struct weir__worker *worker, struct weir__capture *captu
 		return false;
 	while (sem_clockwait(&capture->answered, CLOCK_MONOTONIC, &until) < 0 && errno == EINTR)
 		;
-	if (withdraw(capture, asked))
+	if (WEIR_COUNT(withdraw(capture, asked), "a worker did not answer a signal"))
 		return false;
 	do { /* the handler takes microseconds */
 		state = atomic_load_explicit(&capture->state, memory_order_acquire);

@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "runtime/capture.h"
+#include "runtime/count.h"
 #include "runtime/dump.h"
 #include "runtime/stall.h"
 
@@ -87,6 +88,7 @@ static void ask_all(struct weir__watch *watch, struct weir__view *views)
 			weir__worker_order(watch->runtime->workers[i], WEIR__ORDER_STAND_STILL);
 	while (!all_here(watch) && pthread_cond_timedwait(&watch->came, &watch->lock, &until) == 0)
 		;
+	(void)WEIR_COUNT(!all_here(watch), "a worker did not stand still within 100 ms");
 	memcpy(views, watch->views, count * sizeof *views);
 	pthread_mutex_unlock(&watch->lock);
 }

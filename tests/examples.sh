@@ -242,6 +242,12 @@ slow_request() {
 	one_byte_at_a_time $'GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n' | grep -q 'Hello, World!'
 }
 
+shows_metrics() {
+	get "$(url /metrics)" >"$work/metrics" && [ "$(tail -n 1 "$work/metrics")" = '# EOF' ] &&
+		grep -q '^weir_serve_accepted_total [1-9]' "$work/metrics" &&
+		grep -q '^weir_worker_turns_total{worker="0"} [1-9]' "$work/metrics"
+}
+
 clients_of_http() { get "$(url /stats)" | sed -n 's/^open //p'; }
 
 refused_but_read() { # the answer comes although the body is not read to its end
@@ -283,6 +289,7 @@ test_http() {
 	claim 'a body too large: 413' answers 413 -H 'Expect:' --data-binary @"$work/large" "$(url /echo)"
 	claim 'a byte at a time' slow_request
 	claim '/stats' answers 200 "$(url /stats)"
+	claim '/metrics' shows_metrics
 	claim 'a chunked body too large: 413 comes through' refused_but_read
 	test_hostility http
 	claim '100 clients that stop inside a request hold up nobody' while_holding http 100 half_open_http

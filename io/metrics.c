@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * metrics.c: everything that is counted, as OpenMetrics text: workers, serving, memory, odd events.
+ *
+ * The format wants all samples of a family together, so the table of families is the outer loop.
+ */
+#include "io/io_internal.h"
+
+#include <stddef.h>
+
+#include "runtime/count.h"
+
+WEIR__SECTION_BOUNDS(const struct weir__odd_event, weir_odd_events);
+
+struct family {
+	const char *name;
+	const char *help;
+	bool is_gauge;
+	size_t offset;
+};
+
+#define WORKER(field, is_gauge, help)                                                              \
+	{                                                                                          \
+		"weir_worker_" #field, help, is_gauge, offsetof(struct weir_worker_stats, field)   \
+	}
+static const struct family worker_families[] = {
+	WORKER(turns, false, "Trips round the loop."),
+	WORKER(parks, false, "Sleeps in the kernel."),
+	WORKER(wakes, false, "Wake-ups by other threads."),
+	WORKER(switches, false, "Task resumptions."),
+	WORKER(spawns, false, "Tasks spawned."),
+	WORKER(tasks, true, "Tasks alive."),
+	WORKER(steals, false, "Tasks taken from other workers before they started."),
+	WORKER(stalls, false, "Times a task held the worker beyond WEIR_STALL_MS."),
+	WORKER(enters, false, "System calls of the driver."),
+	WORKER(submissions, false, "Operations handed to the kernel."),
+	WORKER(completions, false, "Operations completed."),
+	WORKER(timers_fired, false, "Timers fired."),
+	WORKER(recv_empty, false, "Receives that found no buffer."),
+	WORKER(cq_overflows, false, "Overflows of the completion queue."),
+	WORKER(stale_completions, false, "Completions nobody waited for any more."),
+};
+#undef WORKER
+
+#define SERVE(field, is_gauge, help)                                                               \
+	{                                                                                          \
+		"weir_serve_" #field, help, is_gauge, offsetof(struct weir_serve_stats, field)     \
+	}
+static const struct family serve_families[] = {
+	SERVE(accepted, false, "Clients accepted."),
+	SERVE(open, true, "Clients connected."),
+	SERVE(failed, false, "Handlers that returned an error."),
+	SERVE(accept_pauses, false, "Times accepting stopped for want of room."),
+};
+#undef SERVE
+
+#define COUNT_OF(array) (sizeof(array) / sizeof *(array))
+
+static void write_head(const char *name, const char *help, bool is_gauge, FILE *out)
+{
+	fprintf(out, "# TYPE %s %s\n# HELP %s %s\n", name, is_gauge ? "gauge" : "counter", name,
+		help);
+}
+
+static unsigned long long value_of(const void *stats, const struct family *family)
+{
+	return *(const uint64_t *)((const char *)stats + family->offset);
+}
+
+static void write_workers(unsigned workers, FILE *out)
+{
+	for (size_t i = 0; i < COUNT_OF(worker_families); i++) {
+		const struct family *family = &worker_families[i];
+
+		write_head(family->name, family->help, family->is_gauge, out);
+		for (unsigned worker = 0; worker < workers; worker++) {
+			struct weir_worker_stats stats;
+			if (weir_worker_stats_get((int)worker, &stats) == 0)
+				fprintf(out, "%s%s{worker=\"%u\"} %llu\n", family->name,
+					family->is_gauge ? "" : "_total", worker,
+					value_of(&stats, family));
+		}
+	}
+}
+
+static void write_serving(FILE *out)
+{
+	struct weir_serve_stats stats;
+
+	weir_serve_stats_get(&stats);
+	for (size_t i = 0; i < COUNT_OF(serve_families); i++) {
+		const struct family *family = &serve_families[i];
+
+		write_head(family->name, family->help, family->is_gauge, out);
+		fprintf(out, "%s%s %llu\n", family->name, family->is_gauge ? "" : "_total",
+			value_of(&stats, family));
+	}
+}
+
+static void write_odd_events(FILE *out)
+{
+	const struct weir__odd_event *odd = __start_weir_odd_events;
+
+	write_head("weir_odd_events", "What should not happen and did not hurt.", false, out);
+	for (; odd < __stop_weir_odd_events; odd++)
+		fprintf(out, "weir_odd_events_total{why=\"%s\",site=\"%s\"} %llu\n", odd->why,
+			odd->site,
+			(unsigned long long)__atomic_load_n(&odd->count, __ATOMIC_RELAXED));
+}
+
+int weir_metrics_write(FILE *out)
+{
+	struct weir__worker *self = weir__worker_self();
+
+	if (!self)
+		return -EINVAL;
+	write_workers(self->runtime->workers_count, out);
+	write_serving(out);
+	write_odd_events(out);
+	int err = weir_mem_write_openmetrics(out);
+	if (err < 0)
+		return err;
+	return fputs("# EOF\n", out) < 0 || fflush(out) != 0 || ferror(out) ? -EIO : 0;
+}
