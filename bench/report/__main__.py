@@ -26,8 +26,8 @@ def parse():
     parser.add_argument("--programs", metavar="LIST", help="only these, e.g. weir,tokio")
     parser.add_argument("--rounds", type=int, help="5; --quick 3")
     parser.add_argument("--seconds", type=float, help="measured time of a sample: 0.6; --quick 0.4")
-    parser.add_argument("--patience", type=float, default=10,
-                        help="seconds to wait for a quiet machine before a repeat; 0: no repeats")
+    parser.add_argument("--patience", type=float,
+                        help="seconds in all for repeats on a noisy machine (180; --quick 30)")
     parser.add_argument("--keep-noisy", action="store_true",
                         help="use disturbed samples too, to try things out")
     parser.add_argument("--out", default=build.built("bench"), help="where the report goes")
@@ -101,7 +101,8 @@ def main():
     raise_file_limit()
     os.chdir(build.REPO)
     start = time.time()
-    store = rounds.run_rounds(drop_missing(jobs), count, args.patience, args.keep_noisy)
+    patience = args.patience if args.patience is not None else (30 if args.quick else 180)
+    store = rounds.run_rounds(drop_missing(jobs), count, patience, args.keep_noisy)
     facts = machine.facts(build.REPO) + [
         ("run", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(start))
          + f", {count} rounds, {(time.time() - start) / 60:.1f} minutes"),

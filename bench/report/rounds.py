@@ -3,7 +3,8 @@
 
 A sample during which others used more than 10 % of a CPU (or the host took as much) is repeated,
 at most twice, and the least disturbed try is kept: the choice never looks at the result. What is
-above 25 % even then is kept in the CSV, marked, and left out of the tables.
+above 25 % even then is kept in the CSV, marked, and left out of the tables. Waiting for a quiet machine has a
+budget for the whole run; when that is spent nothing is repeated any more.
 """
 import sys
 import time
@@ -14,6 +15,7 @@ from process import Failure
 REPEAT_ABOVE = 10.0
 LEAVE_OUT_ABOVE = 25.0
 TRIES_MAX = 3
+WAIT_SECONDS_MAX = 10  # for one repeat
 
 
 class Job:
@@ -105,10 +107,27 @@ def disturbance(rows):
     return max(f.get("foreign_percent", 0) + f.get("steal_percent", 0) for f in rows.values())
 
 
+class Patience:
+    """Seconds that may still be spent on waiting for a quiet machine and on repeats."""
+
+    def __init__(self, seconds):
+        self.left = seconds
+
+    def wait(self):
+        """False when there is none left."""
+        if self.left <= 0:
+            return False
+        start = time.monotonic()
+        machine.wait_for_quiet(min(WAIT_SECONDS_MAX, self.left))
+        self.left -= time.monotonic() - start
+        return True
+
+
 def take_quietly(job, program, store, patience):
     """The least disturbed of up to TRIES_MAX tries, and how many there were."""
     best, tries, failure = None, 0, None
     for tries in range(1, TRIES_MAX + 1):
+        start = time.monotonic()
         try:
             rows = job.take(program, store)
         except Failure as error:
@@ -116,9 +135,10 @@ def take_quietly(job, program, store, patience):
             continue
         if best is None or disturbance(rows) < disturbance(best):
             best = rows
-        if disturbance(best) <= REPEAT_ABOVE or patience <= 0:
+        if tries > 1:
+            patience.left -= time.monotonic() - start
+        if disturbance(best) <= REPEAT_ABOVE or not patience.wait():
             break
-        machine.wait_for_quiet(patience)
     if best is None:
         raise failure
     return best, tries
@@ -144,8 +164,9 @@ def expected_seconds(jobs, rounds):
     return sum(job.seconds * len(job.programs) * (1 if job.once else rounds) for job in jobs)
 
 
-def run_rounds(jobs, rounds, patience, keep_noisy):
+def run_rounds(jobs, rounds, patience_seconds, keep_noisy):
     store = Store(keep_noisy)
+    patience = Patience(patience_seconds)
     progress = Progress(expected_seconds(jobs, rounds))
     for number in range(1, rounds + 1):
         for job in (j for j in jobs if number == 1 or not j.once):
