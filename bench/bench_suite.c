@@ -27,6 +27,7 @@ enum {
 	TIGHT = 100,
 	REQUESTS = 1000,
 	NOTIFIED = 500,
+	SHOWS = 100,
 	ACQUIRES = 6,
 	TURNS = 10000,
 	BLOCKING = 2000,
@@ -292,6 +293,101 @@ static uint64_t notify_waiters(void *arg)
 	return notify_tasks(*(const unsigned *)arg, weir_notify_all);
 }
 
+/* ---- sync_broadcast, sync_watch ------------------------------------------------------------- */
+
+/* One sender, so many readers; all read each item before the next is sent. */
+struct audience {
+	weir_broadcast *broadcast;
+	weir_watch *watch;
+	struct weir_event all_read;
+	unsigned readers;
+	_Atomic unsigned left; /* readers of this item that have not read it */
+};
+
+static void item_read(struct audience *audience)
+{
+	if (atomic_fetch_sub_explicit(&audience->left, 1, memory_order_acq_rel) == 1)
+		weir_event_set(&audience->all_read);
+}
+
+static int read_broadcast(void *arg)
+{
+	struct audience *audience = arg;
+	struct weir_reader reader;
+	uint64_t item;
+	weir_reader_init(&reader, audience->broadcast);
+	item_read(audience);
+	int err;
+	while ((err = weir_reader_recv(&reader, &item)) == 0)
+		item_read(audience);
+	return err == -EPIPE ? 0 : err;
+}
+
+static int read_watch(void *arg)
+{
+	struct audience *audience = arg;
+	uint64_t item, version = weir_watch_get(audience->watch, &item);
+	item_read(audience);
+	int err;
+	while ((err = weir_watch_wait(audience->watch, &version, &item)) == 0)
+		item_read(audience);
+	return err == -EPIPE ? 0 : err;
+}
+
+static void show(struct audience *audience, uint64_t item)
+{
+	audience->left = audience->readers;
+	weir_event_reset(&audience->all_read);
+	if (audience->watch)
+		weir_watch_set(audience->watch, &item);
+	else if (weir_broadcast_send(audience->broadcast, &item) < 0)
+		weir_event_set(&audience->all_read);
+}
+
+/* An operation is one item at one reader. */
+static uint64_t perform(struct audience *audience, weir_fn reader)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+	weir_event_init(&audience->all_read);
+	audience->left = audience->readers;
+	for (unsigned i = 0; i < audience->readers; i++) {
+		if (weir_spawn(&scope, reader, audience) < 0)
+			return 0;
+	}
+	for (uint64_t i = 0; i <= SHOWS; i++) {
+		if (weir_event_wait(&audience->all_read) < 0)
+			return 0;
+		if (i < SHOWS)
+			show(audience, i);
+	}
+	if (audience->watch)
+		weir_watch_close(audience->watch);
+	else
+		weir_broadcast_close(audience->broadcast);
+	return weir_scope_wait(&scope) < 0 ? 0 : (uint64_t)SHOWS * audience->readers;
+}
+
+static uint64_t broadcast(void *arg)
+{
+	struct audience audience = { .readers = *(const unsigned *)arg };
+	audience.broadcast = weir_broadcast_new(sizeof(uint64_t), TIGHT);
+	if (!audience.broadcast)
+		return 0;
+	uint64_t done = perform(&audience, read_broadcast);
+	weir_broadcast_free(audience.broadcast);
+	return done;
+}
+
+static uint64_t watch(void *arg)
+{
+	struct audience audience = { .readers = *(const unsigned *)arg };
+	uint64_t first = 0;
+	audience.watch = weir_watch_new(sizeof(first), &first);
+	uint64_t done = perform(&audience, read_watch);
+	weir_watch_free(audience.watch);
+	return done;
+}
+
 /* ---- sync_semaphore, sync_rwlock, mutex ---------------------------------------------------- */
 
 static uint64_t semaphore_uncontended(void *arg)
@@ -518,7 +614,7 @@ static int run_all(void *arg)
 
 static void add_all(struct bench *bench, unsigned workers)
 {
-	static unsigned few = 10, many = 500;
+	static unsigned few = 10, more = 100, many = 500;
 	bench_add(bench, "spawn_many_local", spawn_many_local, NULL);
 	bench_add(bench, "ping_pong", ping_pong, NULL);
 	bench_add(bench, "mpsc_create", mpsc_create, NULL);
@@ -530,6 +626,10 @@ static void add_all(struct bench *bench, unsigned workers)
 	bench_add(bench, "notify_one_500", notify_one, &many);
 	bench_add(bench, "notify_waiters_10", notify_waiters, &few);
 	bench_add(bench, "notify_waiters_500", notify_waiters, &many);
+	bench_add(bench, "broadcast_10", broadcast, &few);
+	bench_add(bench, "broadcast_100", broadcast, &more);
+	bench_add(bench, "watch_10", watch, &few);
+	bench_add(bench, "watch_100", watch, &more);
 	bench_add(bench, "semaphore_uncontended", semaphore_uncontended, NULL);
 	bench_add(bench, "semaphore_concurrent", semaphore_concurrent, NULL);
 	bench_add(bench, "rwlock_read", rwlock_read, NULL);

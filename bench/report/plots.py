@@ -74,8 +74,8 @@ def tasks_plot(out, store):
     def over_weir(row, program):
         ours, theirs = value(row, "weir"), value(row, program)
         return theirs / ours if ours and theirs else None
-    options = "set logscale y\nset yrange [0.5:*]\nset xtics rotate by -35\nset arrow from graph 0, first 1 " \
-              "to graph 1, first 1 nohead lw 1.5\n"
+    options = "set logscale y\nset yrange [0.5:*]\nset xtics rotate by -35\n" \
+              "set arrow from graph 0, first 1 to graph 1, first 1 nohead lw 1.5\n"
     return rows and programs and bars(
         os.path.join(out, "tasks.svg"), title, "ratio", rows, programs, over_weir,
         options) and ("tasks.svg", title)

@@ -182,6 +182,10 @@ def verdicts(store):
 def summary(document, store):
     found = verdicts(store)
     document.heading("In short")
+    if not found:
+        document.text("Nothing could be compared: no row has undisturbed samples of weir and of "
+                      "another program.")
+        return
     lines = []
     for program in dict.fromkeys(f[2] for f in found):
         mine = [f[4] for f in found if f[2] == program]

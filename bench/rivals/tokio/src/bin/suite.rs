@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot, Mutex, Notify, RwLock, Semaphore};
+use tokio::sync::{broadcast, mpsc, oneshot, watch, Mutex, Notify, RwLock, Semaphore};
 use tokio::task;
 
 #[path = "../common.rs"]
@@ -26,6 +26,7 @@ const ROOMY: usize = 1_000_000;
 const TIGHT: usize = 100;
 const REQUESTS: usize = 1000;
 const NOTIFIED: usize = 500;
+const SHOWS: usize = 100;
 const ACQUIRES: usize = 6;
 const TURNS: usize = 10_000;
 const BLOCKING: usize = 2000;
@@ -189,6 +190,68 @@ async fn notify_tasks(tasks: usize, all: bool) -> u64 {
     done as u64
 }
 
+// ---- sync_broadcast, sync_watch: one sender, so many readers; all read each item before the next is sent
+
+struct Audience {
+    all_read: Notify,
+    left: AtomicUsize, // readers of this item that have not read it
+}
+
+impl Audience {
+    fn of(readers: usize) -> Arc<Self> {
+        Arc::new(Audience { all_read: Notify::new(), left: AtomicUsize::new(readers) })
+    }
+
+    fn item_read(&self) {
+        if self.left.fetch_sub(1, std::sync::atomic::Ordering::AcqRel) == 1 {
+            self.all_read.notify_one();
+        }
+    }
+}
+
+async fn broadcast_to(readers: usize) -> u64 {
+    let (tx, _) = broadcast::channel::<u64>(TIGHT);
+    let audience = Audience::of(readers);
+    for _ in 0..readers {
+        let (mut rx, audience) = (tx.subscribe(), audience.clone());
+        tokio::spawn(async move {
+            audience.item_read();
+            while rx.recv().await.is_ok() {
+                audience.item_read();
+            }
+        });
+    }
+    for i in 0..SHOWS as u64 {
+        audience.all_read.notified().await;
+        audience.left.store(readers, Relaxed);
+        tx.send(i).unwrap();
+    }
+    audience.all_read.notified().await;
+    (SHOWS * readers) as u64
+}
+
+async fn watch_by(readers: usize) -> u64 {
+    let (tx, rx) = watch::channel::<u64>(0);
+    let audience = Audience::of(readers);
+    for _ in 0..readers {
+        let (mut rx, audience) = (rx.clone(), audience.clone());
+        tokio::spawn(async move {
+            audience.item_read();
+            while rx.changed().await.is_ok() {
+                black_box(*rx.borrow_and_update());
+                audience.item_read();
+            }
+        });
+    }
+    for i in 0..SHOWS as u64 {
+        audience.all_read.notified().await;
+        audience.left.store(readers, Relaxed);
+        tx.send(i).unwrap();
+    }
+    audience.all_read.notified().await;
+    (SHOWS * readers) as u64
+}
+
 // ---- sync_semaphore, sync_rwlock, mutex
 
 async fn semaphore_uncontended() -> u64 {
@@ -337,6 +400,10 @@ fn main() {
     bench.run("notify_one_500", || notify_tasks(500, false));
     bench.run("notify_waiters_10", || notify_tasks(10, true));
     bench.run("notify_waiters_500", || notify_tasks(500, true));
+    bench.run("broadcast_10", || broadcast_to(10));
+    bench.run("broadcast_100", || broadcast_to(100));
+    bench.run("watch_10", || watch_by(10));
+    bench.run("watch_100", || watch_by(100));
     bench.run("semaphore_uncontended", semaphore_uncontended);
     bench.run("semaphore_concurrent", semaphore_concurrent);
     bench.run("rwlock_read", rwlock_read);
