@@ -49,11 +49,13 @@ demo: deps  ## servers on loopback under load, and one table of what it cost; ha
 	@$(MAKE) -s -j$$(nproc) --no-print-directory examples bench-build
 	@B=$B bench/demo
 
-# RUN goes in front of the suites: valgrind, setarch, taskset.
+# RUN goes in front of the suites (valgrind, setarch, taskset), JOBS of them at a time.
+JOBS := $(shell nproc)
 DRIVERS := uring epoll
 test: $B/have-test $B/tests/switch_alone $B/tests/run  ## every Check suite, on io_uring and on epoll
 	$(Q)$B/tests/switch_alone
-	$(Q)for d in $(DRIVERS); do echo "-- driver: $$d"; WEIR_DRIVER=$$d $(RUN) $B/tests/run || exit 1; done
+	$(Q)for d in $(DRIVERS); do echo "-- driver: $$d"; \
+		printf '%s\n' $(SUITES) | WEIR_DRIVER=$$d xargs -n 1 -P $(JOBS) $(RUN) $B/tests/run || exit 1; done
 preload-smoke: $B/libweir-malloc.so  ## git, python3, sqlite3, redis-server and gcc on weir's heaps
 	$(Q)tests/preload_smoke.sh $<
 soak: $B/have-test $B/tests/run  ## the allocator's stress for a minute at each of three debug levels
@@ -72,7 +74,7 @@ model:  ## the lock-free pieces, model-checked with spin
 # Memcheck does not see what the kernel writes through a ring; leaks are AddressSanitizer's part.
 check-valgrind: $B/have-test $B/tests/run  ## the tests tagged fast or net under memcheck, on epoll
 	$(Q)printf '%s\n' $(SUITES) | CK_TIMEOUT_MULTIPLIER=20 CK_INCLUDE_TAGS="fast net" WEIR_DRIVER=epoll \
-		xargs -n 1 -P $$(nproc) valgrind -q --error-exitcode=9 $B/tests/run
+		xargs -n 1 -P $(JOBS) valgrind -q --error-exitcode=9 $B/tests/run
 rivals:  ## weir and its rivals, which come from their registries once (Rust, Go, libuv)
 	$(Q)B=$B python3 bench/report --build
 bench:  ## weir beside its rivals: build/bench/report.html; about 10 minutes
