@@ -84,6 +84,7 @@ static int keep_causes_apart(void *arg)
 	struct weir_token other = WEIR_TOKEN_INIT;
 
 	(void)arg;
+	weir_token_init(&token);
 	{
 		WEIR_SCOPE(outer, 3 * WEIR_MS);
 		TRY(weir_scope_bind(&outer, &token));
