@@ -300,6 +300,32 @@ START_TEST(a_spawn_that_failed_has_nothing_to_join)
 }
 END_TEST
 
+/* Its stack cannot be had: it never runs, and its end is told all the same. */
+static int join_unborn(void *arg)
+{
+	struct weir_case cases[WEIR_CASES_MAX] = { { 0 } };
+	struct weir_join join;
+	int result = 0;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	TRY(weir_spawn(&scope, return_arg, NULL, .join = &join, .stack = WEIR_STACK_32K));
+	weir_mem_fail_after(1);
+	int full = weir_select(cases, WEIR_CASES_MAX); /* more waiters than lie on the stack */
+	int err = weir_join_wait(&join, &result);
+	weir_mem_fail_after(0);
+	ck_assert_int_eq(full, -ENOMEM);
+	ck_assert_int_eq(err, 0);
+	ck_assert_int_eq(result, -ENOMEM);
+	return weir_scope_wait(&scope); /* which has nothing to report */
+}
+
+START_TEST(a_task_without_a_stack_is_joined_too)
+{
+	run_on(1, join_unborn, NULL);
+}
+END_TEST
+
 /* ---- Descriptors ---------------------------------------------------------------------------- */
 
 static int write_later(void *arg)
@@ -495,6 +521,7 @@ Suite *runtime_select_suite(void)
 	tcase_add_loop_test(rules, the_result_goes_to_who_joins, 0, 2);
 	tcase_add_test(rules, the_first_of_two_tasks);
 	tcase_add_test(rules, a_spawn_that_failed_has_nothing_to_join);
+	tcase_add_test(rules, a_task_without_a_stack_is_joined_too);
 	tcase_add_test(rules, a_descriptor_is_a_case_among_others);
 	tcase_add_test(rules, a_descriptor_that_lost_may_be_closed);
 	suite_add_tcase(suite, rules);
