@@ -505,6 +505,68 @@ START_TEST(a_case_that_loses_loses_nothing)
 }
 END_TEST
 
+/*
+ * The other worker grants one case while this one still enters the rest, of which another has
+ * become ready meanwhile: idle cases between them hold the gap open.
+ */
+enum { IDLE = 20, EXCHANGES = 5000 };
+
+/* Never parks, so that it is not late. */
+static int deal(void *arg)
+{
+	uint64_t *seed = arg;
+	unsigned got = 0;
+
+	for (unsigned i = 0; i < (unsigned)ROUNDS(EXCHANGES); i++) {
+		for (unsigned n = (unsigned)random_next(seed) % 2000; n > 0; n--)
+			(void)weir_worker_index();
+		while (weir_chan_try_send(chans[0], &i) == -EAGAIN)
+			TRY(weir_yield());
+		expect(weir_sem_post(&sem) == 0);
+		while (weir_chan_try_recv(chans[1], &got) == -EAGAIN)
+			TRY(weir_yield());
+		expect(got == i);
+	}
+	return 0;
+}
+
+static int enter_slowly(void *arg)
+{
+	unsigned counts[3] = { 0 }, item = 0, rounds = (unsigned)ROUNDS(EXCHANGES);
+	struct weir_event never = { 0 };
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	TRY(open_chans(1));
+	weir_sem_init(&sem, 0);
+	TRY(weir_spawn(&scope, deal, arg, .worker = WEIR_ON_WORKER(1)));
+	while (counts[0] < rounds || counts[1] < rounds || counts[2] < rounds) {
+		struct weir_case cases[3 * IDLE];
+		for (int i = 0; i < 3 * IDLE; i++)
+			cases[i] = weir_case_event(&never);
+		cases[0] = weir_case_recv(chans[0], &item);
+		cases[IDLE] = weir_case_sem(&sem, 1);
+		cases[2 * IDLE] = counts[2] < rounds ? weir_case_send(chans[1], &counts[2])
+						     : (struct weir_case){ 0 };
+		int which = weir_select(cases, 3 * IDLE);
+		TRY(which);
+		expect(which % IDLE == 0 && cases[which].result == 0);
+		expect(which || item == counts[0]);
+		counts[which / IDLE]++;
+	}
+	ck_assert_uint_eq(weir_sem_units(&sem), 0);
+	TRY(weir_scope_wait(&scope));
+	close_chans();
+	return 0;
+}
+
+START_TEST(a_grant_while_entering_is_the_only_one)
+{
+	uint64_t seed = test_seed();
+
+	run_on(2, enter_slowly, &seed);
+}
+END_TEST
+
 Suite *runtime_select_suite(void)
 {
 	Suite *suite = suite_create("runtime_select");
@@ -528,6 +590,7 @@ Suite *runtime_select_suite(void)
 
 	tcase_set_timeout(stress, 60);
 	tcase_add_test(stress, a_case_that_loses_loses_nothing);
+	tcase_add_test(stress, a_grant_while_entering_is_the_only_one);
 	suite_add_tcase(suite, stress);
 	return suite;
 }
