@@ -863,8 +863,10 @@ struct weir_worker_stats {
 	uint64_t recv_empty; /* receives that found no buffer (ENOBUFS) */
 	uint64_t cq_overflows;
 	uint64_t stale_completions;
-	uint64_t steals; /* un-started tasks (.any) it took from other workers */
-	uint64_t stalls; /* times a task held it beyond WEIR_STALL_MS */
+	uint64_t steals;     /* un-started tasks (.any) it took from other workers */
+	uint64_t wakes_late; /* workers it had to wake a second time: a bug, or a machine at its end
+			      */
+	uint64_t stalls;     /* times a task held it beyond WEIR_STALL_MS */
 };
 #define WEIR_ALL_WORKERS (-1)
 

@@ -26,6 +26,7 @@ static void add_worker(const struct weir__worker *worker, struct weir_worker_sta
 	sum->tasks += weir__peek(&worker->live);
 	sum->wakes += weir__peek(&counts->wakes);
 	sum->steals += weir__peek(&counts->steals);
+	sum->wakes_late += weir__peek(&counts->wakes_late);
 	sum->stalls += weir__peek(&worker->stalls);
 	sum->timers_fired += weir__peek(&counts->timers_fired);
 	sum->enters += weir__peek(&driver->enters);

@@ -193,11 +193,11 @@ struct weir__worker {
 	int32_t budget_full;	 /* from the configuration, like the next */
 	bool depth_first;	 /* children before what was ready before them: see run_slice() */
 	bool use_ucontext;
-	bool stopping;	 /* leave the loop when nothing is left */
-	bool is_settled; /* has published PARKED and not looked since */
+	bool stopping;		 /* leave the loop when nothing is left */
+	_Atomic bool is_settled; /* about to sleep, or asleep; owner writes */
 	uint16_t index;
 	struct weir__worker_counts {
-		uint64_t switches, turns, parks, spawns, wakes, timers_fired, steals;
+		uint64_t switches, turns, parks, spawns, wakes, timers_fired, steals, wakes_late;
 	} counts; /* owner writes, others read relaxed */
 	struct weir__runtime *runtime;
 	struct weir__driver *driver;
@@ -208,6 +208,10 @@ struct weir__worker {
 	struct weir__drain *drains; /* servers to tell when the runtime drains; owner only */
 	struct weir__task *fed;	    /* went from `fresh` into the run queue and has not started */
 	struct weir__msg *taken;    /* from the inbox, not handled yet; oldest first */
+	/* see watch_target() in worker.c */
+	struct weir__worker *posted_to;
+	const struct weir__msg *suspect;
+	int64_t suspect_ns;
 	struct weir__class classes[WEIR__PRIORITIES];
 	unsigned select_turn; /* where the next weir_select() begins; owner only */
 	struct weir__wheel wheel;

@@ -28,6 +28,9 @@ enum {
 	MESSAGES_PER_TURN = 256,
 };
 
+/* From when on a message beside a worker that sleeps is not on its way any more. */
+#define LATE_NS WEIR_SEC
+
 __thread struct weir__worker *weir__worker_tls;
 __thread const struct weir__virtual *weir__virtual;
 
@@ -90,6 +93,7 @@ void weir__worker_post(struct weir__worker *target, struct weir__msg *msg)
 	struct weir__runtime *runtime = target->runtime;
 
 	if (__builtin_expect(self && self->runtime == runtime, 1)) {
+		self->posted_to = target;
 		post(target, msg);
 		return;
 	}
@@ -241,18 +245,53 @@ static bool has_news(struct weir__worker *self)
 		       self->runtime->stop_seen;
 }
 
+/*
+ * A wake-up that was lost would leave a worker asleep beside a message, for ever if all are idle.
+ * Who sent to it looks once more before it sleeps itself, and if the worker sleeps, again after a
+ * second: a message that is still there then is counted, and the worker woken. In a runtime that
+ * does what it should this never adds a wake-up, but for a sender that was held up for so long
+ * between its message and its wake-up. Returns when to look again.
+ */
+static int64_t watch_target(struct weir__worker *self)
+{
+	struct weir__worker *target = self->posted_to;
+	const struct weir__msg *head;
+
+	if (!target)
+		return INT64_MAX;
+	head = atomic_load_explicit(&target->inbox, memory_order_relaxed);
+	if (!head || !atomic_load_explicit(&target->is_settled, memory_order_relaxed)) {
+		self->posted_to = NULL;
+		return INT64_MAX;
+	}
+	if (head != self->suspect) {
+		self->suspect = head;
+		self->suspect_ns = self->now_ns + LATE_NS;
+	}
+	if (self->now_ns < self->suspect_ns)
+		return self->suspect_ns;
+	self->counts.wakes_late++;
+	self->suspect = NULL;
+	self->posted_to = NULL;
+	target->driver->ops->wake(target->driver, NULL);
+	return INT64_MAX;
+}
+
 int64_t weir__worker_settle(struct weir__worker *self)
 {
 	if (self->runq_head || self->classes_waiting || weir__fresh_count(&self->fresh) > 0)
 		return 0;
 	int64_t until = weir__wheel_next(&self->wheel);
 	int64_t heap = weir__heap_idle(self->now_ns);
+	int64_t late = watch_target(self);
 
+	if (late < until)
+		until = late;
 	if (heap < until)
 		until = heap;
 	if (self->index == 0 && self->runtime->drain_until_ns < until)
 		until = self->runtime->drain_until_ns;
-	self->is_settled = true;
+	atomic_store_explicit(&self->is_settled, true, memory_order_relaxed);
 	atomic_store_explicit(&self->park_state, WEIR__PARKED, memory_order_relaxed);
 	/* pairs with the fences in weir__worker_post() and weir__fresh_push() */
 	atomic_thread_fence(memory_order_seq_cst);
@@ -262,9 +301,9 @@ int64_t weir__worker_settle(struct weir__worker *self)
 /* Takes PARKED back, if nobody has yet. */
 static void rouse(struct weir__worker *self)
 {
-	if (!self->is_settled)
+	if (!atomic_load_explicit(&self->is_settled, memory_order_relaxed))
 		return;
-	self->is_settled = false;
+	atomic_store_explicit(&self->is_settled, false, memory_order_relaxed);
 	if (atomic_load_explicit(&self->park_state, memory_order_relaxed) == WEIR__AWAKE ||
 	    atomic_exchange_explicit(&self->park_state, WEIR__AWAKE, memory_order_relaxed) ==
 		    WEIR__AWAKE)
@@ -370,7 +409,7 @@ void weir__worker_init(struct weir__worker *worker, struct weir__runtime *runtim
 	worker->control.fn = handle_orders;
 	weir__fresh_init(&worker->fresh);
 	/* until its first turn; a wake-up that comes before that ends its first wait */
-	worker->is_settled = true;
+	atomic_init(&worker->is_settled, true);
 	atomic_init(&worker->park_state, WEIR__PARKED);
 	worker->now_ns = weir__clock_ns();
 	weir__wheel_init(&worker->wheel, worker->now_ns);
