@@ -373,9 +373,8 @@ static void wake_writer(weir_conn *conn, int result)
 static __attribute__((noinline)) void send_done_oddly(struct weir__op *op)
 {
 	weir_conn *conn = op->owner;
-	bool is_short = op->res > 0 && (size_t)op->res < op->len;
-
-	if (is_short && !conn->is_closing) {
+	/* the rest of a short one, which may end at once, and short again */
+	while (op->res > 0 && (size_t)op->res < op->len && !conn->is_send_cancelled) {
 		op->data = (char *)op->data + op->res;
 		op->len -= (size_t)op->res;
 		if (!conn->io->ops->start(conn->io, op))
@@ -651,6 +650,7 @@ void weir_conn_close(weir_conn *conn)
 		linger(conn);
 	if (conn->is_receiving)
 		conn->io->ops->cancel(conn->io, &conn->recv);
+	conn->is_send_cancelled = true;
 	if (conn->send_state == WEIR__SEND_LEASE)
 		conn->io->ops->cancel(conn->io, &conn->send);
 	weir__handle_cancel(conn->io, &conn->handle);

@@ -41,6 +41,7 @@ struct weir_conn {
 	bool is_receiving;  /* recv is with the driver */
 	uint8_t send_state; /* enum weir__send_state */
 	bool is_closing;
+	bool is_send_cancelled;	   /* closing, and what is not sent by now is not to be */
 	uint16_t inside;	   /* tasks parked in a call on it */
 	struct weir__task *closer; /* parked until `inside` is 0 */
 	int end;		   /* 0 while the stream is open */

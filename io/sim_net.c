@@ -293,6 +293,12 @@ static void send_to_nobody(struct weir__sim *sim, struct weir__sim_op *record)
 	end_send(sim, record, 0);
 }
 
+/* Kernels before 5.19 do not know MSG_WAITALL for sends: conn.c goes on by itself. */
+static bool ends_short(struct weir__sim *sim, const struct weir__sim_op *record)
+{
+	return record->moved > 0 && weir__sim_chance(sim, sim->plan.faults.short_io / 4);
+}
+
 static void step_send(struct weir__sim *sim, struct weir__sim_op *record)
 {
 	struct weir__sim_socket *socket = record->socket;
@@ -317,7 +323,7 @@ static void step_send(struct weir__sim *sim, struct weir__sim_op *record)
 	record->moved += n;
 	if (n > 0 && !push_segment(sim, socket->peer, WEIR__SIM_DATA, n))
 		end_send(sim, record, -ENOMEM);
-	else if (record->moved == op->len)
+	else if (record->moved == op->len || ends_short(sim, record))
 		end_send(sim, record, 0);
 	else if (n == want && n > 0)
 		weir__sim_op_later(sim, record, weir__sim_delay(sim, sim->plan.delay_ns));
@@ -553,19 +559,27 @@ static void close_listener(struct weir__sim *sim, struct weir__sim_socket *liste
 	stir_connects(sim, listener);
 }
 
+/* A bug of the library's. */
+static void complain(struct weir__sim *sim, int fd, const char *what)
+{
+	sim->error = sim->error ? sim->error : -EBADF;
+	fprintf(sim->out, "weir: descriptor %d %s\n", fd, what);
+}
+
 void weir__sim_net_close(struct weir__sim *sim, int fd)
 {
 	struct weir__sim_socket *socket = weir__sim_socket_of(sim, fd);
 
 	if (!socket) {
-		sim->error = sim->error ? sim->error : -EBADF;
-		fprintf(sim->out, "weir: descriptor %d was closed and is not open\n", fd);
+		complain(sim, fd, "was closed, and is not open");
 		return;
 	}
 	sim->fds[fd - WEIR__SIM_FD_FIRST] = NULL;
 	weir__sim_trace(sim, "close", (uint64_t)fd, socket->number, 0);
 	if (--socket->fds > 0)
 		return;
+	if (socket->ops)
+		complain(sim, fd, "was closed with operations in flight");
 	socket->pins++;
 	if (socket->kind == WEIR__SIM_LISTENING)
 		close_listener(sim, socket);

@@ -383,6 +383,66 @@ static int close_while_parked(void *arg)
 	return err == 0 ? slept : err;
 }
 
+/* ---- Closing a listener that somebody accepts from ---------------------- */
+
+struct door {
+	weir_listener *listener;
+	bool is_closed;
+	int result;
+};
+
+static int wait_at_the_door(void *arg)
+{
+	struct door *door = arg;
+
+	while (door->result == 0 && !door->is_closed) {
+		weir_auto_conn conn = NULL;
+		door->result = weir_accept(door->listener, &conn);
+	}
+	return 0;
+}
+
+static int knock(void *arg)
+{
+	struct door *door = arg;
+	weir_auto_conn conn = NULL;
+	char address[128];
+
+	snprintf(address, sizeof address, "%s", weir_listener_address(door->listener));
+	for (int i = 0; i < 4; i++) {
+		int err = weir_sleep(some_time());
+		weir_conn_close(conn);
+		conn = NULL;
+		if (err == 0)
+			err = weir_connect(&conn, address);
+		if (err == -ECANCELED)
+			return err;
+	}
+	return 0;
+}
+
+static int close_while_accepting(void *arg)
+{
+	struct door door = { 0 };
+	int err = weir_listen(&door.listener, some_address());
+
+	(void)arg;
+	if (err < 0)
+		return err;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+	err = weir_spawn(&scope, wait_at_the_door, &door);
+	if (err == 0)
+		err = weir_spawn(&scope, knock, &door);
+	int slept = weir_sleep(WEIR_US + some_time());
+	door.is_closed = true;
+	weir_listener_close(door.listener);
+	if (err == 0)
+		err = weir_scope_wait(&scope);
+	if (err == 0)
+		claim(door.result == -ECANCELED || door.result == 0 || !sim_is_plain);
+	return err == 0 ? slept : err;
+}
+
 /* ---- Drain and stop ----------------------------------------------------- */
 
 static int stop_soon(void *arg)
@@ -639,6 +699,7 @@ const struct sim_scenario sim_net_scenarios[] = {
 	{ "bytes_beat_timeouts", bytes_beat_timeouts },
 	{ "accepted_is_never_lost", accepted_is_never_lost },
 	{ "close_while_parked", close_while_parked },
+	{ "close_while_accepting", close_while_accepting },
 	{ "serve_drain_stop", serve_drain_stop },
 	{ "fastest", fastest },
 	{ "lines_through_a_proxy", lines_through_a_proxy },

@@ -295,6 +295,14 @@ START_TEST(a_script_makes_an_operation_fail)
 }
 END_TEST
 
+START_TEST(a_short_send_is_gone_on_with_however_often)
+{
+	struct weir_sim_faults short_io = { .short_io = 900 };
+
+	ck_assert_int_eq(weir_sim_run(1, echo_service, ":0", .faults = &short_io, .runs = 300), 0);
+}
+END_TEST
+
 static int connect_nowhere(void *address)
 {
 	weir_conn *conn;
@@ -365,6 +373,7 @@ Suite *io_sim_suite(void)
 	tcase_add_test(verdicts, a_simulation_inside_a_runtime_is_refused);
 	suite_add_tcase(suite, verdicts);
 	tcase_add_test(faults, a_script_makes_an_operation_fail);
+	tcase_add_test(faults, a_short_send_is_gone_on_with_however_often);
 	tcase_add_test(faults, nobody_listens_there);
 	tcase_add_test(faults, failures_are_errors_and_leave_nothing);
 	tcase_add_test(faults, every_suspension_can_be_cancelled);

@@ -50,9 +50,9 @@ static int add_five_times(void *address)
 	int err = weir_connect(&conn, address);
 
 	for (int i = 0; i < 5 && err == 0; i++) {
-		ssize_t n = weir_write(conn, "add 7\n", 6);
-		if (n == 6)
-			n = weir_read_until(conn, '\n', line, sizeof line);
+		if (weir_write(conn, "add 7\n", 6) != 6)
+			return -ECONNRESET;
+		ssize_t n = weir_read_until(conn, '\n', line, sizeof line);
 		err = n == 3 ? 0 : n < 0 ? (int)n : -ECONNRESET;
 	}
 	return err;
