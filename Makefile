@@ -156,7 +156,8 @@ $B/bench/count_malloc.so: bench/count_malloc.c Makefile
 $B/libweir.a: $(OBJS)
 	$(call say,AR) rm -f $@; $(AR) rcs $@ $^
 $B/libweir.so.$(VERSION): $(OBJS)
-	$(call say,LD) $(CC) $(LIBFLAGS) -shared $(if $(SAN),,-Wl,-z,defs) -Wl,-soname,$(SONAME) $^ $(LDLIBS) -o $@
+	$(call say,LD) $(CC) $(LIBFLAGS) -shared $(if $(SAN),,-Wl,-z,defs) -Wl,--version-script=io/libweir.map \
+		-Wl,-soname,$(SONAME) $^ $(LDLIBS) -o $@
 $B/libweir.so: $B/libweir.so.$(VERSION)
 	@ln -sf $(<F) $B/$(SONAME) && ln -sf $(SONAME) $@
 # The allocator alone, under the names of the malloc family.
