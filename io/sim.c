@@ -155,10 +155,15 @@ static void leave_worker(struct weir__sim_worker *worker, bool for_good)
 
 /* ---- What a worker's turn passes through -------------------------------- */
 
-/* A task that has ended stands on a stack that is nobody's: no place to be left at. */
-static bool may_be_left(const struct weir__worker *worker)
+/*
+ * A task that has ended stands on a stack that is nobody's: no place to be left at. Its record may
+ * be gone: the worker's `current` is not to be followed then.
+ */
+static bool may_be_left(const struct weir__sim_worker *worker)
 {
-	return !worker->current || worker->current->stack;
+	const struct weir__worker *self = worker->io.worker;
+
+	return !self->current || self->counts.switches != worker->ended_at;
 }
 
 /* Puts the first of the ready tasks last. */
@@ -250,7 +255,7 @@ static int64_t sim_clock(void)
 		sim->result.faults++;
 		worker->stalled_ns = sim->now_ns + (int64_t)weir__sim_below(sim, 50 * WEIR_MS);
 	}
-	if (may_be_left(worker->io.worker)) {
+	if (may_be_left(worker)) {
 		meddle(worker);
 		if (worker->stalled_ns > sim->now_ns || weir__sim_chance(sim, sim->plan.preempt))
 			leave_worker(worker, false);
@@ -264,7 +269,7 @@ static void sim_relax(void)
 	struct weir__sim_worker *worker = current->running;
 
 	/* a task that has ended is left nowhere: then who holds the lock is not left inside it */
-	WEIR_ASSERT(worker && may_be_left(worker->io.worker));
+	WEIR_ASSERT(worker && may_be_left(worker));
 	current->now_ns += WEIR_US;
 	leave_worker(worker, false);
 }
@@ -279,9 +284,16 @@ static void sim_suspended(struct weir__worker *self, struct weir__task *task)
 		sim->workers[self->index]->cancel = task;
 }
 
+static void sim_ended(struct weir__worker *self)
+{
+	if (current->running) /* else the simulator itself ends a task that never ran */
+		current->running->ended_at = self->counts.switches;
+}
+
 static const struct weir__virtual machine = {
 	.clock_ns = sim_clock,
 	.suspended = sim_suspended,
+	.ended = sim_ended,
 	.relax = sim_relax,
 };
 

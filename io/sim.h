@@ -108,6 +108,7 @@ struct weir__sim_worker {
 	struct weir__sim_done *done; /* oldest first */
 	struct weir__sim_done **done_tail;
 	unsigned done_count;
+	uint64_t ended_at;	   /* counts.switches when a task ended last */
 	struct weir__task *cancel; /* parked at the point where it is to be cancelled */
 };
 

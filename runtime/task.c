@@ -258,6 +258,8 @@ static void end_task(struct weir__worker *self, struct weir__task *task, int res
 	task->result = result;
 	task->state = WEIR__TASK_ENDED;
 	task->stack = NULL;
+	if (__builtin_expect(weir__virtual != NULL, 0))
+		weir__virtual->ended(self);
 	self->live--;
 	if (!task->owner) {
 		self->runtime->root_result = result;

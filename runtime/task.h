@@ -485,6 +485,8 @@ struct weir__virtual {
 	int64_t (*clock_ns)(void);
 	/* The running task is parked, or has yielded, and is about to be left. */
 	void (*suspended)(struct weir__worker *self, struct weir__task *task);
+	/* The running task ends: from here on its record may be gone. */
+	void (*ended)(struct weir__worker *self);
 	/* Nothing more can be done here until another worker has done something. */
 	void (*relax)(void);
 };

@@ -387,6 +387,7 @@ static int close_while_parked(void *arg)
 
 struct door {
 	weir_listener *listener;
+	char address[128];
 	bool is_closed;
 	int result;
 };
@@ -406,15 +407,13 @@ static int knock(void *arg)
 {
 	struct door *door = arg;
 	weir_auto_conn conn = NULL;
-	char address[128];
 
-	snprintf(address, sizeof address, "%s", weir_listener_address(door->listener));
 	for (int i = 0; i < 4; i++) {
 		int err = weir_sleep(some_time());
 		weir_conn_close(conn);
 		conn = NULL;
 		if (err == 0)
-			err = weir_connect(&conn, address);
+			err = weir_connect(&conn, door->address);
 		if (err == -ECANCELED)
 			return err;
 	}
@@ -429,6 +428,7 @@ static int close_while_accepting(void *arg)
 	(void)arg;
 	if (err < 0)
 		return err;
+	snprintf(door.address, sizeof door.address, "%s", weir_listener_address(door.listener));
 	WEIR_SCOPE(scope, WEIR_FOREVER);
 	err = weir_spawn(&scope, wait_at_the_door, &door);
 	if (err == 0)
