@@ -168,8 +168,6 @@ void weir__fresh_feed(struct weir__worker *self)
 	unsigned at = self->index;
 	struct weir__task *task;
 
-	if (!atomic_load_explicit(&runtime->has_fresh, memory_order_relaxed))
-		return;
 	if (weir__fresh_count(&self->fresh) > 0) {
 		task = self->fed ? NULL : weir__fresh_take(self);
 		if (task) {

@@ -215,7 +215,8 @@ static void run_slice(struct weir__worker *self)
 		if (!self->depth_first && self->slice_resumes > RESUMES_IN_ORDER)
 			self->slice_resumes = RESUMES_IN_ORDER;
 		self->slice_left = (int32_t)self->slice_resumes;
-		weir__fresh_feed(self);
+		if (atomic_load_explicit(&self->runtime->has_fresh, memory_order_relaxed))
+			weir__fresh_feed(self);
 		weir__run_ready(self);
 		if (!self->runq_head && !self->classes_waiting &&
 		    weir__fresh_count(&self->fresh) == 0)
@@ -373,7 +374,8 @@ bool weir__worker_turn(struct weir__worker *self, int64_t wait_until_ns)
 	handle_messages(self);
 	if (self->index == 0)
 		handle_stop(self);
-	weir__heap_turn(self->now_ns);
+	if (!wait_until_ns) /* else weir__worker_settle() has done it a moment ago */
+		weir__heap_turn(self->now_ns);
 	run_slice(self);
 	return !self->stopping;
 }
