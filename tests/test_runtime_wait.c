@@ -1089,7 +1089,7 @@ static int use_sem(uint64_t *seed)
 	int units = 1 + (int)(random_next(seed) % UNITS);
 
 	TRY(weir_sem_wait_for(&one.sem, (size_t)units));
-	expect((units_out += units) <= UNITS);
+	expect(atomic_fetch_add(&units_out, units) + units <= UNITS);
 	if (random_next(seed) % 4 == 0)
 		(void)weir_yield();
 	units_out -= units;
