@@ -148,7 +148,10 @@ const char *weir__symbol_name(struct weir__symbols *symbols, uintptr_t pc, uintp
 	return NULL;
 }
 
-/* A return address may lie behind the end of the function that called: the call itself does not. */
+/*
+ * A return address may lie behind the end of the function that called: the call itself does not.
+ * Where nothing is in front of it, a signal came at the first instruction of a function.
+ */
 static void write_frame(struct weir__symbols *symbols, uintptr_t pc, FILE *out)
 {
 	Dl_info info;
@@ -157,7 +160,11 @@ static void write_frame(struct weir__symbols *symbols, uintptr_t pc, FILE *out)
 	const char *name = weir__symbol_name(symbols, pc - 1, &offset);
 
 	if (name)
-		fprintf(out, "%s+0x%zx", name, (size_t)offset + 1);
+		offset++;
+	else
+		name = weir__symbol_name(symbols, pc, &offset);
+	if (name)
+		fprintf(out, "%s+0x%zx", name, (size_t)offset);
 	if (dladdr1((void *)pc, &info, (void **)&map, RTLD_DL_LINKMAP) && map)
 		fprintf(out, "%s(%s+0x%zx)\n", name ? " " : "", info.dli_fname,
 			(size_t)(pc - map->l_addr));
