@@ -44,7 +44,7 @@ __attribute__((noinline)) static void take(const struct weir__worker *self,
 	const struct weir__task *task = self->current;
 	const char *sp = interrupted_sp(context);
 
-	/* a task that has ended gave up its stack before its record */
+	/* never one whose record may be gone: see end_task() */
 	capture->has_task = task && task->stack && task->state == WEIR__TASK_RUNNING;
 	capture->is_orderly = capture->has_task && sp >= task->stack->base && sp < task->stack->top;
 	capture->sp = sp;

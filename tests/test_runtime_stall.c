@@ -4,6 +4,7 @@
  * nothing.
  */
 #include <dirent.h>
+#include <errno.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
@@ -134,6 +135,52 @@ START_TEST(quiet_counts_without_a_word)
 	ck_assert_int_eq(setenv("WEIR_QUIET", "1", 1), 0);
 	ck_assert_int_eq(end_of(run_hold_repeatedly, NULL), 0);
 	assert_not_said("weir:");
+}
+END_TEST
+
+enum { CROWD = 200000, ATTEMPTS = 20 };
+
+static int end_badly(void *arg)
+{
+	(void)arg;
+	return -EPROTO;
+}
+
+static int do_nothing(void *arg)
+{
+	(void)arg;
+	return 0;
+}
+
+/* The first task of a crowd ends with an error: then all the others are told, which takes long. */
+static int end_amid_a_crowd(void *arg)
+{
+	(void)arg;
+	for (int n = 0; n < ATTEMPTS; n++) {
+		WEIR_SCOPE(scope, WEIR_FOREVER);
+		TRY(weir_spawn(&scope, end_badly, NULL, .name = "gone"));
+		for (int i = 0; i < CROWD; i++)
+			TRY(weir_spawn(&scope, do_nothing, NULL));
+		uint64_t before = stalls_of(0);
+		expect(weir_scope_wait(&scope) == -EPROTO);
+		if (stalls_of(0) > before)
+			break;
+	}
+	return 0;
+}
+
+static int run_end_amid_a_crowd(void *arg)
+{
+	(void)arg;
+	return weir_run(end_amid_a_crowd, NULL, .workers = 1);
+}
+
+/* Its record is free memory, which AddressSanitizer knows. */
+START_TEST(a_task_that_has_ended_is_not_looked_at)
+{
+	set_limit("2");
+	ck_assert_int_eq(end_of(run_end_amid_a_crowd, NULL), 0);
+	assert_not_said("\"gone\"");
 }
 END_TEST
 
@@ -283,6 +330,7 @@ Suite *runtime_stall_suite(void)
 		tcase_add_test(signals, reports_come_once_a_second_and_the_others_are_counted);
 		tcase_add_test(signals, quiet_counts_without_a_word);
 		tcase_add_test(signals, after_idleness_it_looks_again);
+		tcase_add_test(signals, a_task_that_has_ended_is_not_looked_at);
 	}
 	suite_add_tcase(suite, signals);
 	return suite;
