@@ -73,8 +73,11 @@ void weir__remote_wake_all(void)
 			wake_owner(weir__homes[i]);
 }
 
+/* The bytes are counted before they can be taken, so that the owner never takes off too much. */
 static void push(struct weir__home *owner, const struct weir__outbox *chain)
 {
+	uint64_t before =
+		atomic_fetch_add_explicit(&owner->inbox_bytes, chain->bytes, memory_order_relaxed);
 	struct weir__returned *head = atomic_load_explicit(&owner->inbox, memory_order_relaxed);
 	do {
 		chain->last->next = head;
@@ -84,9 +87,7 @@ static void push(struct weir__home *owner, const struct weir__outbox *chain)
 		 */
 	} while (!atomic_compare_exchange_weak_explicit(
 		&owner->inbox, &head, chain->first, memory_order_seq_cst, memory_order_relaxed));
-	uint64_t before =
-		atomic_fetch_add_explicit(&owner->inbox_bytes, chain->bytes, memory_order_relaxed);
-	if (before < WAKE_BYTES && before + chain->bytes >= WAKE_BYTES)
+	if (before / WAKE_BYTES < (before + chain->bytes) / WAKE_BYTES)
 		wake_owner(owner);
 }
 
@@ -159,7 +160,8 @@ void weir__remote_post(struct weir__home *home)
 
 /* ---- Receiving ------------------------------------------------------------------------------ */
 
-static void receive(struct weir__home *home, struct weir__returned *block)
+/* Returns its bytes. */
+static uint32_t receive(struct weir__home *home, struct weir__returned *block)
 {
 	uint32_t index = weir__span_pool(home, block);
 	block->mark = 0;
@@ -167,6 +169,25 @@ static void receive(struct weir__home *home, struct weir__returned *block)
 		weir__check_received(home, block);
 	WEIR__ADD(home->bins[index].remote_frees, 1);
 	weir__home_put(home, index, block);
+	return weir__pools[index].object_bytes;
+}
+
+/* Takes up to so many of those that are to be put away. False: one cannot be. */
+static bool receive_some(struct weir__home *home, unsigned blocks)
+{
+	uint64_t bytes = 0;
+	bool ok = true;
+
+	for (unsigned n = 0; home->returned != NULL && n < blocks; n++) {
+		struct weir__returned *block = home->returned;
+		ok = weir__home_of(block) == home && block->mark == mark_of(block);
+		if (!ok)
+			break;
+		home->returned = block->next;
+		bytes += receive(home, block);
+	}
+	atomic_fetch_sub_explicit(&home->inbox_bytes, bytes, memory_order_relaxed);
+	return ok;
 }
 
 void weir__remote_drain(struct weir__home *home)
@@ -174,19 +195,12 @@ void weir__remote_drain(struct weir__home *home)
 	if (home->returned == NULL) {
 		if (atomic_load_explicit(&home->inbox, memory_order_relaxed) == NULL)
 			return;
-		atomic_store_explicit(&home->inbox_bytes, 0, memory_order_relaxed);
 		home->returned = atomic_exchange_explicit(&home->inbox, NULL, memory_order_acquire);
 	}
-	for (unsigned n = 0; home->returned != NULL && n < DRAIN_BLOCKS; n++) {
-		struct weir__returned *block = home->returned;
-		if (weir__home_of(block) != home || block->mark != mark_of(block)) {
-			weir__report("written to after it was freed; what follows it is lost",
-				     block);
-			home->returned = NULL;
-			return;
-		}
-		home->returned = block->next;
-		receive(home, block);
+	if (!receive_some(home, DRAIN_BLOCKS)) {
+		weir__report("written to after it was freed; what follows it is lost",
+			     home->returned);
+		home->returned = NULL;
 	}
 }
 

@@ -79,10 +79,15 @@ static void run_rounds(unsigned seed)
 		pthread_join(thread, NULL);
 		while (atomic_load(&round_now.done) < round * FREERS)
 			sched_yield();
-		for (uint32_t i = 0; i < weir__home_count; i++)
-			if (!weir__homes[i]->owned && weir__remote_waiting(weir__homes[i]))
+		for (uint32_t i = 0; i < weir__home_count; i++) {
+			struct weir__home *home = weir__homes[i];
+			if (!home->owned && weir__remote_waiting(home))
 				ck_abort_msg("round %u: heap %u has nobody to empty its inbox",
 					     round, i);
+			if (home->inbox_bytes != 0)
+				ck_abort_msg("round %u: %lld bytes wait in heap %u, which is empty",
+					     round, (long long)home->inbox_bytes, i);
+		}
 	}
 }
 
