@@ -138,6 +138,19 @@ static void take_end(weir_conn *conn, int res)
 		conn->end = res;
 }
 
+/*
+ * How the receiving has ended: 0 or -errno. What says nothing about the stream is told once, and
+ * the next receive tries again: memory may be there by then.
+ */
+static int tell_end(weir_conn *conn)
+{
+	int end = conn->end;
+
+	if (end == -ENOMEM || end == -ENOBUFS)
+		conn->end = 0;
+	return end == WEIR__CONN_EOF ? 0 : end;
+}
+
 static void recv_ended(weir_conn *conn, struct weir__op *op)
 {
 	if (op->res <= 0)
@@ -145,7 +158,7 @@ static void recv_ended(weir_conn *conn, struct weir__op *op)
 	if (conn->closer)
 		wake_closer(conn);
 	else if (conn->reader && conn->end)
-		wake_reader(conn, conn->end == WEIR__CONN_EOF ? 0 : conn->end);
+		wake_reader(conn, tell_end(conn));
 	else if (conn->reader)
 		start_recv(conn); /* it ended with nothing for the reader who waits */
 }
@@ -259,7 +272,7 @@ static ssize_t next_lease(struct weir__worker *self, weir_conn *conn, weir_buf *
 		return (ssize_t)into->len;
 	}
 	if (conn->end)
-		return conn->end == WEIR__CONN_EOF ? 0 : conn->end;
+		return tell_end(conn);
 	conn->is_drained = true;
 	return await_arrival(self, conn, into);
 }

@@ -115,6 +115,76 @@ START_TEST(a_refused_allocation_costs_no_more_than_the_exchange)
 }
 END_TEST
 
+/* ---- A refused receive --------------------------------------------------------------------- */
+
+struct pair {
+	weir_conn *near, *far;
+};
+
+static int refuse_before(struct pair *pair)
+{
+	weir_auto_buf buf = WEIR_BUF_INIT;
+
+	ck_assert_int_eq((int)weir_write(pair->far, "hello", 5), 5);
+	(void)weir_mem_fail_after(1);
+	int n = (int)weir_recv(pair->near, &buf);
+	(void)weir_mem_fail_after(0);
+	ck_assert_int_eq(n, -ENOMEM);
+	ck_assert_int_eq((int)weir_recv(pair->near, &buf), 5);
+	ck_assert_mem_eq(buf.data, "hello", 5);
+	return 0;
+}
+
+/* While the receiver is parked. Where buffers wait in a ring there is nothing to refuse. */
+static int receive_parked(void *arg)
+{
+	weir_auto_buf buf = WEIR_BUF_INIT;
+	int n = (int)weir_recv(arg, &buf);
+
+	if (n == -ENOMEM) {
+		(void)weir_mem_fail_after(0);
+		n = (int)weir_recv(arg, &buf);
+	}
+	(void)weir_mem_fail_after(0);
+	ck_assert_int_eq(n, 5);
+	ck_assert_mem_eq(buf.data, "again", 5);
+	return 0;
+}
+
+static int refuse_while_parked(struct pair *pair)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	ck_assert_int_eq(weir_spawn(&scope, receive_parked, pair->near), 0);
+	ck_assert_int_eq(weir_sleep(WEIR_MS), 0);
+	(void)weir_mem_fail_after(1);
+	ck_assert_int_eq((int)weir_write(pair->far, "again", 5), 5);
+	return weir_scope_wait(&scope);
+}
+
+static int refuse_receives(void *arg)
+{
+	weir_auto_listener listener = NULL;
+	struct pair pair = { NULL, NULL };
+	WEIR_SCOPE(patience, 10 * WEIR_SEC);
+
+	(void)arg;
+	ck_assert_int_eq(weir_listen(&listener, "127.0.0.1:0"), 0);
+	ck_assert_int_eq(weir_connect(&pair.far, weir_listener_address(listener)), 0);
+	ck_assert_int_eq(weir_accept(listener, &pair.near), 0);
+	ck_assert_int_eq(refuse_before(&pair), 0);
+	ck_assert_int_eq(refuse_while_parked(&pair), 0);
+	weir_conn_close(pair.far);
+	weir_conn_close(pair.near);
+	return 0;
+}
+
+START_TEST(a_refused_receive_is_told_once_and_what_came_is_there)
+{
+	ck_assert_int_eq(weir_run(refuse_receives, NULL, .workers = 1, .signals_ignored = true), 0);
+}
+END_TEST
+
 static int nothing(void *arg)
 {
 	(void)arg;
@@ -240,6 +310,7 @@ Suite *io_memory_suite(void)
 	tcase_set_timeout(tcase, 60);
 	tcase_add_test(tcase, a_refused_allocation_costs_no_more_than_the_exchange);
 	tcase_add_test(tcase, a_refused_allocation_at_start_is_reported);
+	tcase_add_test(tcase, a_refused_receive_is_told_once_and_what_came_is_there);
 	suite_add_tcase(suite, tcase);
 
 	tcase = tcase_create("burst");
