@@ -161,7 +161,7 @@ START_TEST(a_program_that_is_not_there_is_an_error_and_leaves_nothing)
 }
 END_TEST
 
-static pid_t last_pid;
+static _Atomic pid_t last_pid;
 
 /* A child that SIGTERM does not impress, once it has said so. */
 static int start_stubborn(weir_process **ret)

@@ -567,6 +567,68 @@ START_TEST(a_grant_while_entering_is_the_only_one)
 }
 END_TEST
 
+/* The same with a notification: one that comes for a select which has its case already is kept. */
+enum { BELL = 30 };
+
+static struct weir_notify bell;
+static _Atomic unsigned heard;
+
+static int deal_and_ring(void *arg)
+{
+	uint64_t *seed = arg;
+
+	for (unsigned i = 0; i < (unsigned)ROUNDS(EXCHANGES); i++) {
+		int64_t patience = weir_now() + 5 * WEIR_SEC;
+		for (unsigned n = (unsigned)random_next(seed) % 2000; n > 0; n--)
+			(void)weir_worker_index();
+		while (weir_chan_try_send(chans[0], &i) == -EAGAIN)
+			TRY(weir_yield());
+		weir_notify_one(&bell);
+		while (heard <= i) {
+			if (weir_now() > patience)
+				return -EPROTO; /* it is lost: this ends the other's wait */
+			TRY(weir_yield());
+		}
+	}
+	return 0;
+}
+
+static int take_and_listen(void *arg)
+{
+	unsigned taken = 0, item = 0, rounds = (unsigned)ROUNDS(EXCHANGES);
+	struct weir_event never = { 0 };
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	heard = 0;
+	weir_notify_init(&bell);
+	TRY(open_chans(1));
+	TRY(weir_spawn(&scope, deal_and_ring, arg, .worker = WEIR_ON_WORKER(1)));
+	while (taken < rounds || heard < rounds) {
+		struct weir_case cases[2 * BELL];
+		for (int i = 0; i < 2 * BELL; i++)
+			cases[i] = weir_case_event(&never);
+		cases[0] = weir_case_recv(chans[0], &item);
+		cases[BELL] = weir_case_notify(&bell);
+		int which = weir_select(cases, 2 * BELL);
+		TRY(which);
+		if (which == BELL)
+			heard++;
+		else
+			expect(which == 0 && item == taken++);
+	}
+	TRY(weir_scope_wait(&scope));
+	close_chans();
+	return 0;
+}
+
+START_TEST(a_notification_for_who_has_been_granted_is_kept)
+{
+	uint64_t seed = test_seed();
+
+	run_on(2, take_and_listen, &seed);
+}
+END_TEST
+
 Suite *runtime_select_suite(void)
 {
 	Suite *suite = suite_create("runtime_select");
@@ -591,6 +653,7 @@ Suite *runtime_select_suite(void)
 	tcase_set_timeout(stress, 60);
 	tcase_add_test(stress, a_case_that_loses_loses_nothing);
 	tcase_add_test(stress, a_grant_while_entering_is_the_only_one);
+	tcase_add_test(stress, a_notification_for_who_has_been_granted_is_kept);
 	suite_add_tcase(suite, stress);
 	return suite;
 }
