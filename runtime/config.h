@@ -57,7 +57,7 @@
 	XX(sq_entries, NUMBER, "WEIR_SQ_ENTRIES", 256, 32, 4096, "entries", \
 	   "operations a worker queues between two system calls") \
 	XX(cq_entries, NUMBER, "WEIR_CQ_ENTRIES", 4096, 64, 65536, "entries", \
-	   "completions the kernel can hold; three quarters of it limit the operations in flight") \
+	   "completions that fit into the ring; the kernel keeps more and is asked for them") \
 	XX(stack_kb, NUMBER, "WEIR_STACK_KB", 64, 32, 1024, "KiB", \
 	   "stack of a task; rounded up to 32, 64, 256 or 1024") \
 	XX(context_switch, CHOICE, "WEIR_SWITCH", WEIR__SWITCH_ASM, 0, WEIR__SWITCH_UCONTEXT, \
