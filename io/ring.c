@@ -367,7 +367,9 @@ static bool ring_start(struct weir__io *io, struct weir__op *op)
 
 static void finish(struct weir__ring *ring, struct weir__op *op, int res)
 {
-	op->res = op->has_end && (res == 0 || res == -ECANCELED) ? op->why : res;
+	bool was_found = op->code == WEIR__OP_RECV && op->has_end; /* nobody else sets it */
+
+	op->res = was_found && (res == 0 || res == -ECANCELED) ? op->why : res;
 	op->block = NULL;
 	op->more = false;
 	end(ring, op);
