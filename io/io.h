@@ -213,7 +213,8 @@ WEIR_API WEIR_MUST WEIR_NONNULL int weir_connect(weir_conn **ret, const char *ad
  * Parks until something has arrived, at least one byte, and lends it in a buffer of the worker's
  * pool; what *ret held before is released. While it waits the connection owns no buffer. Returns
  * the byte count, 0 when the peer has closed (nothing is lent), or -ECONNRESET, -ETIMEDOUT,
- * -ECANCELED, -ETIME, -ENOMEM, -EBUSY when another task is receiving on it.
+ * -ECANCELED, -ETIME, -ENOMEM (nothing is lost: the next call tries again), -EBUSY when another
+ * task is receiving on it.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL ssize_t weir_recv(weir_conn *conn, weir_buf *ret);
 
