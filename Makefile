@@ -24,7 +24,7 @@ EXAMPLES := $(patsubst %.c,$B/%,$(filter-out $(if $(LLHTTP),,$(HTTP)),$(wildcard
 # bench_guard counts by valgrind's client requests: it is left out where their header is not
 BENCH_MAINS := $(filter-out $(if $(wildcard /usr/include/valgrind/callgrind.h),,bench/bench_guard.c),$(wildcard bench/bench_*.c bench/rival_*.c bench/echoload.c bench/meter.c))
 BENCHES := $(BENCH_MAINS:%.c=$B/%)
-BENCH_OBJS := $(patsubst %.c,$B/%.o,$(filter-out $(BENCH_MAINS) bench/count_malloc.c bench/alloc_uncounted.c,$(wildcard bench/*.c)))
+BENCH_OBJS := $(patsubst %.c,$B/%.o,$(filter-out $(BENCH_MAINS) bench/bench_guard.c bench/count_malloc.c bench/alloc_uncounted.c,$(wildcard bench/*.c)))
 TESTS   := $(patsubst %.c,$B/%.o,$(wildcard tests/main.c tests/test_*.c))
 -include tests/tests.mk
 
