@@ -97,7 +97,7 @@ END_TEST
 
 static uint64_t stacks_max, leaves;
 
-/* 1 + 10 + ... + 10^5 tasks. */
+/* 1 + 10 + ... + 10^depth tasks. */
 static int branch(void *arg)
 {
 	uintptr_t depth = (uintptr_t)arg;
@@ -121,8 +121,9 @@ static int branch(void *arg)
 
 START_TEST(a_tree_has_about_as_many_stacks_as_it_is_deep)
 {
-	run_on(1, branch, (void *)(uintptr_t)5);
-	ck_assert_uint_eq(leaves, 100000);
+	/* slices of slow tasks are short, so trees broad; and ThreadSanitizer has 8,128 fibers */
+	run_on(1, branch, (void *)(uintptr_t)(TESTS_SLOW ? 4 : 5));
+	ck_assert_uint_eq(leaves, TESTS_SLOW ? 10000 : 100000);
 	ck_assert_uint_le(stacks_max, 3000); /* in the order of spawning: 11,111 */
 }
 END_TEST
