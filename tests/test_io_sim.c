@@ -23,6 +23,7 @@ static size_t said_len;
 static int run_saying(const struct weir_sim_opts *opts)
 {
 	struct weir_sim_opts with_report = *opts;
+	free(said); /* of the run before */
 	with_report.report = open_memstream(&said, &said_len);
 	int err = weir_sim_run_with(&with_report);
 	fclose(with_report.report);
