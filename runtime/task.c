@@ -215,6 +215,12 @@ inherit(struct weir__worker *self, struct weir__stack *stack, uint8_t shift)
 	__builtin_unreachable();
 }
 
+/*
+ * Who runs between the end of a task and the next: that one's record may be gone, and be another
+ * task's on another worker. Never NULL: the loop does not run. Nobody writes to it.
+ */
+static struct weir__task nobody = { .state = WEIR__TASK_ENDED };
+
 static void task_main(void *unused)
 {
 	struct weir__worker *self = weir__worker_self();
@@ -229,6 +235,9 @@ static void task_main(void *unused)
 		struct weir__stack *stack = task->stack;
 		uint8_t shift = task->stack_shift;
 
+		self->current = &nobody;
+		atomic_signal_fence(
+			memory_order_release); /* for capture.c, which may interrupt us */
 		end_task(self, task, result);
 		task = inherit(self, stack, shift);
 		set_current(self, task);
@@ -250,12 +259,6 @@ static void send_home(struct weir__task *task)
 	weir__worker_post(task->owner->task->worker, &task->in);
 }
 
-/*
- * Who runs between the end of a task and the next: that one's record may be gone, and be another
- * task's on another worker. Never NULL: the loop does not run. Nobody writes to it.
- */
-static struct weir__task nobody = { .state = WEIR__TASK_ENDED };
-
 static void end_task(struct weir__worker *self, struct weir__task *task, int result)
 {
 	WEIR_ASSERT(!task->scope); /* a scope must be closed before the function that opened it
@@ -264,8 +267,6 @@ static void end_task(struct weir__worker *self, struct weir__task *task, int res
 	task->result = result;
 	task->state = WEIR__TASK_ENDED;
 	task->stack = NULL;
-	self->current = &nobody;
-	atomic_signal_fence(memory_order_release); /* for capture.c, which may interrupt us */
 	if (__builtin_expect(weir__virtual != NULL, 0))
 		weir__virtual->ended(self);
 	self->live--;
