@@ -86,11 +86,13 @@ void weir__pool_stats_restart(uint32_t index)
 size_t weir_pool_stats_get(struct weir_pool_stats *ret, size_t n)
 {
 	size_t filled = 0;
+	pthread_mutex_lock(&weir__heaps_lock); /* a pool may be made or freed meanwhile */
 	for (uint32_t i = 1; i <= WEIR__POOLS_MAX && filled < n; i++) {
 		struct weir_pool_stats stats = pool_stats(i);
 		if (stats.allocs > 0)
 			ret[filled++] = stats;
 	}
+	pthread_mutex_unlock(&weir__heaps_lock);
 	return filled;
 }
 
@@ -108,8 +110,10 @@ int weir_heap_pool_stats_get(size_t heap, struct weir_pool_stats *ret, size_t n)
 	size_t filled = 0;
 	if (heap >= homes())
 		return -EINVAL;
+	pthread_mutex_lock(&weir__heaps_lock);
 	for (uint32_t i = 1; i <= WEIR__POOLS_MAX && filled < n; i++)
 		filled += weir__heap_pool_stats(heap, i, &ret[filled]);
+	pthread_mutex_unlock(&weir__heaps_lock);
 	return (int)filled;
 }
 
@@ -135,6 +139,7 @@ int weir_heap_stats_get(size_t heap, struct weir_heap_stats *ret)
 		.stacks = stacks.in_use,
 		.stacks_cached = stacks.cached,
 	};
+	pthread_mutex_lock(&weir__heaps_lock);
 	for (uint32_t i = 1; i < WEIR__GET(home->bins_end); i++) {
 		struct weir_pool_stats pool;
 		(void)weir__heap_pool_stats(heap, i, &pool);
@@ -142,6 +147,7 @@ int weir_heap_stats_get(size_t heap, struct weir_heap_stats *ret)
 		ret->misses += pool.misses;
 		ret->cached_bytes += pool.cached * pool.object_bytes;
 	}
+	pthread_mutex_unlock(&weir__heaps_lock);
 	return 0;
 }
 
@@ -188,6 +194,7 @@ static void add_pressure(struct weir_mem_stats *ret)
 void weir_mem_stats_get(struct weir_mem_stats *ret)
 {
 	*ret = (struct weir_mem_stats){ 0 };
+	pthread_mutex_lock(&weir__heaps_lock);
 	for (uint32_t i = 1; i <= WEIR__POOLS_MAX; i++) {
 		struct weir_pool_stats stats = pool_stats(i);
 		ret->allocs += stats.allocs;
@@ -196,6 +203,7 @@ void weir_mem_stats_get(struct weir_mem_stats *ret)
 		ret->cached_bytes += stats.cached * stats.object_bytes;
 		ret->pools += stats.allocs > 0;
 	}
+	pthread_mutex_unlock(&weir__heaps_lock);
 	add_heaps(ret);
 	add_pressure(ret);
 	ret->resident_bytes = weir__resident_bytes();
