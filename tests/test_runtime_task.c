@@ -78,7 +78,8 @@ static int park_many(void *arg)
 		(void)weir_yield();
 	int64_t each = (resident_bytes(&mappings) - before) / count;
 	if (!TESTS_SLOW) {
-		ck_assert_int_le(each, 4600);
+		/* a context saved by swapcontext() is larger */
+		ck_assert_int_le(each, getenv("WEIR_SWITCH") ? 4700 : 4600);
 		ck_assert_uint_lt(mappings, 1000);
 	}
 	weir_scope_cancel(&scope);
