@@ -456,7 +456,17 @@ static int may_send(struct weir__worker *self, weir_conn *conn)
 	return err;
 }
 
-/* The lease goes to the driver, all of its 1 to SEND_BYTES_MAX bytes. Returns how many. */
+/* The driver has refused the lease, or found the stream broken: nobody else need be told. */
+static __attribute__((noinline)) ssize_t tell_broken(weir_conn *conn)
+{
+	conn->send_state = WEIR__SEND_IDLE;
+	return conn->send_error;
+}
+
+/*
+ * The lease goes to the driver, all of its 1 to SEND_BYTES_MAX bytes. Returns how many, or -errno
+ * when it is known already that they do not go out.
+ */
 static inline ssize_t send_lease(weir_conn *conn, weir_buf *buf)
 {
 	struct weir__op *op = &conn->send;
@@ -467,8 +477,11 @@ static inline ssize_t send_lease(weir_conn *conn, weir_buf *buf)
 	conn->sent = buf->block;
 	conn->send_state = WEIR__SEND_LEASE;
 	*buf = (weir_buf)WEIR_BUF_INIT;
-	if (conn->io->ops->start(conn->io, op))
+	if (conn->io->ops->start(conn->io, op)) {
 		send_done(op);
+		if (__builtin_expect(conn->send_state == WEIR__SEND_BROKEN, 0))
+			return tell_broken(conn);
+	}
 	return (ssize_t)len;
 }
 

@@ -223,8 +223,9 @@ WEIR_API WEIR_MUST WEIR_NONNULL ssize_t weir_recv(weir_conn *conn, weir_buf *ret
  * when they are taken for sending, not when they have arrived; the block goes back to its pool when
  * the kernel is done with it. One lease of a connection is in flight at a time: while an earlier
  * one still is, it parks. *buf is empty afterwards, whatever happened. Returns the byte count; or
- * -ECANCELED, -ETIME, -EBUSY when another task is sending on it, or the error an earlier send has
- * ended with: -EPIPE, -ECONNRESET, -ETIMEDOUT.
+ * -ECANCELED, -ETIME, -ENOMEM (nothing is lost but this lease), -EBUSY when another task is sending
+ * on it, or -EPIPE, -ECONNRESET, -ETIMEDOUT: of this send when that is known at once, of an earlier
+ * one else, which is told once.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL ssize_t weir_send(weir_conn *conn, weir_buf *buf);
 
@@ -251,8 +252,10 @@ WEIR_API WEIR_MUST WEIR_NONNULL int weir_read_full(weir_conn *conn, void *ret, s
 WEIR_API WEIR_MUST WEIR_NONNULL ssize_t weir_read_until(weir_conn *conn, char delimiter, void *ret,
 							size_t cap);
 
-/* Ends the sending half; the peer sees end of stream. Parks. Returns 0, -ENOTCONN, -ECANCELED,
- * -ETIME. */
+/*
+ * Ends the sending half; the peer sees end of stream. Parks. Returns 0, -ENOTCONN, or the errors of
+ * weir_send(): then nothing has ended, and the next call tries again.
+ */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_shutdown(weir_conn *conn);
 
 /*

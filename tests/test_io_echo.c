@@ -488,6 +488,31 @@ START_TEST(a_reset_is_econnreset)
 }
 END_TEST
 
+/* epoll's driver tries to send at once, so it knows at once; a ring tells the next call. */
+static int send_to_nobody(void *arg)
+{
+	struct ends ends;
+	weir_auto_buf buf = WEIR_BUF_INIT;
+	(void)arg;
+	open_ends(&ends, "unix:@weir-echo-nobody");
+	weir_conn_close(ends.far);
+	for (int i = 0; i < 2; i++) {
+		ck_assert_int_eq(weir_buf_get(&buf, 100), 0);
+		buf.len = 100;
+		ck_assert_int_eq((int)weir_send(ends.near, &buf), -EPIPE);
+		ck_assert_ptr_null(buf.block);
+	}
+	weir_conn_close(ends.near);
+	weir_listener_close(ends.listener);
+	return 0;
+}
+
+START_TEST(an_error_that_is_known_at_once_is_told_at_once)
+{
+	ck_assert_int_eq(weir_run(send_to_nobody, NULL, .workers = 1, .driver = "epoll"), 0);
+}
+END_TEST
+
 /* ---- Time and cancellation ------------------------------------------------------------------- */
 
 enum parked {
@@ -1025,6 +1050,7 @@ Suite *io_echo_suite(void)
 	TCase *ending = add_case(suite, "ending");
 	tcase_add_loop_test(ending, half_a_connection_goes_on, 0, COUNT(addresses));
 	tcase_add_test(ending, a_reset_is_econnreset);
+	tcase_add_test(ending, an_error_that_is_known_at_once_is_told_at_once);
 	tcase_add_loop_test(ending, a_deadline_ends_a_parked_call_with_etime, 0, PARKED);
 	tcase_add_loop_test(ending, cancelling_ends_a_parked_call_with_ecanceled, 0, PARKED);
 	tcase_add_test(ending, bytes_that_miss_a_deadline_wait_for_the_next_call);

@@ -185,6 +185,85 @@ START_TEST(a_refused_receive_is_told_once_and_what_came_is_there)
 }
 END_TEST
 
+/* ---- A refused send ------------------------------------------------------------------------- */
+
+enum { FIRST_SENDS = 70 }; /* more than a ring has places for operations at first */
+
+static uint64_t leases_out(void)
+{
+	static struct weir_pool_stats pools[256];
+	uint64_t out = 0;
+	size_t n = weir_pool_stats_get(pools, 256);
+
+	for (size_t i = 0; i < n; i++)
+		if (pools[i].object_bytes >= 512 && pools[i].object_bytes <= 768)
+			out += pools[i].in_use;
+	return out;
+}
+
+static ssize_t send_one(weir_conn *conn, uint64_t refuse_nth, bool *ret_refused)
+{
+	weir_auto_buf buf = WEIR_BUF_INIT;
+
+	ck_assert_int_eq(weir_buf_get(&buf, 600), 0);
+	memset(buf.data, 'x', 600);
+	buf.len = 600;
+	(void)weir_mem_fail_after(refuse_nth);
+	ssize_t n = weir_send(conn, &buf);
+	*ret_refused = weir_mem_fail_after(0) > 0;
+	ck_assert_ptr_null(buf.block);
+	return n;
+}
+
+static void connect_all(weir_listener *listener, struct pair *pairs)
+{
+	for (int i = 0; i < FIRST_SENDS; i++) {
+		ck_assert_int_eq(weir_connect(&pairs[i].far, weir_listener_address(listener)), 0);
+		ck_assert_int_eq(weir_accept(listener, &pairs[i].near), 0);
+	}
+}
+
+/* The refused one sends nothing, keeps nothing and leaves the connection as it was. */
+static void send_on(struct pair *pair)
+{
+	char got[600];
+	bool is_refused;
+	uint64_t before = leases_out();
+	ssize_t n = send_one(pair->near, 1, &is_refused);
+
+	if (is_refused) {
+		ck_assert_int_eq((int)n, -ENOMEM);
+		ck_assert_uint_eq(leases_out(), before);
+		n = send_one(pair->near, 0, &is_refused);
+	}
+	ck_assert_int_eq((int)n, 600);
+	ck_assert_int_eq(weir_read_full(pair->far, got, sizeof got), 0);
+}
+
+static int refuse_sends(void *arg)
+{
+	weir_auto_listener listener = NULL;
+	static struct pair pairs[FIRST_SENDS];
+	WEIR_SCOPE(patience, 10 * WEIR_SEC);
+
+	(void)arg;
+	ck_assert_int_eq(weir_listen(&listener, "127.0.0.1:0"), 0);
+	connect_all(listener, pairs);
+	for (int i = 0; i < FIRST_SENDS; i++)
+		send_on(&pairs[i]);
+	for (int i = 0; i < FIRST_SENDS; i++) {
+		weir_conn_close(pairs[i].far);
+		weir_conn_close(pairs[i].near);
+	}
+	return 0;
+}
+
+START_TEST(a_refused_send_is_told_at_once_and_the_next_one_goes_out)
+{
+	ck_assert_int_eq(weir_run(refuse_sends, NULL, .workers = 1, .signals_ignored = true), 0);
+}
+END_TEST
+
 static int nothing(void *arg)
 {
 	(void)arg;
@@ -311,6 +390,7 @@ Suite *io_memory_suite(void)
 	tcase_add_test(tcase, a_refused_allocation_costs_no_more_than_the_exchange);
 	tcase_add_test(tcase, a_refused_allocation_at_start_is_reported);
 	tcase_add_test(tcase, a_refused_receive_is_told_once_and_what_came_is_there);
+	tcase_add_test(tcase, a_refused_send_is_told_at_once_and_the_next_one_goes_out);
 	suite_add_tcase(suite, tcase);
 
 	tcase = tcase_create("burst");
