@@ -70,8 +70,7 @@ static void *freer(void *arg)
 	return NULL;
 }
 
-/* A heap that is owned may have blocks waiting: freer 0 may have come late and adopted the owner's.
- */
+/* One with an owner may have blocks waiting: freer 0 may have come late and adopted it. */
 static void check_heaps_without_owner(unsigned round)
 {
 	pthread_mutex_lock(&weir__heaps_lock); /* nobody is in the midst of leaving */
