@@ -294,19 +294,34 @@ static void *get_cached(struct weir__home *home, uint32_t index)
 	return cache->slots[count];
 }
 
+static void *get_once(struct weir__home *home, uint32_t index)
+{
+	bool uncached =
+		(home->mode & WEIR__MODES_UNCACHED) != 0 || home->heap.cache[index].cap == 0;
+	void *block = uncached ? get_uncached(home, index) : get_cached(home, index);
+	return block != NULL ? block : weir__span_take_larger(home, index);
+}
+
+/* What the other pools have cached goes home before one is refused. False: nothing may. */
+static bool give_up_caches(struct weir__home *home)
+{
+	if ((home->mode & WEIR__MODE_FAULTS) != 0 || home->reclaiming)
+		return false;
+	weir__compact_home(home, WEIR_MEM_HIGH);
+	return true;
+}
+
 void *weir__home_get(struct weir__home *home, uint32_t index)
 {
 	weir__home_sync_mode(home);
 	if (home->turns_itself && ++home->misses_seen % MISSES_PER_TURN == 0)
 		weir__heap_turn(weir__os_now());
-	struct weir__cache *cache = &home->heap.cache[index];
-	if (cache->cap == 0)
+	if (home->heap.cache[index].cap == 0)
 		cache_open(home, index);
 	if (weir__fault())
 		return NULL;
-	bool uncached = (home->mode & WEIR__MODES_UNCACHED) != 0 || cache->cap == 0;
-	void *block = uncached ? get_uncached(home, index) : get_cached(home, index);
-	return block != NULL ? block : weir__span_take_larger(home, index);
+	void *block = get_once(home, index);
+	return block == NULL && give_up_caches(home) ? get_once(home, index) : block;
 }
 
 static void put_cached(struct weir__home *home, uint32_t index, void *block)
@@ -352,6 +367,8 @@ static void *get_aligned(struct weir__home *home, uint32_t index, size_t align)
 	if (cache->cap == 0)
 		cache_open(home, index);
 	void *block = weir__fault() ? NULL : weir__span_take_aligned(home, index, align);
+	if (block == NULL && give_up_caches(home))
+		block = weir__span_take_aligned(home, index, align);
 	if (block != NULL) {
 		WEIR__ADD(cache->allocs, 1);
 		WEIR__ADD(home->bins[index].misses, 1);

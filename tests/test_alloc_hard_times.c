@@ -166,6 +166,26 @@ START_TEST(at_the_limit_larger_classes_serve_smaller_ones)
 }
 END_TEST
 
+/* What one class has in its cache serves another before anything is refused. */
+START_TEST(free_blocks_of_a_class_are_no_reason_to_refuse_another)
+{
+	struct weir__alloc_config config;
+	attach();
+	weir__alloc_config_get(&config);
+	config.mem_limit = weir__committed() + (20 << 20);
+	ck_assert_int_eq(weir__alloc_configure(&config), 0);
+	for (size_t mib = 6; mib <= 16; mib += 2) {
+		void *large = weir_alloc(mib << 20);
+		ck_assert_ptr_nonnull(large);
+		weir_free(large);
+	}
+	void *aligned = weir_alloc_aligned(2 << 20, 14 << 20);
+	ck_assert_ptr_nonnull(aligned);
+	ck_assert_ptr_null(weir_alloc(16 << 20));
+	weir_free(aligned);
+}
+END_TEST
+
 START_TEST(without_pools_everything_works_and_nothing_is_cached)
 {
 	struct weir__alloc_config config;
@@ -328,6 +348,7 @@ Suite *alloc_hard_times_suite(void)
 			       a_limit_is_kept_while_load_oscillates_and_stages_come_in_order);
 	}
 	if (plain) {
+		tcase_add_test(memory, free_blocks_of_a_class_are_no_reason_to_refuse_another);
 		tcase_add_test(memory, at_the_limit_larger_classes_serve_smaller_ones);
 		tcase_add_test(memory, without_pools_everything_works_and_nothing_is_cached);
 	}
