@@ -572,7 +572,8 @@ START_TEST(a_big_send_outlasts_a_slow_reader_and_is_one_completion)
 	pair(_i, &ours, &theirs);
 	ck_assert(!begin_send(&send, &ours, data, BIG_BYTES));
 	while (len < BIG_BYTES) {
-		ssize_t n = recv(theirs, got + len, 60000, MSG_DONTWAIT);
+		ssize_t n = recv(theirs, got + len,
+				 BIG_BYTES - len < 60000 ? BIG_BYTES - len : 60000, MSG_DONTWAIT);
 		if (n > 0)
 			len += (size_t)n;
 		turn(n > 0 ? 0 : WEIR_MS);

@@ -79,6 +79,19 @@ static unsigned count_of(const char *text, const char *wanted)
 	return count;
 }
 
+/* The list once so many tasks are parked: how soon they are is no matter. */
+static char *list_when_parked(unsigned parked)
+{
+	for (;;) {
+		char *text = list_tasks();
+
+		if (count_of(text, ", parked ") == parked)
+			return text;
+		free(text);
+		weir_sleep(WEIR_MS);
+	}
+}
+
 static int indent_of(const char *line)
 {
 	return (int)strspn(line, " ");
@@ -139,8 +152,7 @@ static int list_waits(void *arg)
 	TRY(weir_spawn(&inner, receive_item, empty, .name = "receiver", .worker = worker));
 	TRY(weir_spawn(&inner, send_item, full, .name = "sender", .worker = worker));
 	TRY(weir_spawn(&inner, wait_for_children, &worker, .name = "parent", .worker = worker));
-	TRY(weir_sleep(20 * WEIR_MS));
-	char *text = list_tasks();
+	char *text = list_when_parked(5);
 	has(text, "weir: 6 tasks on 2 workers");
 	has(line_of(text, "main"), "running; spawned at weir_run; ");
 	has(line_of(text, "main"), " scopes; stack ");
@@ -172,8 +184,7 @@ static int list_frames(void *arg)
 
 	(void)arg;
 	TRY(weir_spawn(&scope, sleep_long, NULL, .worker = WEIR_ON_WORKER(1)));
-	TRY(weir_sleep(10 * WEIR_MS));
-	char *text = list_tasks();
+	char *text = list_when_parked(1);
 	const char *task = line_of(text, "sleep_long"); /* it has no other name */
 	expect(count_of(task, " weir_sleep+0x") == 1);
 	expect(count_of(task, " sleep_within+0x") >= (has_all_frames() ? 3 : 1));
@@ -233,8 +244,7 @@ static int list_receiver(void *arg)
 	TRY(weir_connect(&client, weir_listener_address(listener)));
 	TRY(weir_accept(listener, &server));
 	TRY(weir_spawn(&scope, receive_bytes, server, .name = "receiver"));
-	TRY(weir_sleep(10 * WEIR_MS));
-	char *text = list_tasks();
+	char *text = list_when_parked(1);
 	has(line_of(text, "receiver"), " in recv (");
 	free(text);
 	return 0;
@@ -266,8 +276,7 @@ static int list_many(void *arg)
 	(void)arg;
 	TRY(weir_spawn(&scope, spawn_half, NULL, .name = "half", .worker = WEIR_ON_WORKER(0)));
 	TRY(weir_spawn(&scope, spawn_half, NULL, .name = "half", .worker = WEIR_ON_WORKER(1)));
-	TRY(weir_sleep(100 * WEIR_MS));
-	char *text = list_tasks();
+	char *text = list_when_parked(MANY + 2);
 	find(text, "weir: 3003 tasks on 2 workers\n");
 	expect(count_of(text, "\"one of many\"") == MANY);
 	expect(count_of(text, "\"half\"") == 2);
