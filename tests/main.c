@@ -3,7 +3,7 @@
  * main.c: one runner for all suites.
  *
  *   run                    everything
- *   run alloc_heap io_     suites whose names begin so
+ *   run alloc_heap io_     the suite of this name, or those whose names begin so
  *
  * Check's variables work as documented: CK_RUN_SUITE, CK_RUN_CASE, CK_FORK, CK_VERBOSITY,
  * CK_INCLUDE_TAGS. What the suites say about a driver holds for the one WEIR_DRIVER names. suites.h
@@ -29,12 +29,21 @@ static const struct {
 };
 #define SUITES (sizeof(suites) / sizeof(*suites))
 
-static bool is_wanted(const char *name, char *const *prefixes)
+static bool is_a_suite(const char *name)
 {
-	if (*prefixes == NULL)
+	for (size_t i = 0; i < SUITES; i++)
+		if (strcmp(suites[i].name, name) == 0)
+			return true;
+	return false;
+}
+
+static bool is_wanted(const char *name, char *const *words)
+{
+	if (*words == NULL)
 		return true;
-	for (; *prefixes != NULL; prefixes++)
-		if (strncmp(name, *prefixes, strlen(*prefixes)) == 0)
+	for (; *words != NULL; words++)
+		if (strcmp(name, *words) == 0 ||
+		    (!is_a_suite(*words) && strncmp(name, *words, strlen(*words)) == 0))
 			return true;
 	return false;
 }

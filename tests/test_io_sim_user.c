@@ -149,6 +149,7 @@ Suite *io_sim_user_suite(void)
 	Suite *suite = suite_create("io_sim_user");
 	TCase *service = tcase_create("service");
 
+	tcase_set_timeout(service, 20);
 	tcase_add_test(service, a_thousand_machines_count_right);
 	tcase_add_test(service, a_forgotten_lock_is_found);
 	tcase_add_test(service, failures_leave_nothing_behind);
