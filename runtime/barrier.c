@@ -140,9 +140,12 @@ void weir_group_close(struct weir_group *public_group)
 	weir__unlock(&group->lock);
 }
 
-/* True: there is no member, and the claim is taken; else the waiter is in the queue. */
-static bool enter(struct group *group, struct weir__waiter *waiter)
+static bool enter_group(struct weir__worker *self, struct weir_case *wanted,
+			struct weir__waiter *waiter)
 {
+	struct group *group = wanted->object_;
+
+	(void)self;
 	weir__lock(&group->lock);
 	bool is_empty = group->members == 0;
 	if (is_empty)
@@ -151,21 +154,6 @@ static bool enter(struct group *group, struct weir__waiter *waiter)
 		weir__waitq_add(&group->lock, &group->queue, waiter);
 	weir__unlock(&group->lock);
 	return is_empty;
-}
-
-int weir_group_wait(struct weir_group *public_group)
-{
-	struct weir__worker *self = weir__worker_self();
-	struct weir__waiter waiter;
-	int err = weir__may_wait(self);
-
-	if (err < 0)
-		return err;
-	weir__waiter_init(&waiter, self->current);
-	if (!enter(group_of(public_group), &waiter))
-		return weir__wait(self, &waiter, &about_group);
-	weir__budget_spend(self);
-	return 0;
 }
 
 static bool poll_group(struct weir__worker *self, struct weir_case *wanted)
@@ -180,14 +168,14 @@ static bool poll_group(struct weir__worker *self, struct weir_case *wanted)
 	return is_empty;
 }
 
-static bool enter_group(struct weir__worker *self, struct weir_case *wanted,
-			struct weir__waiter *waiter)
-{
-	(void)self;
-	return enter(wanted->object_, waiter);
-}
+static const struct weir__waitable group_source = { .about = &about_group,
+						    .poll = poll_group,
+						    .enter = enter_group };
 
-static const struct weir__waitable group_source = { .poll = poll_group, .enter = enter_group };
+int weir_group_wait(struct weir_group *group)
+{
+	return weir__wait_for(&group_source, group, NULL, 0);
+}
 
 struct weir_case weir_case_group(struct weir_group *group)
 {

@@ -145,41 +145,7 @@ int weir_reader_try_recv(struct weir_reader *public_reader, void *ret)
 	return err;
 }
 
-/* -EAGAIN: the waiter is in the queue. A claim that is taken: 0, and nothing is taken. */
-static int enter(struct reader *reader, struct weir__waiter *waiter, void *ret)
-{
-	weir_broadcast *from = reader->broadcast;
-	int err = -EAGAIN;
-
-	weir__lock(&from->lock);
-	if (reader->next == from->sent && !from->is_closed) {
-		waiter->object = reader;
-		waiter->item = ret;
-		weir__waitq_add(&from->lock, &from->queue, waiter);
-	} else {
-		err = weir__claim_self(waiter) ? take(reader, ret) : 0;
-	}
-	weir__unlock(&from->lock);
-	return err;
-}
-
-int weir_reader_recv(struct weir_reader *reader, void *ret)
-{
-	struct weir__worker *self = weir__worker_self();
-	struct weir__waiter waiter;
-	int err = weir__may_wait(self);
-
-	if (err < 0)
-		return err;
-	weir__waiter_init(&waiter, self->current);
-	err = enter(of(reader), &waiter, ret);
-	if (err == -EAGAIN)
-		return weir__wait(self, &waiter, &about);
-	weir__budget_spend(self);
-	return err;
-}
-
-/* ---- Select ------------------------------------------------------------- */
+/* ---- Waiting, alone or in a select ---------------------------------------- */
 
 static bool poll_case(struct weir__worker *self, struct weir_case *wanted)
 {
@@ -191,12 +157,31 @@ static bool poll_case(struct weir__worker *self, struct weir_case *wanted)
 static bool enter_case(struct weir__worker *self, struct weir_case *wanted,
 		       struct weir__waiter *waiter)
 {
+	struct reader *reader = wanted->object_;
+	weir_broadcast *from = reader->broadcast;
+
 	(void)self;
-	wanted->result = enter(wanted->object_, waiter, wanted->item_);
-	return wanted->result != -EAGAIN;
+	weir__lock(&from->lock);
+	bool has_come = reader->next != from->sent || from->is_closed;
+	if (!has_come) {
+		waiter->object = reader;
+		waiter->item = wanted->item_;
+		weir__waitq_add(&from->lock, &from->queue, waiter);
+	} else if (weir__claim_self(waiter)) {
+		wanted->result = take(reader, wanted->item_);
+	}
+	weir__unlock(&from->lock);
+	return has_come;
 }
 
-static const struct weir__waitable source = { .poll = poll_case, .enter = enter_case };
+static const struct weir__waitable source = { .about = &about,
+					      .poll = poll_case,
+					      .enter = enter_case };
+
+int weir_reader_recv(struct weir_reader *reader, void *ret)
+{
+	return weir__wait_for(&source, reader, ret, 0);
+}
 
 struct weir_case weir_case_reader(struct weir_reader *reader, void *ret)
 {

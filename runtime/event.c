@@ -70,9 +70,12 @@ static bool is_set(struct event *event)
 	return true;
 }
 
-/* True: it is set, and the claim taken; else the waiter is in the queue. */
-static bool enter(struct event *event, struct weir__waiter *waiter)
+static bool enter_event(struct weir__worker *self, struct weir_case *wanted,
+			struct weir__waiter *waiter)
 {
+	struct event *event = wanted->object_;
+
+	(void)self;
 	weir__lock(&event->lock);
 	bool set = atomic_load_explicit(&event->is_set, memory_order_relaxed);
 	if (set)
@@ -83,24 +86,6 @@ static bool enter(struct event *event, struct weir__waiter *waiter)
 	return set;
 }
 
-int weir_event_wait(struct weir_event *public_event)
-{
-	struct weir__worker *self = weir__worker_self();
-	struct event *event = of(public_event);
-	struct weir__waiter waiter;
-	int err = weir__may_wait(self);
-
-	if (err < 0)
-		return err;
-	if (!is_set(event)) {
-		weir__waiter_init(&waiter, self->current);
-		if (!enter(event, &waiter))
-			return weir__wait(self, &waiter, &about_event);
-	}
-	weir__budget_spend(self);
-	return 0;
-}
-
 static bool poll_event(struct weir__worker *self, struct weir_case *wanted)
 {
 	(void)self;
@@ -108,14 +93,22 @@ static bool poll_event(struct weir__worker *self, struct weir_case *wanted)
 	return is_set(wanted->object_);
 }
 
-static bool enter_event(struct weir__worker *self, struct weir_case *wanted,
-			struct weir__waiter *waiter)
-{
-	(void)self;
-	return enter(wanted->object_, waiter);
-}
+static const struct weir__waitable event_source = { .about = &about_event,
+						    .poll = poll_event,
+						    .enter = enter_event };
 
-static const struct weir__waitable event_source = { .poll = poll_event, .enter = enter_event };
+int weir_event_wait(struct weir_event *event)
+{
+	struct weir__worker *self = weir__worker_self();
+	int err = weir__may_wait(self);
+
+	if (err < 0)
+		return err;
+	if (!is_set(of(event)))
+		return weir__wait_for(&event_source, event, NULL, 0);
+	weir__budget_spend(self);
+	return 0;
+}
 
 struct weir_case weir_case_event(struct weir_event *event)
 {
@@ -167,9 +160,12 @@ void weir_notify_all(struct weir_notify *public_notify)
 	weir__release_all(weir__worker_self(), &notify->lock, &notify->queue, 0);
 }
 
-/* True: one was kept (and is taken, if the claim is); else the waiter is in the queue. */
-static bool enter_notify(struct notify *notify, struct weir__waiter *waiter)
+static bool enter_notify(struct weir__worker *self, struct weir_case *wanted,
+			 struct weir__waiter *waiter)
 {
+	struct notify *notify = wanted->object_;
+
+	(void)self;
 	weir__lock(&notify->lock);
 	bool is_kept = notify->is_kept;
 	if (is_kept)
@@ -178,21 +174,6 @@ static bool enter_notify(struct notify *notify, struct weir__waiter *waiter)
 		weir__waitq_add(&notify->lock, &notify->queue, waiter);
 	weir__unlock(&notify->lock);
 	return is_kept;
-}
-
-int weir_notify_wait(struct weir_notify *public_notify)
-{
-	struct weir__worker *self = weir__worker_self();
-	struct weir__waiter waiter;
-	int err = weir__may_wait(self);
-
-	if (err < 0)
-		return err;
-	weir__waiter_init(&waiter, self->current);
-	if (!enter_notify(notify_of(public_notify), &waiter))
-		return weir__wait(self, &waiter, &about_notify);
-	weir__budget_spend(self);
-	return 0;
 }
 
 static bool poll_notify(struct weir__worker *self, struct weir_case *wanted)
@@ -208,15 +189,14 @@ static bool poll_notify(struct weir__worker *self, struct weir_case *wanted)
 	return is_kept;
 }
 
-static bool enter_notify_case(struct weir__worker *self, struct weir_case *wanted,
-			      struct weir__waiter *waiter)
-{
-	(void)self;
-	return enter_notify(wanted->object_, waiter);
-}
+static const struct weir__waitable notify_source = { .about = &about_notify,
+						     .poll = poll_notify,
+						     .enter = enter_notify };
 
-static const struct weir__waitable notify_source = { .poll = poll_notify,
-						     .enter = enter_notify_case };
+int weir_notify_wait(struct weir_notify *notify)
+{
+	return weir__wait_for(&notify_source, notify, NULL, 0);
+}
 
 struct weir_case weir_case_notify(struct weir_notify *notify)
 {

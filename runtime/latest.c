@@ -91,49 +91,7 @@ uint64_t weir_watch_get(weir_watch *watch, void *ret)
 	return version;
 }
 
-static int try_take(weir_watch *watch, uint64_t *version, void *ret)
-{
-	weir__lock(&watch->lock);
-	int err = take(watch, version, ret);
-	weir__unlock(&watch->lock);
-	return err;
-}
-
-/* -EAGAIN: the waiter is in the queue. A claim that is taken: 0, and nothing is taken. */
-static int enter(weir_watch *watch, struct weir__waiter *waiter, uint64_t *version, void *ret)
-{
-	int err = -EAGAIN;
-
-	weir__lock(&watch->lock);
-	if (watch->version == *version && !watch->is_closed) {
-		waiter->object = watch;
-		waiter->item = ret;
-		waiter->count = (uintptr_t)version;
-		weir__waitq_add(&watch->lock, &watch->queue, waiter);
-	} else {
-		err = weir__claim_self(waiter) ? take(watch, version, ret) : 0;
-	}
-	weir__unlock(&watch->lock);
-	return err;
-}
-
-int weir_watch_wait(weir_watch *watch, uint64_t *version, void *ret)
-{
-	struct weir__worker *self = weir__worker_self();
-	struct weir__waiter waiter;
-	int err = weir__may_wait(self);
-
-	if (err < 0)
-		return err;
-	weir__waiter_init(&waiter, self->current);
-	err = enter(watch, &waiter, version, ret);
-	if (err == -EAGAIN)
-		return weir__wait(self, &waiter, &about);
-	weir__budget_spend(self);
-	return err;
-}
-
-/* ---- Select: count_ is the address of the version --------------------------- */
+/* ---- Waiting: count_ is the address of the version ----------------------------- */
 
 static uint64_t *version_of(const struct weir_case *wanted)
 {
@@ -142,20 +100,44 @@ static uint64_t *version_of(const struct weir_case *wanted)
 
 static bool poll_case(struct weir__worker *self, struct weir_case *wanted)
 {
+	weir_watch *watch = wanted->object_;
+
 	(void)self;
-	wanted->result = try_take(wanted->object_, version_of(wanted), wanted->item_);
+	weir__lock(&watch->lock);
+	wanted->result = take(watch, version_of(wanted), wanted->item_);
+	weir__unlock(&watch->lock);
 	return wanted->result != -EAGAIN;
 }
 
 static bool enter_case(struct weir__worker *self, struct weir_case *wanted,
 		       struct weir__waiter *waiter)
 {
+	weir_watch *watch = wanted->object_;
+	uint64_t *version = version_of(wanted);
+
 	(void)self;
-	wanted->result = enter(wanted->object_, waiter, version_of(wanted), wanted->item_);
-	return wanted->result != -EAGAIN;
+	weir__lock(&watch->lock);
+	bool has_changed = watch->version != *version || watch->is_closed;
+	if (!has_changed) {
+		waiter->object = watch;
+		waiter->item = wanted->item_;
+		waiter->count = (uintptr_t)version;
+		weir__waitq_add(&watch->lock, &watch->queue, waiter);
+	} else if (weir__claim_self(waiter)) {
+		wanted->result = take(watch, version, wanted->item_);
+	}
+	weir__unlock(&watch->lock);
+	return has_changed;
 }
 
-static const struct weir__waitable source = { .poll = poll_case, .enter = enter_case };
+static const struct weir__waitable source = { .about = &about,
+					      .poll = poll_case,
+					      .enter = enter_case };
+
+int weir_watch_wait(weir_watch *watch, uint64_t *version, void *ret)
+{
+	return weir__wait_for(&source, watch, ret, (int64_t)(uintptr_t)version);
+}
 
 struct weir_case weir_case_watch(weir_watch *watch, uint64_t *version, void *ret)
 {

@@ -84,37 +84,6 @@ int weir_oneshot_try_recv(struct weir_oneshot *public_oneshot, void **ret)
 	return err;
 }
 
-/* -EAGAIN: the waiter is in the queue. A claim that is taken: 0, and nothing is taken. */
-static int enter(struct oneshot *oneshot, struct weir__waiter *waiter)
-{
-	int err = -EAGAIN;
-
-	weir__lock(&oneshot->lock);
-	if (oneshot->state == EMPTY)
-		weir__waitq_add(&oneshot->lock, &oneshot->queue, waiter);
-	else
-		err = weir__claim_self(waiter) ? take(oneshot, waiter->item) : 0;
-	weir__unlock(&oneshot->lock);
-	return err;
-}
-
-int weir_oneshot_recv(struct weir_oneshot *oneshot, void **ret)
-{
-	struct weir__worker *self = weir__worker_self();
-	struct weir__waiter waiter;
-	int err = weir__may_wait(self);
-
-	if (err < 0)
-		return err;
-	weir__waiter_init(&waiter, self->current);
-	waiter.item = ret;
-	err = enter(of(oneshot), &waiter);
-	if (err == -EAGAIN)
-		return weir__wait(self, &waiter, &about_oneshot);
-	weir__budget_spend(self);
-	return err;
-}
-
 void weir_oneshot_close(struct weir_oneshot *public_oneshot)
 {
 	struct weir__worker *self = weir__worker_self();
@@ -130,7 +99,7 @@ void weir_oneshot_close(struct weir_oneshot *public_oneshot)
 	weir__release_end(self, &oneshot->lock, &release);
 }
 
-/* ---- Select ------------------------------------------------------------- */
+/* ---- Waiting, alone or in a select ---------------------------------------- */
 
 static bool poll_case(struct weir__worker *self, struct weir_case *wanted)
 {
@@ -142,13 +111,28 @@ static bool poll_case(struct weir__worker *self, struct weir_case *wanted)
 static bool enter_case(struct weir__worker *self, struct weir_case *wanted,
 		       struct weir__waiter *waiter)
 {
+	struct oneshot *oneshot = wanted->object_;
+
 	(void)self;
 	waiter->item = wanted->item_;
-	wanted->result = enter(wanted->object_, waiter);
-	return wanted->result != -EAGAIN;
+	weir__lock(&oneshot->lock);
+	bool has_come = oneshot->state != EMPTY;
+	if (!has_come)
+		weir__waitq_add(&oneshot->lock, &oneshot->queue, waiter);
+	else if (weir__claim_self(waiter))
+		wanted->result = take(oneshot, waiter->item);
+	weir__unlock(&oneshot->lock);
+	return has_come;
 }
 
-static const struct weir__waitable source = { .poll = poll_case, .enter = enter_case };
+static const struct weir__waitable source = { .about = &about_oneshot,
+					      .poll = poll_case,
+					      .enter = enter_case };
+
+int weir_oneshot_recv(struct weir_oneshot *oneshot, void **ret)
+{
+	return weir__wait_for(&source, oneshot, ret, 0);
+}
 
 struct weir_case weir_case_oneshot(struct weir_oneshot *oneshot, void **ret)
 {

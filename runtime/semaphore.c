@@ -86,13 +86,13 @@ static void left(struct weir__waiter *waiter, struct weir__wakes *wakes)
 	serve(weir__worker_self(), waiter->object, wakes);
 }
 
-/*
- * True: the units are taken, or another case of the waiter's select is; else it is in the queue.
- */
-static bool enter(struct sem *sem, struct weir__waiter *waiter)
+static bool enter_case(struct weir__worker *self, struct weir_case *wanted,
+		       struct weir__waiter *waiter)
 {
-	size_t units = waiter->count;
+	struct sem *sem = wanted->object_;
+	size_t units = (size_t)wanted->count_;
 
+	(void)self;
 	weir__lock(&sem->lock);
 	size_t state = atomic_fetch_or_explicit(&sem->state, AWAITED, memory_order_acquire);
 	if (weir__waitq_is_empty(&sem->queue) && state / UNIT >= units) {
@@ -105,28 +105,10 @@ static bool enter(struct sem *sem, struct weir__waiter *waiter)
 	}
 	waiter->left = left;
 	waiter->object = sem;
+	waiter->count = units;
 	weir__waitq_add(&sem->lock, &sem->queue, waiter);
 	weir__unlock(&sem->lock);
 	return false;
-}
-
-int weir_sem_wait_for(struct weir_sem *public_sem, size_t units)
-{
-	struct weir__worker *self = weir__worker_self();
-	struct sem *sem = of(public_sem);
-	struct weir__waiter waiter;
-	int err = weir__may_wait(self);
-
-	if (err < 0)
-		return err;
-	if (!try_take(sem, units)) {
-		weir__waiter_init(&waiter, self->current);
-		waiter.count = units;
-		if (!enter(sem, &waiter))
-			return weir__wait(self, &waiter, &about_semaphore);
-	}
-	weir__budget_spend(self);
-	return 0;
 }
 
 int weir_sem_wait(struct weir_sem *sem)
@@ -179,7 +161,7 @@ int weir_sem_post(struct weir_sem *sem)
 	return weir_sem_post_many(sem, 1);
 }
 
-/* ---- Select ------------------------------------------------------------- */
+/* ---- Waiting, alone or in a select ---------------------------------------- */
 
 static bool poll_case(struct weir__worker *self, struct weir_case *wanted)
 {
@@ -188,15 +170,22 @@ static bool poll_case(struct weir__worker *self, struct weir_case *wanted)
 	return try_take(wanted->object_, (size_t)wanted->count_);
 }
 
-static bool enter_case(struct weir__worker *self, struct weir_case *wanted,
-		       struct weir__waiter *waiter)
-{
-	(void)self;
-	waiter->count = (size_t)wanted->count_;
-	return enter(wanted->object_, waiter);
-}
+static const struct weir__waitable source = { .about = &about_semaphore,
+					      .poll = poll_case,
+					      .enter = enter_case };
 
-static const struct weir__waitable source = { .poll = poll_case, .enter = enter_case };
+int weir_sem_wait_for(struct weir_sem *sem, size_t units)
+{
+	struct weir__worker *self = weir__worker_self();
+	int err = weir__may_wait(self);
+
+	if (err < 0)
+		return err;
+	if (!try_take(of(sem), units))
+		return weir__wait_for(&source, sem, NULL, (int64_t)units);
+	weir__budget_spend(self);
+	return 0;
+}
 
 struct weir_case weir_case_sem(struct weir_sem *sem, size_t units)
 {

@@ -294,6 +294,7 @@ void weir__waitq_done(struct weir__lock *lock, struct weir__waitq *queue);
 /* ---- What a select can wait for ------------------------------------------ */
 
 struct weir__waitable {
+	const struct weir__about *about; /* for weir__wait_for(); NULL: it is not called for this */
 	/* Takes what is wanted if it is there, and sets the case's result. False: not now. */
 	bool (*poll)(struct weir__worker *self, struct weir_case *wanted);
 	/*
@@ -315,6 +316,28 @@ static inline int weir__may_wait(struct weir__worker *self)
 	if (__builtin_expect(!self || !self->current, 0))
 		return -EINVAL;
 	return weir__interrupted(self, self->current);
+}
+
+/*
+ * A waiting call for one case alone, for sources that have no `granted`: returns what was taken or
+ * granted, or why the wait ended without. Inlined, so that a call knows its source: a function took
+ * 24 instructions more, a seventh of a broadcast item.
+ */
+static inline __attribute__((always_inline)) int
+weir__wait_for(const struct weir__waitable *source, void *object, void *item, int64_t count)
+{
+	struct weir__worker *self = weir__worker_self();
+	struct weir_case wanted = { source, object, item, count, 0 };
+	struct weir__waiter waiter;
+	int err = weir__may_wait(self);
+
+	if (err < 0)
+		return err;
+	weir__waiter_init(&waiter, self->current);
+	if (!source->enter(self, &wanted, &waiter))
+		return weir__wait(self, &waiter, source->about);
+	weir__budget_spend(self);
+	return wanted.result;
 }
 
 #endif
