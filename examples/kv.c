@@ -14,6 +14,9 @@
  *
  * It relies on: nothing between a command's first line and its last parks; flush() does, and runs
  * only between commands.
+ *
+ * To read it in the order of a request: serve_client() at the end, parse_command(), execute(), a
+ * cmd_ function, the answers; the data structures, which come first, are ordinary.
  */
 #include <limits.h>
 #include <math.h>
@@ -34,11 +37,9 @@ enum {
 	ARGS_INLINE = 8, /* more are allocated */
 	OUT_BYTES_FIRST = 4 << 10,
 	OUT_BYTES_MAX = 64 << 10, /* then it is sent before the next command runs */
-	NAME_BYTES = 64,
-	TABLE_BUCKETS_MIN = 4,
-	REHASH_BUCKETS = 4, /* moved by each access to a table that is changing its size */
-	SWEEP_KEYS = 256,   /* expired at one go before others may run */
-	SKIP_LEVELS = 24,
+	BUCKETS_MIN = 4,
+	MOVE_BUCKETS = 4, /* by each access to a map that is changing its size */
+	SWEEP_KEYS = 256, /* expired at one go before others may run */
 };
 #define REDIS_VERSION "7.0.15" /* what its clients are told, so that they use what is there */
 
@@ -46,6 +47,7 @@ static const int64_t IDLE_NS = 3600 * WEIR_SEC; /* between commands */
 static const int64_t HALF_NS = 60 * WEIR_SEC;	/* of silence inside a command */
 static const int64_t SEND_NS = 60 * WEIR_SEC;	/* for a client to take one batch of answers */
 static const int64_t SWEEP_NS = 10 * WEIR_MS;	/* keys that expire closer together go together */
+static const int64_t EXPIRES_MS_MAX = INT64_C(1) << 52; /* exact as a double */
 
 struct bytes {
 	char *at;
@@ -58,26 +60,34 @@ struct text {
 	char at[];
 };
 
-enum type { TYPE_STRING, TYPE_LIST, TYPE_SET, TYPE_HASH, TYPE_ZSET };
+enum type { TYPE_STRING, TYPE_LIST, TYPE_SET, TYPE_HASH, TYPE_ZSET, ANY };
 
-/* An entry of a table: a key of the keyspace, a member of a set, a field of a hash. */
+/* What a map consists of: a key of the keyspace, a member of a set, a field of a hash. */
 struct node {
 	struct node *next;
-	void *value; /* struct text, list, table or zset; NULL in sets; struct rank in zsets */
-	int64_t expires_ms; /* keyspace only; 0: never */
-	uint32_t heap_at;   /* where heap[] has it; valid when expires_ms is set */
+	void *value;	    /* text, list or map, by type; NULL in sets */
+	double order;	    /* when it expires (ms), or its score */
+	uint32_t ranked_at; /* its place in ranked[]; UNRANKED: it has no order */
 	uint32_t hash;
 	uint32_t key_len;
 	uint8_t type;
 	char key[];
 };
+#define UNRANKED UINT32_MAX
 
-/* While it changes its size, buckets[0] empties into buckets[1] and `moved` says how far. */
-struct table {
+/*
+ * The keyspace and every set, hash and sorted set. While it changes its size, buckets[0] empties
+ * into buckets[1] and `moved` says how far. The nodes that have an order are in a binary heap, too:
+ * what expires or scores least is ranked[0].
+ */
+struct map {
 	struct node **buckets[2];
 	size_t size[2]; /* powers of two; size[1] is 0 unless it moves */
 	size_t moved;
 	size_t used;
+	struct node **ranked;
+	size_t ranked_len;
+	size_t ranked_cap;
 };
 
 /* A ring: item i is items[(head + i) % cap]. */
@@ -88,27 +98,13 @@ struct list {
 	size_t len;
 };
 
-/* One member's place in the order of a sorted set (a skip list). */
-struct rank {
-	double score;
-	struct node *member;
-	struct rank *next[];
-};
-
-struct zset {
-	struct table members; /* value: struct rank */
-	struct rank *head;
-	int levels;
-};
-
 struct client {
 	weir_conn *conn;
 	weir_buf out;
 	int err;      /* why it has to go; answers are dropped from then on */
 	bool closing; /* after what is in `out` */
 	int protocol; /* 2 or 3 */
-	uint64_t id;
-	char *in; /* what is being parsed: a lease's bytes, or pending */
+	char *in;     /* what is being parsed: a lease's bytes, or pending */
 	size_t in_len;
 	size_t start; /* of the command being parsed */
 	size_t at;    /* the first byte not parsed yet */
@@ -117,42 +113,49 @@ struct client {
 	char *pending;	  /* a command cut off by the end of a read; NULL: none */
 	size_t pending_cap;
 	const struct command *command; /* the one that runs */
+	struct node *key;	       /* that it works on; see run() */
 	struct bytes *argv;
 	size_t argc;
 	size_t args_cap;
 	struct bytes args_inline[ARGS_INLINE];
-	char name[NAME_BYTES];
 };
+
+/* Which of a command's arguments are keys. NEW_KEY: one, made when it is not there. */
+enum keys { NO_KEY, ONE_KEY, NEW_KEY, ALL_KEYS, SECOND_KEYS };
 
 struct command {
 	const char *name;
-	void (*run)(struct client *c);
+	const char *(*run)(struct client *c);
 	int arity; /* with the name; negative: at least */
-	char keys; /* '1': the first argument, '*': all, '2': every second, ' ': none */
-	int arg;   /* what tells it from others with the same function */
+	enum keys keys;
+	enum type type; /* of its one key; ANY: it looks itself */
+	int arg;	/* what tells it from others with the same function */
 };
 
-static weir_pool *tables, *lists, *zsets;
-static struct table keyspace;
-static struct node **heap; /* keys that expire, the earliest first */
-static size_t heap_len, heap_cap;
+static weir_pool *maps, *lists;
+static struct map keyspace;
 static int64_t now_ms;
 static int64_t sweep_at_ms; /* when the sweeper will look next */
 static weir_chan *sweeper_poke;
 static uint64_t secret[2]; /* against clients that choose colliding keys */
-static uint64_t commands_run, expired_keys, client_ids;
+static uint64_t commands_run, expired_keys;
 
-/* ---- Strings -------------------------------------------------------------------------------- */
+/* ---- Strings and numbers --------------------------------------------------------------------- */
 
-static struct text *text_new(const char *at, size_t len)
+static struct text *text_new(struct bytes bytes)
 {
-	struct text *text = weir_alloc(sizeof *text + len);
+	struct text *text = weir_alloc(sizeof *text + bytes.len);
 
 	if (text) {
-		text->len = len;
-		memcpy(text->at, at, len);
+		text->len = bytes.len;
+		memcpy(text->at, bytes.at, bytes.len);
 	}
 	return text;
+}
+
+static struct bytes text_bytes(struct text *text)
+{
+	return (struct bytes){ text->at, text->len };
 }
 
 static uint64_t mix(uint64_t a, uint64_t b)
@@ -174,29 +177,21 @@ static uint32_t hash_of(const char *at, size_t len)
 	return (uint32_t)mix(hash ^ word, secret[1]);
 }
 
-static uint64_t random_bits(void)
-{
-	static uint64_t state;
-
-	state += 0x9e3779b97f4a7c15;
-	return mix(state ^ secret[0], secret[1]);
-}
-
 static bool equals(struct bytes a, const char *word)
 {
 	return a.len == strlen(word) && !strncasecmp(a.at, word, a.len);
 }
 
 /* All of `text` is a decimal integer. */
-static bool to_integer(const char *at, size_t len, int64_t *ret)
+static bool to_integer(struct bytes text, int64_t *ret)
 {
-	bool minus = len > 1 && *at == '-';
+	bool minus = text.len > 1 && text.at[0] == '-';
 	uint64_t n = 0, limit = (uint64_t)INT64_MAX + minus;
 
-	if (len == minus || len > 20)
+	if (text.len == minus || text.len > 20)
 		return false;
-	for (size_t i = minus; i < len; i++) {
-		unsigned digit = (unsigned)(at[i] - '0');
+	for (size_t i = minus; i < text.len; i++) {
+		unsigned digit = (unsigned)(text.at[i] - '0');
 		if (digit > 9 || n > (limit - digit) / 10)
 			return false;
 		n = n * 10 + digit;
@@ -206,16 +201,16 @@ static bool to_integer(const char *at, size_t len, int64_t *ret)
 }
 
 /* All of `text` is a number, but not NaN. */
-static bool to_double(const char *at, size_t len, long double *ret)
+static bool to_double(struct bytes text, double *ret)
 {
 	char copy[128], *end;
 
-	if (len == 0 || len >= sizeof copy || strchr(" \t\n\v\f\r", at[0]))
+	if (text.len == 0 || text.len >= sizeof copy || strchr(" \t\n\v\f\r", text.at[0]))
 		return false;
-	memcpy(copy, at, len);
-	copy[len] = 0;
-	long double n = strtold(copy, &end);
-	if (end != copy + len || isnan(n))
+	memcpy(copy, text.at, text.len);
+	copy[text.len] = 0;
+	double n = strtod(copy, &end);
+	if (end != copy + text.len || isnan(n))
 		return false;
 	*ret = n;
 	return true;
@@ -245,64 +240,66 @@ static size_t from_double(char *ret, double n)
 	return strlen(ret);
 }
 
-/* ---- Tables --------------------------------------------------------------------------------- */
+/* ---- Maps: the table ------------------------------------------------------------------------- */
 
-static void table_finish_move(struct table *t)
+static void value_drop(struct node *n);
+
+static void map_finish_move(struct map *m)
 {
-	weir_free(t->buckets[0]);
-	t->buckets[0] = t->buckets[1];
-	t->size[0] = t->size[1];
-	t->buckets[1] = NULL;
-	t->size[1] = 0;
+	weir_free(m->buckets[0]);
+	m->buckets[0] = m->buckets[1];
+	m->size[0] = m->size[1];
+	m->buckets[1] = NULL;
+	m->size[1] = 0;
 }
 
-static void table_move_bucket(struct table *t, size_t bucket)
+static void map_move_bucket(struct map *m, size_t bucket)
 {
 	struct node *next;
 
-	for (struct node *n = t->buckets[0][bucket]; n; n = next) {
-		struct node **to = &t->buckets[1][n->hash & (t->size[1] - 1)];
+	for (struct node *n = m->buckets[0][bucket]; n; n = next) {
+		struct node **to = &m->buckets[1][n->hash & (m->size[1] - 1)];
 		next = n->next;
 		n->next = *to;
 		*to = n;
 	}
-	t->buckets[0][bucket] = NULL;
+	m->buckets[0][bucket] = NULL;
 }
 
-/* A bounded piece of the move, so that no access pays for a whole table. */
-static void table_step(struct table *t)
+/* A bounded piece of the move, so that no access pays for a whole map. */
+static void map_step(struct map *m)
 {
-	if (!t->size[1])
+	if (!m->size[1])
 		return;
-	for (int full = 0, seen = 0; full < REHASH_BUCKETS && seen < 8 * REHASH_BUCKETS; seen++) {
-		if (t->moved == t->size[0]) {
-			table_finish_move(t);
+	for (int full = 0, seen = 0; full < MOVE_BUCKETS && seen < 8 * MOVE_BUCKETS; seen++) {
+		if (m->moved == m->size[0]) {
+			map_finish_move(m);
 			return;
 		}
-		full += t->buckets[0][t->moved] != NULL;
-		table_move_bucket(t, t->moved++);
+		full += m->buckets[0][m->moved] != NULL;
+		map_move_bucket(m, m->moved++);
 	}
 }
 
-/* Starts to move to `size` buckets. Failing is no error: the table stays as dense as it is. */
-static void table_resize(struct table *t, size_t size)
+/* Starts to move to `size` buckets. Failing is no error: the map stays as dense as it is. */
+static void map_resize(struct map *m, size_t size)
 {
 	struct node **buckets = weir_zalloc(size * sizeof(struct node *));
 
 	if (!buckets)
 		return;
-	int which = t->size[0] ? 1 : 0;
-	t->buckets[which] = buckets;
-	t->size[which] = size;
-	t->moved = 0;
+	int which = m->size[0] ? 1 : 0;
+	m->buckets[which] = buckets;
+	m->size[which] = size;
+	m->moved = 0;
 }
 
 /* The link that points to the key's node; NULL when it is not there. */
-static struct node **table_seek(struct table *t, const char *key, size_t len, uint32_t hash)
+static struct node **map_seek(struct map *m, const char *key, size_t len, uint32_t hash)
 {
-	table_step(t);
-	for (int i = 0; i < 2 && t->size[i]; i++) {
-		struct node **link = &t->buckets[i][hash & (t->size[i] - 1)];
+	map_step(m);
+	for (int i = 0; i < 2 && m->size[i]; i++) {
+		struct node **link = &m->buckets[i][hash & (m->size[i] - 1)];
 		for (; *link; link = &(*link)->next)
 			if ((*link)->hash == hash && (*link)->key_len == len &&
 			    !memcmp((*link)->key, key, len))
@@ -311,103 +308,161 @@ static struct node **table_seek(struct table *t, const char *key, size_t len, ui
 	return NULL;
 }
 
-static struct node *table_find(struct table *t, struct bytes key)
+static struct node *map_find(struct map *m, struct bytes key)
 {
-	struct node **link = table_seek(t, key.at, key.len, hash_of(key.at, key.len));
+	struct node **link = map_seek(m, key.at, key.len, hash_of(key.at, key.len));
 	return link ? *link : NULL;
 }
 
 /* Adds a key that is not there. NULL: out of memory. */
-static struct node *table_add(struct table *t, struct bytes key, void *value)
+static struct node *map_add(struct map *m, struct bytes key, void *value)
 {
-	if (!t->size[1] && t->used >= t->size[0])
-		table_resize(t, t->size[0] ? t->size[0] * 2 : TABLE_BUCKETS_MIN);
-	if (!t->size[0])
+	if (!m->size[1] && m->used >= m->size[0])
+		map_resize(m, m->size[0] ? m->size[0] * 2 : BUCKETS_MIN);
+	if (!m->size[0])
 		return NULL;
 	struct node *n = weir_alloc(sizeof *n + key.len);
 	if (!n)
 		return NULL;
 	*n = (struct node){ .value = value,
+			    .ranked_at = UNRANKED,
 			    .hash = hash_of(key.at, key.len),
 			    .key_len = (uint32_t)key.len };
 	memcpy(n->key, key.at, key.len);
-	int which = t->size[1] ? 1 : 0;
-	struct node **bucket = &t->buckets[which][n->hash & (t->size[which] - 1)];
+	int which = m->size[1] ? 1 : 0;
+	struct node **bucket = &m->buckets[which][n->hash & (m->size[which] - 1)];
 	n->next = *bucket;
 	*bucket = n;
-	t->used++;
+	m->used++;
 	return n;
-}
-
-/* Gives the node that `link` points to. */
-static struct node *table_take(struct table *t, struct node **link)
-{
-	struct node *n = *link;
-
-	*link = n->next;
-	t->used--;
-	if (!t->size[1] && t->size[0] > 4 * TABLE_BUCKETS_MIN && t->used * 8 < t->size[0])
-		table_resize(t, t->size[0] / 4);
-	return n;
-}
-
-/* Frees the buckets; calls `drop` for each node. */
-static void table_clear(struct table *t, void (*drop)(struct node *n))
-{
-	struct node *next;
-
-	for (int i = 0; i < 2; i++) {
-		for (size_t b = 0; b < t->size[i]; b++)
-			for (struct node *n = t->buckets[i][b]; n; n = next) {
-				next = n->next;
-				drop(n);
-			}
-		weir_free(t->buckets[i]);
-	}
-	memset(t, 0, sizeof *t);
 }
 
 struct walk {
-	const struct table *table;
+	const struct map *map;
 	struct node *node;
 	size_t bucket; /* the next one, counted through both arrays */
 };
 
-/* Every node once, as long as nothing touches the table meanwhile; then NULL. */
+/* Every node once, as long as nothing touches the map meanwhile; then NULL. */
 static struct node *walk_next(struct walk *w)
 {
-	const struct table *t = w->table;
+	const struct map *m = w->map;
 
 	if (w->node)
 		w->node = w->node->next;
-	while (!w->node && w->bucket < t->size[0] + t->size[1]) {
+	while (!w->node && w->bucket < m->size[0] + m->size[1]) {
 		size_t b = w->bucket++;
-		w->node = b < t->size[0] ? t->buckets[0][b] : t->buckets[1][b - t->size[0]];
+		w->node = b < m->size[0] ? m->buckets[0][b] : m->buckets[1][b - m->size[0]];
 	}
 	return w->node;
 }
 
-/* A node by chance: the head of a random bucket's chain or one behind it. The table is not empty.
- */
-static struct node *table_random(struct table *t)
+/* A node by chance. The map is not empty. */
+static struct node *map_random(struct map *m)
 {
-	size_t buckets = t->size[0] + t->size[1];
-	struct walk w = { t, NULL, random_bits() % buckets };
-	struct node *first = walk_next(&w);
+	static uint64_t dice;
+	size_t buckets = m->size[0] + m->size[1];
+	struct walk w = { m, NULL, mix(++dice ^ secret[0], secret[1]) % buckets };
+	struct node *n = walk_next(&w);
 
-	if (!first) {
-		w.bucket = 0;
-		first = walk_next(&w);
-	}
-	struct node *chosen = first;
-	unsigned seen = 1;
-	for (struct node *n = first->next; n; n = n->next)
-		if (random_bits() % ++seen == 0)
-			chosen = n;
-	return chosen;
+	if (n)
+		return n;
+	w.bucket = 0;
+	return walk_next(&w);
 }
 
-/* ---- Lists ---------------------------------------------------------------------------------- */
+/* ---- Maps: the order ------------------------------------------------------------------------- */
+
+static bool node_before(const struct node *a, const struct node *b)
+{
+	if (a->order != b->order)
+		return a->order < b->order;
+	int sign = memcmp(a->key, b->key, a->key_len < b->key_len ? a->key_len : b->key_len);
+	return sign ? sign < 0 : a->key_len < b->key_len;
+}
+
+static void rank_put(struct map *m, size_t i, struct node *n)
+{
+	m->ranked[i] = n;
+	n->ranked_at = (uint32_t)i;
+}
+
+/* Puts `n` where it belongs, starting from the free place i. */
+static void rank_settle(struct map *m, size_t i, struct node *n)
+{
+	while (i > 0 && node_before(n, m->ranked[(i - 1) / 2])) {
+		rank_put(m, i, m->ranked[(i - 1) / 2]);
+		i = (i - 1) / 2;
+	}
+	for (size_t child = 2 * i + 1; child < m->ranked_len; child = 2 * i + 1) {
+		if (child + 1 < m->ranked_len &&
+		    node_before(m->ranked[child + 1], m->ranked[child]))
+			child++;
+		if (!node_before(m->ranked[child], n))
+			break;
+		rank_put(m, i, m->ranked[child]);
+		i = child;
+	}
+	rank_put(m, i, n);
+}
+
+/* Gives a node its order, or another one. False: out of memory. */
+static bool map_rank(struct map *m, struct node *n, double order)
+{
+	if (n->ranked_at == UNRANKED && m->ranked_len == m->ranked_cap) {
+		size_t cap = m->ranked_cap ? m->ranked_cap * 2 : 4;
+		struct node **bigger = weir_realloc(m->ranked, cap * sizeof *bigger);
+		if (!bigger)
+			return false;
+		m->ranked = bigger;
+		m->ranked_cap = cap;
+	}
+	n->order = order;
+	rank_settle(m, n->ranked_at == UNRANKED ? m->ranked_len++ : n->ranked_at, n);
+	return true;
+}
+
+static void map_unrank(struct map *m, struct node *n)
+{
+	if (n->ranked_at == UNRANKED)
+		return;
+	struct node *last = m->ranked[--m->ranked_len];
+	if (last != n)
+		rank_settle(m, n->ranked_at, last);
+	n->ranked_at = UNRANKED;
+}
+
+static void map_remove(struct map *m, struct node *n)
+{
+	struct node **link = map_seek(m, n->key, n->key_len, n->hash);
+
+	*link = n->next;
+	map_unrank(m, n);
+	value_drop(n);
+	weir_free(n);
+	m->used--;
+	if (!m->size[1] && m->size[0] > 4 * BUCKETS_MIN && m->used * 8 < m->size[0])
+		map_resize(m, m->size[0] / 4);
+}
+
+static void map_clear(struct map *m)
+{
+	struct node *next;
+
+	for (int i = 0; i < 2; i++) {
+		for (size_t b = 0; b < m->size[i]; b++)
+			for (struct node *n = m->buckets[i][b]; n; n = next) {
+				next = n->next;
+				value_drop(n);
+				weir_free(n);
+			}
+		weir_free(m->buckets[i]);
+	}
+	weir_free(m->ranked);
+	memset(m, 0, sizeof *m);
+}
+
+/* ---- Lists ----------------------------------------------------------------------------------- */
 
 static struct text **list_at(const struct list *l, size_t i)
 {
@@ -452,281 +507,100 @@ static struct text *list_pop(struct list *l, bool front)
 	return item;
 }
 
-/* ---- Sorted sets ---------------------------------------------------------------------------- */
+/* ---- Values and keys ------------------------------------------------------------------------- */
 
-static struct rank *rank_new(double score, struct node *member, int levels)
+/* Frees a node's value. */
+static void value_drop(struct node *n)
 {
-	struct rank *r = weir_zalloc(sizeof *r + (size_t)levels * sizeof r->next[0]);
-
-	if (r) {
-		r->score = score;
-		r->member = member;
-	}
-	return r;
-}
-
-static bool rank_before(const struct rank *a, double score, const struct node *member)
-{
-	if (a->score != score)
-		return a->score < score;
-	const struct node *m = a->member;
-	size_t len = m->key_len < member->key_len ? m->key_len : member->key_len;
-	int order = memcmp(m->key, member->key, len);
-	return order ? order < 0 : m->key_len < member->key_len;
-}
-
-/* On each level the last link before (score, member). */
-static void zset_seek(struct zset *z, double score, struct node *member, struct rank **path[])
-{
-	struct rank *at = z->head;
-
-	for (int level = SKIP_LEVELS - 1; level >= 0; level--) {
-		while (level < z->levels && at->next[level] &&
-		       rank_before(at->next[level], score, member))
-			at = at->next[level];
-		path[level] = &at->next[level];
+	if (n->type == TYPE_STRING) {
+		weir_free(n->value);
+	} else if (n->type == TYPE_LIST) {
+		struct list *l = n->value;
+		for (size_t i = 0; i < l->len; i++)
+			weir_free(*list_at(l, i));
+		weir_free(l->items);
+		weir_pool_put(lists, l);
+	} else {
+		map_clear(n->value);
+		weir_pool_put(maps, n->value);
 	}
 }
 
-static bool zset_insert(struct zset *z, double score, struct node *member)
-{
-	struct rank **path[SKIP_LEVELS];
-	int levels = 1;
-
-	while (levels < SKIP_LEVELS && (random_bits() & 3) == 0)
-		levels++;
-	struct rank *r = rank_new(score, member, levels);
-	if (!r)
-		return false;
-	zset_seek(z, score, member, path);
-	for (int level = 0; level < levels; level++) {
-		r->next[level] = *path[level];
-		*path[level] = r;
-	}
-	if (levels > z->levels)
-		z->levels = levels;
-	member->value = r;
-	return true;
-}
-
-static void zset_unlink(struct zset *z, struct rank *r)
-{
-	struct rank **path[SKIP_LEVELS];
-
-	zset_seek(z, r->score, r->member, path);
-	for (int level = 0; level < z->levels && *path[level] == r; level++)
-		*path[level] = r->next[level];
-	weir_free(r);
-}
-
-static void zset_remove(struct zset *z, struct node *member)
-{
-	zset_unlink(z, member->value);
-	struct node **link = table_seek(&z->members, member->key, member->key_len, member->hash);
-	weir_free(table_take(&z->members, link));
-}
-
-/* ---- Values --------------------------------------------------------------------------------- */
-
-static void drop_node(struct node *n)
-{
-	weir_free(n);
-}
-
-static void drop_node_and_value(struct node *n)
-{
-	weir_free(n->value);
-	weir_free(n);
-}
-
-static void list_free(struct list *l)
-{
-	for (size_t i = 0; i < l->len; i++)
-		weir_free(*list_at(l, i));
-	weir_free(l->items);
-	weir_pool_put(lists, l);
-}
-
-static void table_free(struct table *t, void (*drop)(struct node *n))
-{
-	table_clear(t, drop);
-	weir_pool_put(tables, t);
-}
-
-static void zset_free(struct zset *z)
-{
-	table_clear(&z->members, drop_node_and_value);
-	weir_free(z->head);
-	weir_pool_put(zsets, z);
-}
-
-static void value_free(enum type type, void *value)
-{
-	switch (type) {
-	case TYPE_STRING:
-		weir_free(value);
-		break;
-	case TYPE_LIST:
-		list_free(value);
-		break;
-	case TYPE_SET:
-		table_free(value, drop_node);
-		break;
-	case TYPE_HASH:
-		table_free(value, drop_node_and_value);
-		break;
-	case TYPE_ZSET:
-		zset_free(value);
-		break;
-	}
-}
-
-static void *pool_get_zeroed(weir_pool *pool, size_t bytes)
-{
-	void *object = weir_pool_get(pool);
-	return object ? memset(object, 0, bytes) : NULL;
-}
-
-static struct zset *zset_new(void)
-{
-	struct zset *z = pool_get_zeroed(zsets, sizeof *z);
-
-	if (!z)
-		return NULL;
-	z->head = rank_new(0, NULL, SKIP_LEVELS);
-	if (!z->head) {
-		weir_pool_put(zsets, z);
-		return NULL;
-	}
-	z->levels = 1;
-	return z;
-}
-
-/* An empty collection; it gets a first member at once, or is dropped. */
-static void *collection_new(enum type type)
-{
-	if (type == TYPE_ZSET)
-		return zset_new();
-	if (type == TYPE_LIST)
-		return pool_get_zeroed(lists, sizeof(struct list));
-	return pool_get_zeroed(tables, sizeof(struct table));
-}
-
+/* NULL: 0. */
 static size_t collection_len(const struct node *key)
 {
+	if (!key)
+		return 0;
 	if (key->type == TYPE_LIST)
 		return ((const struct list *)key->value)->len;
-	if (key->type == TYPE_ZSET)
-		return ((const struct zset *)key->value)->members.used;
-	return ((const struct table *)key->value)->used;
+	return ((const struct map *)key->value)->used;
 }
 
-/* ---- Expiry --------------------------------------------------------------------------------- */
-
-static void heap_put(size_t i, struct node *n)
+/* An empty collection; it gets a first member at once, or is removed. NULL: out of memory. */
+static struct node *collection_new(struct bytes name, enum type type)
 {
-	heap[i] = n;
-	n->heap_at = (uint32_t)i;
-}
+	weir_pool *pool = type == TYPE_LIST ? lists : maps;
+	void *value = weir_pool_get(pool);
 
-/* Puts `n` where it belongs, starting from the free place i. */
-static void heap_settle(size_t i, struct node *n)
-{
-	while (i > 0 && heap[(i - 1) / 2]->expires_ms > n->expires_ms) {
-		heap_put(i, heap[(i - 1) / 2]);
-		i = (i - 1) / 2;
-	}
-	for (size_t child = 2 * i + 1; child < heap_len; child = 2 * i + 1) {
-		if (child + 1 < heap_len && heap[child + 1]->expires_ms < heap[child]->expires_ms)
-			child++;
-		if (heap[child]->expires_ms >= n->expires_ms)
-			break;
-		heap_put(i, heap[child]);
-		i = child;
-	}
-	heap_put(i, n);
-}
-
-static void key_persist(struct node *key)
-{
-	if (!key->expires_ms)
-		return;
-	key->expires_ms = 0;
-	struct node *last = heap[--heap_len];
-	if (last != key)
-		heap_settle(key->heap_at, last);
+	if (!value)
+		return NULL;
+	memset(value, 0, type == TYPE_LIST ? sizeof(struct list) : sizeof(struct map));
+	struct node *key = map_add(&keyspace, name, value);
+	if (key)
+		key->type = (uint8_t)type;
+	else
+		weir_pool_put(pool, value);
+	return key;
 }
 
 /* Wakes the sweeper when this key is due before it would look. False: out of memory. */
 static bool key_expire(struct node *key, int64_t at_ms)
 {
-	if (heap_len == heap_cap) {
-		size_t cap = heap_cap ? heap_cap * 2 : 64;
-		struct node **bigger = weir_realloc(heap, cap * sizeof *heap);
-		if (!bigger)
-			return false;
-		heap = bigger;
-		heap_cap = cap;
-	}
-	key_persist(key);
-	key->expires_ms = at_ms;
-	heap_settle(heap_len++, key);
+	if (!map_rank(&keyspace, key, (double)at_ms))
+		return false;
 	if (at_ms < sweep_at_ms)
 		(void)!weir_chan_try_send(sweeper_poke, ""); /* full: it will wake anyway */
 	return true;
 }
 
-/* ---- Keys ----------------------------------------------------------------------------------- */
-
-static void key_delete(struct node **link)
-{
-	struct node *key = table_take(&keyspace, link);
-
-	key_persist(key);
-	value_free(key->type, key->value);
-	weir_free(key);
-}
-
-static void key_drop(struct node *key)
-{
-	key_delete(table_seek(&keyspace, key->key, key->key_len, key->hash));
-}
-
 static bool is_expired(const struct node *key)
 {
-	return key->expires_ms && key->expires_ms <= now_ms;
+	return key->ranked_at != UNRANKED && key->order <= (double)now_ms;
 }
 
 /* The key's node, or NULL. A key past its time is deleted on the way. */
 static struct node *key_find(struct bytes name)
 {
-	struct node **link = table_seek(&keyspace, name.at, name.len, hash_of(name.at, name.len));
+	struct node *key = map_find(&keyspace, name);
 
-	if (!link || !is_expired(*link))
-		return link ? *link : NULL;
-	key_delete(link);
+	if (!key || !is_expired(key))
+		return key;
+	map_remove(&keyspace, key);
 	expired_keys++;
 	return NULL;
 }
 
-/* Takes `value` in any case. `key` is what key_find() said. False: out of memory. */
-static bool key_store(struct node *key, struct bytes name, struct text *value)
+/* SET: `key` is what key_find() said. Returns the node, which does not expire; NULL: no memory. */
+static struct node *key_store(struct node *key, struct bytes name, struct bytes value)
 {
-	if (!value)
-		return false;
+	struct text *text = text_new(value);
+
+	if (!text)
+		return NULL;
 	if (!key) {
-		key = table_add(&keyspace, name, value);
+		key = map_add(&keyspace, name, text);
 		if (!key)
-			weir_free(value);
-		return key != NULL;
+			weir_free(text);
+		return key;
 	}
-	value_free(key->type, key->value);
+	map_unrank(&keyspace, key);
+	value_drop(key);
 	key->type = TYPE_STRING;
-	key->value = value;
-	return true;
+	key->value = text;
+	return key;
 }
 
-/* ---- Answers -------------------------------------------------------------------------------- */
+/* ---- Answers --------------------------------------------------------------------------------- */
 
 /* Room for `len` more bytes; NULL when there is no memory: then the client has to go. */
 static char *room(struct client *c, size_t len)
@@ -795,40 +669,22 @@ static void reply_bulk(struct client *c, const char *at, size_t len)
 	c->out.len += n + len + 4;
 }
 
-static void reply_word(struct client *c, const char *word)
-{
-	reply_bulk(c, word, strlen(word));
-}
-
+/* NULL: there is none. */
 static void reply_text(struct client *c, const struct text *text)
 {
-	reply_bulk(c, text->at, text->len);
+	if (text)
+		reply_bulk(c, text->at, text->len);
+	else
+		reply(c, c->protocol == 3 ? "_\r\n" : "$-1\r\n");
 }
 
-static void reply_null(struct client *c)
+/* A set ('~') or a map ('%', of n pairs), which RESP2 sees as arrays. */
+static void reply_frame(struct client *c, char kind, size_t n)
 {
-	reply(c, c->protocol == 3 ? "_\r\n" : "$-1\r\n");
-}
-
-static void reply_null_array(struct client *c)
-{
-	reply(c, c->protocol == 3 ? "_\r\n" : "*-1\r\n");
-}
-
-static void reply_array(struct client *c, size_t n)
-{
-	reply_count(c, '*', (int64_t)n);
-}
-
-static void reply_map(struct client *c, size_t pairs)
-{
-	reply_count(c, c->protocol == 3 ? '%' : '*',
-		    (int64_t)(c->protocol == 3 ? pairs : 2 * pairs));
-}
-
-static void reply_set(struct client *c, size_t n)
-{
-	reply_count(c, c->protocol == 3 ? '~' : '*', (int64_t)n);
+	if (c->protocol == 3)
+		reply_count(c, kind, (int64_t)n);
+	else
+		reply_count(c, '*', (int64_t)(kind == '%' ? 2 * n : n));
 }
 
 static void reply_double(struct client *c, double n)
@@ -863,111 +719,42 @@ __attribute__((format(printf, 2, 3))) static void reply_error(struct client *c, 
 	reply(c, "\r\n");
 }
 
-static void reply_oom(struct client *c)
+/* ---- Commands: strings ----------------------------------------------------------------------- */
+
+/*
+ * A command returns NULL when it has answered, or the error that is its answer. execute() has seen
+ * to the number of arguments and, for those that work on one type, to c->key: NULL when there is
+ * no such key, a new and empty one for those that add. It removes what is empty afterwards.
+ */
+static const char OOM[] = "-OOM out of memory\r\n";
+static const char SYNTAX[] = "-ERR syntax error\r\n";
+static const char WRONG_COUNT[] = "-ERR wrong number of arguments\r\n";
+static const char WRONG_TYPE[] =
+	"-WRONGTYPE Operation against a key holding the wrong kind of value\r\n";
+static const char NOT_INTEGER[] = "-ERR value is not an integer or out of range\r\n";
+static const char NOT_FLOAT[] = "-ERR value is not a valid float\r\n";
+static const char OVERFLOW[] = "-ERR increment or decrement would overflow\r\n";
+static const char WRONG_EXPIRY[] = "-ERR invalid expire time\r\n";
+static const char UNKNOWN_SUBCOMMAND[] = "-ERR unknown subcommand\r\n";
+
+static const char *cmd_get(struct client *c)
 {
-	reply(c, "-OOM out of memory\r\n");
+	reply_text(c, c->key ? c->key->value : NULL);
+	return NULL;
 }
 
-static void reply_syntax(struct client *c)
+/* The time `unit_ms` * argument i from now on; not before `least_ms`. */
+static const char *arg_expiry(struct client *c, size_t i, int64_t unit_ms, int64_t least_ms,
+			      int64_t *ret)
 {
-	reply(c, "-ERR syntax error\r\n");
-}
+	int64_t n, most = (EXPIRES_MS_MAX - now_ms) / unit_ms;
 
-static void reply_unknown_sub(struct client *c)
-{
-	reply_error(c, "ERR unknown subcommand '%.*s'. Try %.*s HELP.",
-		    (int)(c->argv[1].len < 64 ? c->argv[1].len : 64), c->argv[1].at,
-		    (int)(c->argv[0].len < 64 ? c->argv[0].len : 64), c->argv[0].at);
-}
-
-/* ---- Arguments ------------------------------------------------------------------------------ */
-
-static bool arg_integer(struct client *c, size_t i, int64_t *ret)
-{
-	if (to_integer(c->argv[i].at, c->argv[i].len, ret))
-		return true;
-	reply(c, "-ERR value is not an integer or out of range\r\n");
-	return false;
-}
-
-static bool arg_count(struct client *c, size_t i, int64_t *ret)
-{
-	if (to_integer(c->argv[i].at, c->argv[i].len, ret) && *ret >= 0)
-		return true;
-	reply(c, "-ERR value is out of range, must be positive\r\n");
-	return false;
-}
-
-/* The time `unit_ms` * argument from now on. */
-static bool arg_expiry(struct client *c, size_t i, int64_t unit_ms, bool past_ok, int64_t *ret)
-{
-	int64_t n;
-
-	if (!arg_integer(c, i, &n))
-		return false;
-	if ((n > 0 || past_ok) && n < INT64_MAX / 4 / unit_ms && n > -INT64_MAX / 4 / unit_ms) {
-		*ret = now_ms + n * unit_ms;
-		return true;
-	}
-	reply_error(c, "ERR invalid expire time in '%.*s' command",
-		    (int)(c->argv[0].len < 64 ? c->argv[0].len : 64), c->argv[0].at);
-	return false;
-}
-
-/* The key in argument 1, NULL when there is none. False, and answered, when it has another type. */
-static bool arg_key(struct client *c, enum type type, struct node **ret)
-{
-	struct node *key = key_find(c->argv[1]);
-
-	if (key && key->type != type) {
-		reply(c, "-WRONGTYPE Operation against a key holding the wrong kind of value\r\n");
-		return false;
-	}
-	*ret = key;
-	return true;
-}
-
-/* The same, but made when it is not there. False, and answered, for want of memory too. */
-static bool arg_key_or_new(struct client *c, enum type type, struct node **ret)
-{
-	struct node *key;
-
-	if (!arg_key(c, type, &key))
-		return false;
-	if (!key) {
-		void *value = collection_new(type);
-		key = value ? table_add(&keyspace, c->argv[1], value) : NULL;
-		if (key)
-			key->type = (uint8_t)type;
-		else if (value)
-			value_free(type, value);
-	}
-	if (!key) {
-		reply_oom(c);
-		return false;
-	}
-	*ret = key;
-	return true;
-}
-
-static void drop_if_empty(struct node *key)
-{
-	if (collection_len(key) == 0)
-		key_drop(key);
-}
-
-/* ---- Commands: strings ---------------------------------------------------------------------- */
-
-static void cmd_get(struct client *c)
-{
-	struct node *key;
-
-	if (!arg_key(c, TYPE_STRING, &key))
-		return;
-	if (key)
-		reply_text(c, key->value);
-	else
-		reply_null(c);
+	if (!to_integer(c->argv[i], &n))
+		return NOT_INTEGER;
+	if (n >= most || n <= -most || now_ms + n * unit_ms < least_ms)
+		return WRONG_EXPIRY;
+	*ret = now_ms + n * unit_ms;
+	return NULL;
 }
 
 struct set_options {
@@ -975,875 +762,491 @@ struct set_options {
 	bool nx, xx;
 };
 
-/* False, and answered, when they do not go together. */
-static bool set_options(struct client *c, struct set_options *o)
+static const char *set_options(struct client *c, struct set_options *o)
 {
-	for (size_t i = 3; i < c->argc; i++) {
+	const char *err = NULL;
+
+	for (size_t i = 3; !err && i < c->argc; i++) {
 		bool ex = equals(c->argv[i], "ex"), px = equals(c->argv[i], "px");
 		if (equals(c->argv[i], "nx"))
 			o->nx = true;
 		else if (equals(c->argv[i], "xx"))
 			o->xx = true;
 		else if (!(ex || px) || o->expires_ms || i + 1 == c->argc)
-			goto wrong;
-		else if (!arg_expiry(c, ++i, ex ? 1000 : 1, false, &o->expires_ms))
-			return false;
+			err = SYNTAX;
+		else
+			err = arg_expiry(c, ++i, ex ? 1000 : 1, now_ms + 1, &o->expires_ms);
 	}
-	if (!(o->nx && o->xx))
-		return true;
-wrong:
-	reply_syntax(c);
-	return false;
+	return !err && o->nx && o->xx ? SYNTAX : err;
 }
 
-static void cmd_set(struct client *c)
+static const char *cmd_set(struct client *c)
 {
 	struct set_options o = { 0 };
+	const char *err = set_options(c, &o);
 
-	if (!set_options(c, &o))
-		return;
+	if (err)
+		return err;
 	struct node *key = key_find(c->argv[1]);
 	if (key ? o.nx : o.xx) {
-		reply_null(c);
-		return;
+		reply_text(c, NULL);
+		return NULL;
 	}
-	if (key)
-		key_persist(key);
-	bool ok = key_store(key, c->argv[1], text_new(c->argv[2].at, c->argv[2].len));
-	if (ok && o.expires_ms)
-		ok = key_expire(key_find(c->argv[1]), o.expires_ms);
-	if (ok)
-		reply(c, "+OK\r\n");
-	else
-		reply_oom(c);
+	key = key_store(key, c->argv[1], c->argv[2]);
+	if (!key || (o.expires_ms && !key_expire(key, o.expires_ms)))
+		return OOM;
+	reply(c, "+OK\r\n");
+	return NULL;
 }
 
-static void add_integer(struct client *c, int64_t by)
+/* INCR and DECR */
+static const char *cmd_incr(struct client *c)
 {
-	struct node *key;
+	struct node *key = c->key;
 	int64_t n = 0;
 	char digits[24];
 
-	if (!arg_key(c, TYPE_STRING, &key))
-		return;
-	const struct text *text = key ? key->value : NULL;
-	if (text && !to_integer(text->at, text->len, &n)) {
-		reply(c, "-ERR value is not an integer or out of range\r\n");
-		return;
+	if (key && !to_integer(text_bytes(key->value), &n))
+		return NOT_INTEGER;
+	if (__builtin_add_overflow(n, c->command->arg, &n))
+		return OVERFLOW;
+	struct text *text = text_new((struct bytes){ digits, from_integer(digits, n) });
+	if (!text)
+		return OOM;
+	if (key) { /* which goes on to expire as it would have */
+		weir_free(key->value);
+		key->value = text;
+	} else if (!map_add(&keyspace, c->argv[1], text)) {
+		weir_free(text);
+		return OOM;
 	}
-	if (__builtin_add_overflow(n, by, &n)) {
-		reply(c, "-ERR increment or decrement would overflow\r\n");
-		return;
-	}
-	if (key_store(key, c->argv[1], text_new(digits, from_integer(digits, n))))
-		reply_integer(c, n);
-	else
-		reply_oom(c);
+	reply_integer(c, n);
+	return NULL;
 }
 
-static void cmd_incr(struct client *c)
+static const char *cmd_mget(struct client *c)
 {
-	add_integer(c, c->command->arg);
-}
-
-static void cmd_incrby(struct client *c)
-{
-	int64_t by;
-
-	if (arg_integer(c, 2, &by))
-		add_integer(c, by);
-}
-
-static void cmd_mget(struct client *c)
-{
-	reply_array(c, c->argc - 1);
+	reply_count(c, '*', (int64_t)c->argc - 1);
 	for (size_t i = 1; i < c->argc; i++) {
 		struct node *key = key_find(c->argv[i]);
-		if (key && key->type == TYPE_STRING)
-			reply_text(c, key->value);
-		else
-			reply_null(c);
+		reply_text(c, key && key->type == TYPE_STRING ? key->value : NULL);
 	}
+	return NULL;
 }
 
-static void reply_arity(struct client *c, const char *name)
+static const char *cmd_mset(struct client *c)
 {
-	reply_error(c, "ERR wrong number of arguments for '%s' command", name);
-}
-
-static void cmd_mset(struct client *c)
-{
-	if (c->argc % 2 == 0) {
-		reply_arity(c, "mset");
-		return;
-	}
-	for (size_t i = 1; i < c->argc; i += 2) {
-		struct node *key = key_find(c->argv[i]);
-		if (key)
-			key_persist(key);
-		if (!key_store(key, c->argv[i], text_new(c->argv[i + 1].at, c->argv[i + 1].len))) {
-			reply_oom(c);
-			return;
-		}
-	}
+	if (c->argc % 2 == 0)
+		return WRONG_COUNT;
+	for (size_t i = 1; i < c->argc; i += 2)
+		if (!key_store(key_find(c->argv[i]), c->argv[i], c->argv[i + 1]))
+			return OOM;
 	reply(c, "+OK\r\n");
+	return NULL;
 }
 
-/* ---- Commands: keys ------------------------------------------------------------------------- */
+/* ---- Commands: keys -------------------------------------------------------------------------- */
 
-static void cmd_del(struct client *c)
+/* DEL and EXISTS */
+static const char *cmd_count(struct client *c)
 {
+	bool deletes = c->command->arg;
 	int64_t n = 0;
 
 	for (size_t i = 1; i < c->argc; i++) {
 		struct node *key = key_find(c->argv[i]);
 		n += key != NULL;
-		if (key)
-			key_drop(key);
+		if (key && deletes)
+			map_remove(&keyspace, key);
 	}
 	reply_integer(c, n);
+	return NULL;
 }
 
-static void cmd_exists(struct client *c)
-{
-	int64_t n = 0;
-
-	for (size_t i = 1; i < c->argc; i++)
-		n += key_find(c->argv[i]) != NULL;
-	reply_integer(c, n);
-}
-
-static void cmd_expire(struct client *c)
+static const char *cmd_expire(struct client *c)
 {
 	int64_t at;
+	const char *err = arg_expiry(c, 2, c->command->arg, INT64_MIN, &at);
 
-	if (!arg_expiry(c, 2, c->command->arg, true, &at))
-		return;
+	if (err)
+		return err;
 	struct node *key = key_find(c->argv[1]);
 	if (key && at <= now_ms)
-		key_drop(key);
-	else if (key && !key_expire(key, at)) {
-		reply_oom(c);
-		return;
-	}
+		map_remove(&keyspace, key);
+	else if (key && !key_expire(key, at))
+		return OOM;
 	reply_integer(c, key != NULL);
+	return NULL;
 }
 
-static void cmd_ttl(struct client *c)
+static const char *cmd_ttl(struct client *c)
 {
 	struct node *key = key_find(c->argv[1]);
 	int64_t unit_ms = c->command->arg;
 
-	if (!key)
-		reply_integer(c, -2);
-	else if (!key->expires_ms)
-		reply_integer(c, -1);
+	if (!key || key->ranked_at == UNRANKED)
+		reply_integer(c, key ? -1 : -2);
 	else
-		reply_integer(c, (key->expires_ms - now_ms + unit_ms / 2) / unit_ms);
+		reply_integer(c, ((int64_t)key->order - now_ms + unit_ms / 2) / unit_ms);
+	return NULL;
 }
 
-static void cmd_dbsize(struct client *c)
+static const char *cmd_dbsize(struct client *c)
 {
 	reply_integer(c, (int64_t)keyspace.used);
+	return NULL;
 }
 
-static void drop_key(struct node *key)
+static const char *cmd_flushall(struct client *c)
 {
-	value_free(key->type, key->value);
-	weir_free(key);
-}
-
-static void flush_keyspace(void)
-{
-	heap_len = 0;
-	table_clear(&keyspace, drop_key);
-}
-
-static void cmd_flushall(struct client *c)
-{
-	flush_keyspace();
+	map_clear(&keyspace);
 	reply(c, "+OK\r\n");
+	return NULL;
 }
 
-/* ---- Commands: lists ------------------------------------------------------------------------ */
+/* ---- Commands: lists ------------------------------------------------------------------------- */
 
-static void cmd_push(struct client *c)
+static const char *cmd_push(struct client *c)
 {
-	bool front = c->command->arg;
-	struct node *key;
+	struct list *l = c->key->value;
 
-	if (!arg_key_or_new(c, TYPE_LIST, &key))
-		return;
-	struct list *l = key->value;
 	for (size_t i = 2; i < c->argc; i++) {
-		struct text *item = text_new(c->argv[i].at, c->argv[i].len);
-		if (!item || !list_push(l, front, item)) {
+		struct text *item = text_new(c->argv[i]);
+		if (!item || !list_push(l, c->command->arg, item)) {
 			weir_free(item);
-			drop_if_empty(key);
-			reply_oom(c);
-			return;
+			return OOM;
 		}
 	}
 	reply_integer(c, (int64_t)l->len);
+	return NULL;
 }
 
-static void cmd_pop(struct client *c)
+static const char *cmd_pop(struct client *c)
 {
-	bool front = c->command->arg;
-	struct node *key;
-	int64_t count = 1;
+	struct text *item = c->key ? list_pop(c->key->value, c->command->arg) : NULL;
 
-	if (c->argc > 3) {
-		reply_syntax(c);
-		return;
-	}
-	if ((c->argc == 3 && !arg_count(c, 2, &count)) || !arg_key(c, TYPE_LIST, &key))
-		return;
-	if (!key) {
-		if (c->argc == 3)
-			reply_null_array(c);
-		else
-			reply_null(c);
-		return;
-	}
-	struct list *l = key->value;
-	size_t n = (size_t)count < l->len ? (size_t)count : l->len;
-	if (c->argc == 3)
-		reply_array(c, n);
-	while (n-- > 0) {
-		struct text *item = list_pop(l, front);
-		reply_text(c, item);
-		weir_free(item);
-	}
-	drop_if_empty(key);
+	reply_text(c, item);
+	weir_free(item);
+	return NULL;
 }
 
-/* LLEN, SCARD, HLEN, ZCARD */
-static void cmd_len(struct client *c)
+/* "start stop", where negative numbers count from the end. */
+static const char *cmd_lrange(struct client *c)
 {
-	struct node *key;
+	int64_t start, stop, n = (int64_t)collection_len(c->key);
 
-	if (arg_key(c, (enum type)c->command->arg, &key))
-		reply_integer(c, key ? (int64_t)collection_len(key) : 0);
-}
-
-/* From "start stop", where negative numbers count from the end, to a first index and a length. */
-static bool arg_range(struct client *c, size_t len, size_t *ret_first, size_t *ret_n)
-{
-	int64_t start, stop, n = (int64_t)len;
-
-	if (!arg_integer(c, 2, &start) || !arg_integer(c, 3, &stop))
-		return false;
+	if (!to_integer(c->argv[2], &start) || !to_integer(c->argv[3], &stop))
+		return NOT_INTEGER;
 	start = start < -n ? 0 : start < 0 ? start + n : start;
 	stop = stop < -n ? -1 : stop < 0 ? stop + n : stop >= n ? n - 1 : stop;
-	*ret_first = (size_t)start;
-	*ret_n = start > stop ? 0 : (size_t)(stop - start + 1);
-	return true;
+	reply_count(c, '*', start > stop ? 0 : stop - start + 1);
+	for (; start <= stop; start++)
+		reply_text(c, *list_at(c->key->value, (size_t)start));
+	return NULL;
 }
 
-static void cmd_lrange(struct client *c)
+/* ---- Commands: sets, hashes, sorted sets ------------------------------------------------------
+ */
+
+/* LLEN, SCARD, HLEN, ZCARD */
+static const char *cmd_len(struct client *c)
 {
-	struct node *key;
-	size_t first, n;
-
-	if (!arg_key(c, TYPE_LIST, &key))
-		return;
-	const struct list *l = key ? key->value : NULL;
-	if (!arg_range(c, l ? l->len : 0, &first, &n))
-		return;
-	reply_array(c, n);
-	for (size_t i = first; i < first + n; i++)
-		reply_text(c, *list_at(l, i));
-}
-
-/* ---- Commands: sets ------------------------------------------------------------------------- */
-
-static void cmd_sadd(struct client *c)
-{
-	struct node *key;
-	int64_t added = 0;
-
-	if (!arg_key_or_new(c, TYPE_SET, &key))
-		return;
-	for (size_t i = 2; i < c->argc; i++) {
-		if (table_find(key->value, c->argv[i]))
-			continue;
-		if (!table_add(key->value, c->argv[i], NULL)) {
-			drop_if_empty(key);
-			reply_oom(c);
-			return;
-		}
-		added++;
-	}
-	reply_integer(c, added);
-}
-
-static struct node *take_member(struct table *t, struct bytes name)
-{
-	struct node **link = table_seek(t, name.at, name.len, hash_of(name.at, name.len));
-	return link ? table_take(t, link) : NULL;
+	reply_integer(c, (int64_t)collection_len(c->key));
+	return NULL;
 }
 
 /* SREM and HDEL */
-static void cmd_remove(struct client *c)
+static const char *cmd_remove(struct client *c)
 {
-	struct node *key;
 	int64_t removed = 0;
 
-	if (!arg_key(c, (enum type)c->command->arg, &key))
-		return;
-	for (size_t i = 2; key && i < c->argc; i++) {
-		struct node *n = take_member(key->value, c->argv[i]);
-		if (n) {
-			drop_node_and_value(n);
-			removed++;
-		}
+	for (size_t i = 2; c->key && i < c->argc; i++) {
+		struct node *n = map_find(c->key->value, c->argv[i]);
+		removed += n != NULL;
+		if (n)
+			map_remove(c->key->value, n);
 	}
-	if (key)
-		drop_if_empty(key);
 	reply_integer(c, removed);
+	return NULL;
 }
 
-/* SISMEMBER and HEXISTS */
-static void cmd_contains(struct client *c)
+/* SMEMBERS and HGETALL */
+static const char *cmd_all(struct client *c)
 {
-	struct node *key;
+	bool is_hash = c->command->type == TYPE_HASH;
+	struct walk w = { .map = c->key ? c->key->value : NULL };
 
-	if (arg_key(c, (enum type)c->command->arg, &key))
-		reply_integer(c, key && table_find(key->value, c->argv[2]));
-}
-
-static void cmd_smembers(struct client *c)
-{
-	struct node *key;
-
-	if (!arg_key(c, TYPE_SET, &key))
-		return;
-	reply_set(c, key ? collection_len(key) : 0);
-	struct walk w = { .table = key ? key->value : NULL };
-	for (struct node *n = key ? walk_next(&w) : NULL; n; n = walk_next(&w))
+	reply_frame(c, is_hash ? '%' : '~', collection_len(c->key));
+	for (struct node *n = c->key ? walk_next(&w) : NULL; n; n = walk_next(&w)) {
 		reply_bulk(c, n->key, n->key_len);
-}
-
-static void pop_random(struct client *c, struct table *t)
-{
-	struct node *n = table_random(t);
-
-	reply_bulk(c, n->key, n->key_len);
-	drop_node(table_take(t, table_seek(t, n->key, n->key_len, n->hash)));
-}
-
-static void cmd_spop(struct client *c)
-{
-	struct node *key;
-	int64_t count = 1;
-
-	if (c->argc > 3) {
-		reply_syntax(c);
-		return;
+		if (is_hash)
+			reply_text(c, n->value);
 	}
-	if ((c->argc == 3 && !arg_count(c, 2, &count)) || !arg_key(c, TYPE_SET, &key))
-		return;
-	size_t len = key ? collection_len(key) : 0;
-	size_t n = (size_t)count < len ? (size_t)count : len;
-	if (c->argc == 3)
-		reply_set(c, n);
-	else if (!key)
-		reply_null(c);
-	while (n-- > 0)
-		pop_random(c, key->value);
-	if (key)
-		drop_if_empty(key);
+	return NULL;
 }
 
-/* ---- Commands: hashes ----------------------------------------------------------------------- */
-
-/* Returns 1 for a new field, 0 for a changed one, or -ENOMEM. */
-static int hash_set(struct table *t, struct bytes field, struct bytes value)
+static const char *cmd_sadd(struct client *c)
 {
-	struct text *text = text_new(value.at, value.len);
-	struct node *n = table_find(t, field);
-
-	if (text && n) {
-		weir_free(n->value);
-		n->value = text;
-		return 0;
-	}
-	if (text && table_add(t, field, text))
-		return 1;
-	weir_free(text);
-	return -ENOMEM;
-}
-
-static void cmd_hset(struct client *c)
-{
-	struct node *key;
 	int64_t added = 0;
 
-	if (c->argc % 2) {
-		reply_arity(c, "hset");
-		return;
-	}
-	if (!arg_key_or_new(c, TYPE_HASH, &key))
-		return;
-	for (size_t i = 2; i < c->argc; i += 2) {
-		int n = hash_set(key->value, c->argv[i], c->argv[i + 1]);
-		if (n < 0) {
-			drop_if_empty(key);
-			reply_oom(c);
-			return;
-		}
-		added += n;
+	for (size_t i = 2; i < c->argc; i++) {
+		if (map_find(c->key->value, c->argv[i]))
+			continue;
+		if (!map_add(c->key->value, c->argv[i], NULL))
+			return OOM;
+		added++;
 	}
 	reply_integer(c, added);
+	return NULL;
 }
 
-static void cmd_hget(struct client *c)
+static const char *cmd_spop(struct client *c)
 {
-	struct node *key;
-
-	if (!arg_key(c, TYPE_HASH, &key))
-		return;
-	struct node *field = key ? table_find(key->value, c->argv[2]) : NULL;
-	if (field)
-		reply_text(c, field->value);
-	else
-		reply_null(c);
-}
-
-static void cmd_hgetall(struct client *c)
-{
-	struct node *key;
-
-	if (!arg_key(c, TYPE_HASH, &key))
-		return;
-	reply_map(c, key ? collection_len(key) : 0);
-	struct walk w = { .table = key ? key->value : NULL };
-	for (struct node *n = key ? walk_next(&w) : NULL; n; n = walk_next(&w)) {
-		reply_bulk(c, n->key, n->key_len);
-		reply_text(c, n->value);
+	if (!c->key) {
+		reply_text(c, NULL);
+		return NULL;
 	}
+	struct node *member = map_random(c->key->value);
+	reply_bulk(c, member->key, member->key_len);
+	map_remove(c->key->value, member);
+	return NULL;
 }
 
-/* ---- Commands: sorted sets ------------------------------------------------------------------ */
-
-/* Every score is looked at before anything changes. */
-static bool zadd_scores(struct client *c)
+static const char *cmd_hset(struct client *c)
 {
-	long double score;
+	int64_t added = 0;
 
-	for (size_t i = 2; i < c->argc; i += 2)
-		if (!to_double(c->argv[i].at, c->argv[i].len, &score)) {
-			reply(c, "-ERR value is not a valid float\r\n");
-			return false;
+	if (c->argc % 2)
+		return WRONG_COUNT;
+	for (size_t i = 2; i < c->argc; i += 2) {
+		struct text *text = text_new(c->argv[i + 1]);
+		struct node *field = map_find(c->key->value, c->argv[i]);
+		if (text && field) {
+			weir_free(field->value);
+			field->value = text;
+		} else if (text && map_add(c->key->value, c->argv[i], text)) {
+			added++;
+		} else {
+			weir_free(text);
+			return OOM;
 		}
-	return true;
+	}
+	reply_integer(c, added);
+	return NULL;
+}
+
+static const char *cmd_hget(struct client *c)
+{
+	struct node *field = c->key ? map_find(c->key->value, c->argv[2]) : NULL;
+
+	reply_text(c, field ? field->value : NULL);
+	return NULL;
 }
 
 /* Returns 1 for a new member, 0 for one that was there, or -ENOMEM. */
-static int zadd_one(struct zset *z, double score, struct bytes name)
+static int zset_add(struct map *m, double score, struct bytes name)
 {
-	struct node *member = table_find(&z->members, name);
-	struct rank *old = member ? member->value : NULL;
+	struct node *member = map_find(m, name);
+	bool is_new = !member;
 
-	if (old && old->score == score)
-		return 0;
-	if (!member)
-		member = table_add(&z->members, name, NULL);
+	if (is_new)
+		member = map_add(m, name, NULL);
 	if (!member)
 		return -ENOMEM;
-	if (!zset_insert(z, score, member)) { /* first, so that failing changes nothing */
-		if (!old)
-			drop_node(take_member(&z->members, name));
-		return -ENOMEM;
-	}
-	if (old)
-		zset_unlink(z, old);
-	return old == NULL;
+	if (map_rank(m, member, score))
+		return is_new;
+	map_remove(m, member); /* it is new: one that has a place keeps it */
+	return -ENOMEM;
 }
 
-static void cmd_zadd(struct client *c)
+/* Every score is looked at before anything changes. */
+static const char *cmd_zadd(struct client *c)
 {
-	struct node *key;
+	double score = 0;
 	int64_t added = 0;
 
-	if (c->argc % 2) {
-		reply_syntax(c);
-		return;
-	}
-	if (!zadd_scores(c) || !arg_key_or_new(c, TYPE_ZSET, &key))
-		return;
+	if (c->argc % 2)
+		return SYNTAX;
+	for (size_t i = 2; i < c->argc; i += 2)
+		if (!to_double(c->argv[i], &score))
+			return NOT_FLOAT;
 	for (size_t i = 2; i < c->argc; i += 2) {
-		long double score;
-		(void)to_double(c->argv[i].at, c->argv[i].len, &score); /* it is one: see above */
-		int n = zadd_one(key->value, (double)score, c->argv[i + 1]);
-		if (n < 0) {
-			drop_if_empty(key);
-			reply_oom(c);
-			return;
-		}
+		(void)to_double(c->argv[i], &score);
+		int n = zset_add(c->key->value, score, c->argv[i + 1]);
+		if (n < 0)
+			return OOM;
 		added += n;
 	}
 	reply_integer(c, added);
+	return NULL;
 }
 
-static void cmd_zpopmin(struct client *c)
+static const char *cmd_zpopmin(struct client *c)
 {
-	struct node *key;
-	int64_t count = 1;
-
-	if ((c->argc > 2 && !arg_count(c, 2, &count)) || !arg_key(c, TYPE_ZSET, &key))
-		return;
-	struct zset *z = key ? key->value : NULL;
-	size_t n = z && (size_t)count > z->members.used ? z->members.used : (size_t)count;
-	bool pairs = c->protocol == 3 && c->argc > 2;
-	reply_array(c, !z ? 0 : pairs ? n : 2 * n);
-	while (z && n-- > 0) {
-		struct rank *first = z->head->next[0];
-		if (pairs)
-			reply_array(c, 2);
-		reply_bulk(c, first->member->key, first->member->key_len);
-		reply_double(c, first->score);
-		zset_remove(z, first->member);
-	}
-	if (key)
-		drop_if_empty(key);
+	reply_count(c, '*', c->key ? 2 : 0);
+	if (!c->key)
+		return NULL;
+	struct map *m = c->key->value;
+	struct node *first = m->ranked[0];
+	reply_bulk(c, first->key, first->key_len);
+	reply_double(c, first->order);
+	map_remove(m, first);
+	return NULL;
 }
 
-/* By index only; the skip list keeps no spans, so it walks to the first one. */
-static void cmd_zrange(struct client *c)
-{
-	struct node *key;
-	size_t first, n;
-	bool scores = c->argc == 5 && equals(c->argv[4], "withscores");
+/* ---- Commands: the connection and the server ---------------------------------------------------
+ */
 
-	if (c->argc > 4 && !scores) {
-		reply_syntax(c);
-		return;
-	}
-	if (!arg_key(c, TYPE_ZSET, &key) ||
-	    !arg_range(c, key ? collection_len(key) : 0, &first, &n))
-		return;
-	bool pairs = scores && c->protocol == 3;
-	reply_array(c, scores && !pairs ? 2 * n : n);
-	struct rank *r = n ? ((struct zset *)key->value)->head->next[0] : NULL;
-	while (r && first-- > 0)
-		r = r->next[0];
-	for (; r && n-- > 0; r = r->next[0]) {
-		if (pairs)
-			reply_array(c, 2);
-		reply_bulk(c, r->member->key, r->member->key_len);
-		if (scores)
-			reply_double(c, r->score);
-	}
-}
-
-/* ---- Commands: the connection --------------------------------------------------------------- */
-
-static void cmd_ping(struct client *c)
+static const char *cmd_ping(struct client *c)
 {
 	if (c->argc > 2)
-		reply_arity(c, "ping");
-	else if (c->argc == 2)
+		return WRONG_COUNT;
+	if (c->argc == 2)
 		reply_bulk(c, c->argv[1].at, c->argv[1].len);
 	else
 		reply(c, "+PONG\r\n");
+	return NULL;
 }
 
-static void cmd_echo(struct client *c)
-{
-	reply_bulk(c, c->argv[1].at, c->argv[1].len);
-}
-
-/* There is one database. */
-static void cmd_select(struct client *c)
-{
-	int64_t n;
-
-	if (!arg_integer(c, 1, &n))
-		return;
-	reply(c, n == 0 ? "+OK\r\n" : "-ERR DB index is out of range\r\n");
-}
-
-static void cmd_quit(struct client *c)
+static const char *cmd_quit(struct client *c)
 {
 	c->closing = true;
 	reply(c, "+OK\r\n");
+	return NULL;
 }
 
 /* What a browser that was tricked into talking to us would send first. */
-static void cmd_http(struct client *c)
+static const char *cmd_http(struct client *c)
 {
 	c->closing = true;
+	return NULL;
 }
 
-static bool set_name(struct client *c, struct bytes name)
+static void reply_pair(struct client *c, const char *name, const char *value)
 {
-	bool ok = name.len < NAME_BYTES;
-
-	for (size_t i = 0; i < name.len; i++)
-		ok = ok && name.at[i] > ' ' && name.at[i] <= '~';
-	if (!ok) {
-		reply(c, "-ERR Client names cannot contain spaces, newlines or special "
-			 "characters.\r\n");
-		return false;
-	}
-	memcpy(c->name, name.at, name.len);
-	c->name[name.len] = 0;
-	return true;
+	reply_bulk(c, name, strlen(name));
+	reply_bulk(c, value, strlen(value));
 }
 
-static bool hello_options(struct client *c)
+/* HELLO [protocol]. No AUTH: there are no users here. */
+static const char *cmd_hello(struct client *c)
 {
 	int64_t protocol = c->protocol;
 
-	if (c->argc > 1 && (!to_integer(c->argv[1].at, c->argv[1].len, &protocol) || protocol < 2 ||
-			    protocol > 3)) {
-		reply(c, "-NOPROTO unsupported protocol version\r\n");
-		return false;
-	}
-	for (size_t i = 2; i < c->argc; i += 2) {
-		if (i + 1 == c->argc || !equals(c->argv[i], "setname")) {
-			reply_syntax(c); /* AUTH too: there are no users here */
-			return false;
-		}
-		if (!set_name(c, c->argv[i + 1]))
-			return false;
-	}
+	if (c->argc > 1 && (!to_integer(c->argv[1], &protocol) || protocol < 2 || protocol > 3))
+		return "-NOPROTO unsupported protocol version\r\n";
+	if (c->argc > 2)
+		return SYNTAX;
 	c->protocol = (int)protocol;
-	return true;
+	reply_frame(c, '%', 5);
+	reply_pair(c, "server", "redis"); /* the protocol it speaks; clients look for it */
+	reply_pair(c, "version", REDIS_VERSION);
+	reply_pair(c, "mode", "standalone");
+	reply_pair(c, "role", "master");
+	reply_bulk(c, "proto", 5);
+	reply_integer(c, protocol);
+	return NULL;
 }
 
-static void cmd_hello(struct client *c)
+/* CONFIG GET one, or "*". There is nothing to set. */
+static const char *cmd_config(struct client *c)
 {
-	if (!hello_options(c))
-		return;
-	reply_map(c, 7);
-	reply_word(c, "server");
-	reply_word(c, "redis"); /* the protocol it speaks; clients look for it */
-	reply_word(c, "version");
-	reply_word(c, REDIS_VERSION);
-	reply_word(c, "proto");
-	reply_integer(c, c->protocol);
-	reply_word(c, "id");
-	reply_integer(c, (int64_t)c->id);
-	reply_word(c, "mode");
-	reply_word(c, "standalone");
-	reply_word(c, "role");
-	reply_word(c, "master");
-	reply_word(c, "modules");
-	reply_array(c, 0);
+	static const char *config[][2] = {
+		{ "appendonly", "no" }, { "databases", "1" }, { "maxmemory", "0" }, { "save", "" }
+	};
+	enum { COUNT = sizeof config / sizeof config[0] };
+	size_t i = 0, end = COUNT;
+
+	if (!equals(c->argv[1], "get") || c->argc != 3)
+		return UNKNOWN_SUBCOMMAND;
+	if (!equals(c->argv[2], "*")) {
+		while (i < COUNT && !equals(c->argv[2], config[i][0]))
+			i++;
+		end = i < COUNT ? i + 1 : COUNT;
+	}
+	for (reply_frame(c, '%', end - i); i < end; i++)
+		reply_pair(c, config[i][0], config[i][1]);
+	return NULL;
 }
 
-static void cmd_client(struct client *c)
-{
-	struct bytes sub = c->argv[1];
-
-	if (equals(sub, "id") && c->argc == 2)
-		reply_integer(c, (int64_t)c->id);
-	else if (equals(sub, "getname") && c->argc == 2)
-		reply_word(c, c->name);
-	else if (equals(sub, "setname") && c->argc == 3)
-		reply(c, set_name(c, c->argv[2]) ? "+OK\r\n" : "");
-	else if ((equals(sub, "setinfo") && c->argc == 4) || equals(sub, "no-evict") ||
-		 equals(sub, "no-touch"))
-		reply(c, "+OK\r\n");
-	else
-		reply_unknown_sub(c);
-}
-
-/* ---- Commands: the server ------------------------------------------------------------------- */
-
-/* All fixed: SET accepts what is the case already. */
-static const struct {
-	const char *name, *value;
-} config[] = {
-	{ "appendonly", "no" }, { "databases", "1" }, { "io-threads", "1" },
-	{ "maxmemory", "0" },	{ "save", "" },	      { "timeout", "3600" },
-};
-enum { CONFIG_COUNT = sizeof config / sizeof config[0] };
-
-static bool is_asked(struct client *c, const char *name)
-{
-	for (size_t i = 2; i < c->argc; i++)
-		if (equals(c->argv[i], name) || equals(c->argv[i], "*"))
-			return true;
-	return false;
-}
-
-static void config_get(struct client *c)
-{
-	size_t n = 0;
-
-	for (size_t i = 0; i < CONFIG_COUNT; i++)
-		n += is_asked(c, config[i].name);
-	reply_map(c, n);
-	for (size_t i = 0; i < CONFIG_COUNT; i++)
-		if (is_asked(c, config[i].name)) {
-			reply_word(c, config[i].name);
-			reply_word(c, config[i].value);
-		}
-}
-
-static bool config_is(struct bytes name, struct bytes value)
-{
-	for (size_t i = 0; i < CONFIG_COUNT; i++)
-		if (equals(name, config[i].name))
-			return equals(value, config[i].value);
-	return false;
-}
-
-static void config_set(struct client *c)
-{
-	for (size_t i = 2; i + 1 < c->argc; i += 2)
-		if (!config_is(c->argv[i], c->argv[i + 1])) {
-			reply_error(
-				c, "ERR CONFIG SET failed (possibly related to argument '%.*s')",
-				(int)(c->argv[i].len < 64 ? c->argv[i].len : 64), c->argv[i].at);
-			return;
-		}
-	reply(c, "+OK\r\n");
-}
-
-static void cmd_config(struct client *c)
-{
-	struct bytes sub = c->argv[1];
-
-	if (equals(sub, "get") && c->argc > 2)
-		config_get(c);
-	else if (equals(sub, "set") && c->argc > 3 && c->argc % 2 == 0)
-		config_set(c);
-	else if (equals(sub, "resetstat") && c->argc == 2)
-		reply(c, "+OK\r\n");
-	else
-		reply_unknown_sub(c);
-}
-
-__attribute__((format(printf, 2, 3))) static void add(weir_buf *text, const char *format, ...)
-{
-	va_list args;
-
-	va_start(args, format);
-	size_t space = text->cap - text->len;
-	int n = vsnprintf(text->data + text->len, space, format, args);
-	if (n > 0 && (size_t)n < space)
-		text->len += (size_t)n;
-	va_end(args);
-}
-
-static void info_stats(weir_buf *text)
+/* All of it, whatever section is asked for. */
+static const char *cmd_info(struct client *c)
 {
 	struct weir_worker_stats w = { 0 };
 	struct weir_serve_stats s = { 0 };
+	struct weir_mem_stats m = { 0 };
+	char text[2048];
 
 	weir_serve_stats_get(&s);
-	(void)!weir_worker_stats_get(WEIR_ALL_WORKERS, &w); /* zeros outside a runtime: not here */
-	add(text, "# Clients\r\nconnected_clients:%ju\r\n\r\n", s.open);
-	add(text, "# Stats\r\ntotal_connections_received:%ju\r\ntotal_commands_processed:%ju\r\n",
-	    s.accepted, commands_run);
-	add(text, "expired_keys:%ju\r\nturns:%ju\r\nparks:%ju\r\nswitches:%ju\r\nenters:%ju\r\n",
-	    expired_keys, w.turns, w.parks, w.switches, w.enters);
-	add(text, "submissions:%ju\r\ncompletions:%ju\r\n\r\n", w.submissions, w.completions);
-}
-
-static void info_memory(weir_buf *text)
-{
-	struct weir_mem_stats m = { 0 };
-
 	weir_mem_stats_get(&m);
-	add(text, "# Memory\r\nused_memory:%ju\r\ncached_memory:%ju\r\n",
-	    m.span_bytes - m.cached_bytes, m.cached_bytes);
-	add(text, "mem_allocs:%ju\r\nmem_hits:%ju\r\nmem_misses:%ju\r\nos_maps:%ju\r\n\r\n",
-	    m.allocs, m.allocs - m.misses, m.misses, m.os_maps);
+	(void)!weir_worker_stats_get(WEIR_ALL_WORKERS, &w); /* zeros outside a runtime: not here */
+	int len = snprintf(
+		text, sizeof text,
+		"# Server\r\nredis_version:%s\r\nredis_mode:standalone\r\nweir_version:%s\r\n"
+		"process_id:%d\r\n\r\n"
+		"# Clients\r\nconnected_clients:%ju\r\n\r\n"
+		"# Memory\r\nused_memory:%ju\r\ncached_memory:%ju\r\nmem_allocs:%ju\r\n"
+		"mem_hits:%ju\r\nmem_misses:%ju\r\nos_maps:%ju\r\n\r\n"
+		"# Stats\r\ntotal_connections_received:%ju\r\ntotal_commands_processed:%ju\r\n"
+		"expired_keys:%ju\r\nturns:%ju\r\nparks:%ju\r\nswitches:%ju\r\nenters:%ju\r\n"
+		"submissions:%ju\r\ncompletions:%ju\r\n\r\n"
+		"# Replication\r\nrole:master\r\nconnected_slaves:0\r\n\r\n"
+		"# Keyspace\r\ndb0:keys=%zu,expires=%zu,avg_ttl=0\r\n",
+		REDIS_VERSION, weir_version(), (int)getpid(), s.open, m.span_bytes - m.cached_bytes,
+		m.cached_bytes, m.allocs, m.allocs - m.misses, m.misses, m.os_maps, s.accepted,
+		commands_run, expired_keys, w.turns, w.parks, w.switches, w.enters, w.submissions,
+		w.completions, keyspace.used, keyspace.ranked_len);
+	reply_bulk(c, text, (size_t)len); /* far below the room there is */
+	return NULL;
 }
 
-static void info_server(weir_buf *text)
-{
-	add(text, "# Server\r\nredis_version:%s\r\nredis_mode:standalone\r\n", REDIS_VERSION);
-	add(text, "weir_version:%s\r\nprocess_id:%d\r\n\r\n", weir_version(), (int)getpid());
-}
+static const char *cmd_command(struct client *c);
 
-static void info_keyspace(weir_buf *text)
-{
-	if (keyspace.used)
-		add(text, "# Keyspace\r\ndb0:keys=%zu,expires=%zu,avg_ttl=0\r\n", keyspace.used,
-		    heap_len);
-}
-
-static void cmd_info(struct client *c)
-{
-	weir_auto_buf text = WEIR_BUF_INIT;
-	bool all = c->argc < 2 || equals(c->argv[1], "all") || equals(c->argv[1], "everything") ||
-		   equals(c->argv[1], "default");
-
-	if (weir_buf_get(&text, 4096) < 0) {
-		reply_oom(c);
-		return;
-	}
-	if (all || equals(c->argv[1], "server"))
-		info_server(&text);
-	if (all || equals(c->argv[1], "clients") || equals(c->argv[1], "stats"))
-		info_stats(&text);
-	if (all || equals(c->argv[1], "memory"))
-		info_memory(&text);
-	if (all || equals(c->argv[1], "replication"))
-		add(&text, "# Replication\r\nrole:master\r\nconnected_slaves:0\r\n\r\n");
-	if (all || equals(c->argv[1], "keyspace"))
-		info_keyspace(&text);
-	reply_bulk(c, text.len ? text.data : "", text.len);
-}
-
-static void cmd_command(struct client *c);
+/* ---- The table of commands --------------------------------------------------------------------
+ */
 
 static const struct command commands[] = {
-	{ "client", cmd_client, -2, ' ', 0 },
-	{ "command", cmd_command, -1, ' ', 0 },
-	{ "config", cmd_config, -2, ' ', 0 },
-	{ "dbsize", cmd_dbsize, 1, ' ', 0 },
-	{ "decr", cmd_incr, 2, '1', -1 },
-	{ "del", cmd_del, -2, '*', 0 },
-	{ "echo", cmd_echo, 2, ' ', 0 },
-	{ "exists", cmd_exists, -2, '*', 0 },
-	{ "expire", cmd_expire, 3, '1', 1000 },
-	{ "flushall", cmd_flushall, -1, ' ', 0 },
-	{ "get", cmd_get, 2, '1', 0 },
-	{ "hdel", cmd_remove, -3, '1', TYPE_HASH },
-	{ "hello", cmd_hello, -1, ' ', 0 },
-	{ "hexists", cmd_contains, 3, '1', TYPE_HASH },
-	{ "hget", cmd_hget, 3, '1', 0 },
-	{ "hgetall", cmd_hgetall, 2, '1', 0 },
-	{ "hlen", cmd_len, 2, '1', TYPE_HASH },
-	{ "host:", cmd_http, -1, ' ', 0 },
-	{ "hset", cmd_hset, -4, '1', 0 },
-	{ "incr", cmd_incr, 2, '1', 1 },
-	{ "incrby", cmd_incrby, 3, '1', 0 },
-	{ "info", cmd_info, -1, ' ', 0 },
-	{ "llen", cmd_len, 2, '1', TYPE_LIST },
-	{ "lpop", cmd_pop, -2, '1', true },
-	{ "lpush", cmd_push, -3, '1', true },
-	{ "lrange", cmd_lrange, 4, '1', 0 },
-	{ "mget", cmd_mget, -2, '*', 0 },
-	{ "mset", cmd_mset, -3, '2', 0 },
-	{ "pexpire", cmd_expire, 3, '1', 1 },
-	{ "ping", cmd_ping, -1, ' ', 0 },
-	{ "post", cmd_http, -1, ' ', 0 },
-	{ "pttl", cmd_ttl, 2, '1', 1 },
-	{ "quit", cmd_quit, -1, ' ', 0 },
-	{ "rpop", cmd_pop, -2, '1', false },
-	{ "rpush", cmd_push, -3, '1', false },
-	{ "sadd", cmd_sadd, -3, '1', 0 },
-	{ "scard", cmd_len, 2, '1', TYPE_SET },
-	{ "select", cmd_select, 2, ' ', 0 },
-	{ "set", cmd_set, -3, '1', 0 },
-	{ "sismember", cmd_contains, 3, '1', TYPE_SET },
-	{ "smembers", cmd_smembers, 2, '1', 0 },
-	{ "spop", cmd_spop, -2, '1', 0 },
-	{ "srem", cmd_remove, -3, '1', TYPE_SET },
-	{ "ttl", cmd_ttl, 2, '1', 1000 },
-	{ "zadd", cmd_zadd, -4, '1', 0 },
-	{ "zcard", cmd_len, 2, '1', TYPE_ZSET },
-	{ "zpopmin", cmd_zpopmin, -2, '1', 0 },
-	{ "zrange", cmd_zrange, -4, '1', 0 },
+	{ "command", cmd_command, -1, NO_KEY, ANY, 0 },
+	{ "config", cmd_config, -2, NO_KEY, ANY, 0 },
+	{ "dbsize", cmd_dbsize, 1, NO_KEY, ANY, 0 },
+	{ "decr", cmd_incr, 2, ONE_KEY, TYPE_STRING, -1 },
+	{ "del", cmd_count, -2, ALL_KEYS, ANY, true },
+	{ "exists", cmd_count, -2, ALL_KEYS, ANY, false },
+	{ "expire", cmd_expire, 3, ONE_KEY, ANY, 1000 },
+	{ "flushall", cmd_flushall, -1, NO_KEY, ANY, 0 },
+	{ "get", cmd_get, 2, ONE_KEY, TYPE_STRING, 0 },
+	{ "hdel", cmd_remove, -3, ONE_KEY, TYPE_HASH, 0 },
+	{ "hello", cmd_hello, -1, NO_KEY, ANY, 0 },
+	{ "hget", cmd_hget, 3, ONE_KEY, TYPE_HASH, 0 },
+	{ "hgetall", cmd_all, 2, ONE_KEY, TYPE_HASH, 0 },
+	{ "hlen", cmd_len, 2, ONE_KEY, TYPE_HASH, 0 },
+	{ "host:", cmd_http, -1, NO_KEY, ANY, 0 },
+	{ "hset", cmd_hset, -4, NEW_KEY, TYPE_HASH, 0 },
+	{ "incr", cmd_incr, 2, ONE_KEY, TYPE_STRING, 1 },
+	{ "info", cmd_info, -1, NO_KEY, ANY, 0 },
+	{ "llen", cmd_len, 2, ONE_KEY, TYPE_LIST, 0 },
+	{ "lpop", cmd_pop, 2, ONE_KEY, TYPE_LIST, true },
+	{ "lpush", cmd_push, -3, NEW_KEY, TYPE_LIST, true },
+	{ "lrange", cmd_lrange, 4, ONE_KEY, TYPE_LIST, 0 },
+	{ "mget", cmd_mget, -2, ALL_KEYS, ANY, 0 },
+	{ "mset", cmd_mset, -3, SECOND_KEYS, ANY, 0 },
+	{ "pexpire", cmd_expire, 3, ONE_KEY, ANY, 1 },
+	{ "ping", cmd_ping, -1, NO_KEY, ANY, 0 },
+	{ "post", cmd_http, -1, NO_KEY, ANY, 0 },
+	{ "pttl", cmd_ttl, 2, ONE_KEY, ANY, 1 },
+	{ "quit", cmd_quit, -1, NO_KEY, ANY, 0 },
+	{ "rpop", cmd_pop, 2, ONE_KEY, TYPE_LIST, false },
+	{ "rpush", cmd_push, -3, NEW_KEY, TYPE_LIST, false },
+	{ "sadd", cmd_sadd, -3, NEW_KEY, TYPE_SET, 0 },
+	{ "scard", cmd_len, 2, ONE_KEY, TYPE_SET, 0 },
+	{ "set", cmd_set, -3, ONE_KEY, ANY, 0 },
+	{ "smembers", cmd_all, 2, ONE_KEY, TYPE_SET, 0 },
+	{ "spop", cmd_spop, 2, ONE_KEY, TYPE_SET, 0 },
+	{ "srem", cmd_remove, -3, ONE_KEY, TYPE_SET, 0 },
+	{ "ttl", cmd_ttl, 2, ONE_KEY, ANY, 1000 },
+	{ "zadd", cmd_zadd, -4, NEW_KEY, TYPE_ZSET, 0 },
+	{ "zcard", cmd_len, 2, ONE_KEY, TYPE_ZSET, 0 },
+	{ "zpopmin", cmd_zpopmin, 2, ONE_KEY, TYPE_ZSET, 0 },
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
 
@@ -1878,37 +1281,72 @@ static const struct command *command_find(struct bytes name)
 			return command_slots[slot];
 }
 
+/* The first key's place, the last one's from the end, and how far from one to the next. */
 static void command_info(struct client *c, const struct command *command)
 {
-	reply_array(c, 6);
-	reply_word(c, command->name);
+	enum keys keys = command->keys;
+
+	reply_count(c, '*', 6);
+	reply_bulk(c, command->name, strlen(command->name));
 	reply_integer(c, command->arity);
-	reply_array(c, 0);
-	reply_integer(c, command->keys != ' ');
-	reply_integer(c, command->keys == ' ' ? 0 : command->keys == '1' ? 1 : -1);
-	reply_integer(c, command->keys == ' ' ? 0 : command->keys == '2' ? 2 : 1);
+	reply_count(c, '*', 0);
+	reply_integer(c, keys != NO_KEY);
+	reply_integer(c, keys == NO_KEY ? 0 : keys == ONE_KEY || keys == NEW_KEY ? 1 : -1);
+	reply_integer(c, keys == NO_KEY ? 0 : keys == SECOND_KEYS ? 2 : 1);
 }
 
 /* DOCS is empty: redis-cli starts without hints then. */
-static void cmd_command(struct client *c)
+static const char *cmd_command(struct client *c)
 {
 	if (c->argc > 1 && equals(c->argv[1], "count")) {
 		reply_integer(c, COMMAND_COUNT);
 	} else if (c->argc > 1 && equals(c->argv[1], "docs")) {
-		reply_map(c, 0);
+		reply_frame(c, '%', 0);
 	} else if (c->argc > 1) {
-		reply_unknown_sub(c);
+		return UNKNOWN_SUBCOMMAND;
 	} else {
-		reply_array(c, COMMAND_COUNT);
+		reply_count(c, '*', COMMAND_COUNT);
 		for (size_t i = 0; i < COMMAND_COUNT; i++)
 			command_info(c, &commands[i]);
 	}
+	return NULL;
+}
+
+/* Finds or makes the key of a command that works on one type. */
+static const char *find_key(struct client *c)
+{
+	enum type type = c->command->type;
+
+	c->key = NULL;
+	if (type == ANY)
+		return NULL;
+	c->key = key_find(c->argv[1]);
+	if (c->key && c->key->type != type)
+		return WRONG_TYPE;
+	if (!c->key && c->command->keys == NEW_KEY) {
+		c->key = collection_new(c->argv[1], type);
+		return c->key ? NULL : OOM;
+	}
+	return NULL;
+}
+
+static void run(struct client *c)
+{
+	const char *err = find_key(c);
+
+	if (!err) {
+		err = c->command->run(c);
+		if (c->key && c->key->type != TYPE_STRING && collection_len(c->key) == 0)
+			map_remove(&keyspace, c->key);
+	}
+	if (err)
+		reply(c, err);
 }
 
 static void execute(struct client *c)
 {
+	const struct command *command = command_find(c->argv[0]);
 	struct bytes name = c->argv[0];
-	const struct command *command = command_find(name);
 
 	commands_run++;
 	c->command = command;
@@ -1917,9 +1355,9 @@ static void execute(struct client *c)
 			    name.at);
 	else if (command->arity > 0 ? (int)c->argc != command->arity
 				    : (int)c->argc < -command->arity)
-		reply_arity(c, command->name);
+		reply_error(c, "ERR wrong number of arguments for '%s' command", command->name);
 	else
-		command->run(c);
+		run(c);
 }
 
 /* ---- The protocol --------------------------------------------------------------------------- */
@@ -1960,41 +1398,9 @@ static void drop_args(struct client *c)
 	c->argc = 0;
 }
 
-static int hex(char digit)
-{
-	if (digit >= '0' && digit <= '9')
-		return digit - '0';
-	digit |= 0x20;
-	return digit >= 'a' && digit <= 'f' ? digit - 'a' + 10 : -1;
-}
-
-/* The byte that the escape at `*at` (behind its backslash) stands for; moves *at to its last byte.
- */
-static char unescape(char **at, const char *end)
-{
-	char *e = *at;
-
-	if (*e == 'x' && end - e > 2 && hex(e[1]) >= 0 && hex(e[2]) >= 0) {
-		*at += 2;
-		return (char)(hex(e[1]) * 16 + hex(e[2]));
-	}
-	switch (*e) {
-	case 'n':
-		return '\n';
-	case 'r':
-		return '\r';
-	case 't':
-		return '\t';
-	case 'b':
-		return '\b';
-	case 'a':
-		return '\a';
-	default:
-		return *e;
-	}
-}
-
-/* One word of an inline command, unquoted in place. Returns behind it; NULL: a quote is not closed.
+/*
+ * One word of an inline command, unquoted in place: inside quotes, a backslash stands for what
+ * follows it. Returns behind the word; NULL: a quote is not closed.
  */
 static char *inline_word(char *at, const char *end, struct bytes *ret)
 {
@@ -2006,14 +1412,10 @@ static char *inline_word(char *at, const char *end, struct bytes *ret)
 			quote = 0;
 			if (at + 1 < end && at[1] != ' ' && at[1] != '\t')
 				return NULL;
-		} else if (quote == '"' && *at == '\\' && at + 1 < end) {
-			at++;
-			*to++ = unescape(&at, end);
-		} else if (quote == '\'' && *at == '\\' && at + 1 < end && at[1] == '\'') {
-			*to++ = *++at;
 		} else if (!quote && (*at == '"' || *at == '\'')) {
 			quote = *at;
 		} else {
+			at += quote && *at == '\\' && at + 1 < end;
 			*to++ = *at;
 		}
 	}
@@ -2057,7 +1459,7 @@ static int parse_count(struct client *c, const char *too_long, const char *inval
 
 	if (!end)
 		return left < COUNT_LINE_BYTES_MAX ? 0 : protocol_error(c, too_long);
-	if (end[-1] != '\r' || !to_integer(at + 1, (size_t)(end - at) - 2, ret))
+	if (end[-1] != '\r' || !to_integer((struct bytes){ at + 1, (size_t)(end - at) - 2 }, ret))
 		return protocol_error(c, invalid);
 	c->at += (size_t)(end - at) + 1;
 	return 1;
@@ -2241,7 +1643,6 @@ static int serve_client(weir_conn *conn)
 	struct client c = { .conn = conn,
 			    .out = WEIR_BUF_INIT,
 			    .protocol = 2,
-			    .id = ++client_ids,
 			    .bulk_len = -1,
 			    .argv = c.args_inline,
 			    .args_cap = ARGS_INLINE };
@@ -2265,8 +1666,8 @@ static int sweep_wait(void)
 	char poke;
 
 	sweep_at_ms = INT64_MAX;
-	if (heap_len > 0) {
-		ns = heap[0]->expires_ms * WEIR_MS - weir_now();
+	if (keyspace.ranked_len > 0) {
+		ns = (int64_t)keyspace.ranked[0]->order * WEIR_MS - weir_now();
 		ns = ns < SWEEP_NS ? SWEEP_NS : ns;
 		sweep_at_ms = (weir_now() + ns) / WEIR_MS;
 	}
@@ -2284,8 +1685,10 @@ static int sweep(void *arg)
 	while (err == 0) {
 		err = sweep_wait();
 		now_ms = weir_now() / WEIR_MS;
-		for (int n = 0; n < SWEEP_KEYS && heap_len > 0 && is_expired(heap[0]); n++) {
-			key_drop(heap[0]);
+		for (int n = 0; n < SWEEP_KEYS && keyspace.ranked_len > 0; n++) {
+			if (!is_expired(keyspace.ranked[0]))
+				break;
+			map_remove(&keyspace, keyspace.ranked[0]);
 			expired_keys++;
 		}
 	}
@@ -2315,22 +1718,17 @@ static int store_open(void)
 	sweeper_poke = weir_chan_new(1, 1);
 	int err = sweeper_poke ? 0 : -ENOMEM;
 	if (err == 0)
-		err = weir_pool_new(&tables, .object_bytes = sizeof(struct table),
-				    .name = "kv table");
+		err = weir_pool_new(&maps, .object_bytes = sizeof(struct map), .name = "kv map");
 	if (err == 0)
 		err = weir_pool_new(&lists, .object_bytes = sizeof(struct list), .name = "kv list");
-	if (err == 0)
-		err = weir_pool_new(&zsets, .object_bytes = sizeof(struct zset), .name = "kv zset");
 	return err;
 }
 
 static void store_close(void)
 {
-	flush_keyspace();
-	weir_free(heap);
-	weir_pool_free(tables);
+	map_clear(&keyspace);
+	weir_pool_free(maps);
 	weir_pool_free(lists);
-	weir_pool_free(zsets);
 	weir_chan_free(sweeper_poke);
 }
 

@@ -150,7 +150,7 @@ static const struct sample kv_samples[] = {
 	{ "negative count is empty", "*-1\r\nPING\r\n", 0, 0, "", "+PONG\r\n", STAYS },
 	{ "count 0 is empty", "*0\r\n*1\r\n$4\r\nPING\r\n", 0, 0, "", "+PONG\r\n", STAYS },
 	{ "blank lines", "\r\n\r\n  \r\nPING\r\n", 0, 0, "", "+PONG\r\n", STAYS },
-	{ "quoted inline", "ECHO \"\\x41\\n\"\r\n", 0, 0, "", "$2\r\nA\n\r\n", STAYS },
+	{ "quoted inline", "PING \"a \\\"b\"\r\n", 0, 0, "", "$4\r\na \"b\r\n", STAYS },
 	{ "a browser", "POST / HTTP/1.1\r\nHost: a\r\n\r\nSET a b\r\n", 0, 0, "", "", CLOSES },
 	{ "good, then bad", "PING\r\n*1\r\n$-9\r\n", 0, 0, "", "+PONG\r\n" ERR, CLOSES },
 	{ "quit, then more", "QUIT\r\nPING\r\n", 0, 0, "", "+OK\r\n", CLOSES },
