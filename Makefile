@@ -87,6 +87,8 @@ bench-alloc: bench-build $B/libweir-malloc.so  ## the allocator beside four othe
 bench-quick:  ## the core rows of it; about 90 seconds
 	@.ci/deps bench || true
 	$(Q)B=$B python3 bench/report --quick
+bench-keep:  ## copies the last report to bench/results, to be committed
+	$(Q)B=$B python3 bench/report --keep
 # RECORD=1 makes the counts the baseline.
 bench-guard: $B/bench/bench_guard  ## instructions of the hot paths against bench/baseline.csv
 	$(Q)B=$B python3 bench/report/guard.py $(if $(RECORD),--record)
@@ -184,6 +186,6 @@ $B/tests/switch_alone: tests/switch_alone.c runtime/switch_$(ARCH).S Makefile | 
 
 .SECONDARY:
 .PHONY: all lib soak preload-smoke examples bench-build rivals deps demo test test-examples test-gdb check-asan check-tsan check-valgrind \
-	bench bench-alloc bench-quick bench-guard \
+	bench bench-alloc bench-quick bench-keep bench-guard \
 	layers symbols headers doc-examples lint model cross cross-objects install uninstall clean help
 -include $(wildcard $B/*/*.d $B/*/*/*.d)

@@ -24,12 +24,14 @@ const struct alloc_rival alloc_rivals[ALLOC_RIVALS] = {
 	{ "tcmalloc", "libtcmalloc_minimal.so.4", ALLOC_LIBC, false },
 };
 
+static const char *only; /* the allocator that --allocator names; NULL: all */
+
 static const char *const kinds[] = { "libc", "weir", "sized" };
 
 static int usage(const char *program, const char *modes)
 {
-	fprintf(stderr, "usage: %s [--rounds 1..%d] [--csv] [--quick]%s%s\n", program,
-		ALLOC_ROUNDS_MAX, modes == NULL ? "" : " ", modes == NULL ? "" : modes);
+	fprintf(stderr, "usage: %s [--rounds 1..%d] [--csv] [--quick] [--allocator NAME]%s%s\n",
+		program, ALLOC_ROUNDS_MAX, modes == NULL ? "" : " ", modes == NULL ? "" : modes);
 	return -1;
 }
 
@@ -43,6 +45,8 @@ int alloc_options_read(struct alloc_options *ret, int argc, char **argv, const c
 			ret->quick = true, ret->rounds = 3;
 		else if (strcmp(argv[i], "--rounds") == 0 && i + 1 < argc)
 			ret->rounds = (unsigned)atoi(argv[++i]);
+		else if (strcmp(argv[i], "--allocator") == 0 && i + 1 < argc)
+			only = argv[++i];
 		else if (strcmp(argv[i], "--one") == 0 && i + 1 < argc)
 			ret->one = argv[++i];
 		else if (modes != NULL && argv[i][0] != '-' && ret->mode == NULL)
@@ -90,6 +94,8 @@ static void library_path(const char *library, char *ret, size_t room)
 bool alloc_rival_is_here(size_t rival)
 {
 	char path[4096];
+	if (only != NULL && strcmp(only, alloc_rivals[rival].name) != 0)
+		return false;
 	if (alloc_rivals[rival].library == NULL)
 		return true;
 	library_path(alloc_rivals[rival].library, path, sizeof(path));

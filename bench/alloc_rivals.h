@@ -40,12 +40,13 @@ struct alloc_options {
 	const char *mode;
 };
 
-/* Reads --rounds N, --csv, --quick, --one KIND and one word more; -1 after printing the usage. */
+/* Reads --rounds N, --csv, --quick, --allocator NAME, --one KIND and one word more; -1 after
+ * printing the usage. */
 int alloc_options_read(struct alloc_options *ret, int argc, char **argv, const char *modes);
 
 enum alloc_kind alloc_kind_of(const char *name);
 
-/* Whether its library is on this machine. */
+/* Whether its library is on this machine, and --allocator did not name another. */
 bool alloc_rival_is_here(size_t rival);
 
 /* What `rival` prints when this program is run under it; NULL: it could not be started. For pclose.

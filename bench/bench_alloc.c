@@ -5,15 +5,17 @@
  *   bench_alloc                  all loops, all allocators found here, a table of 9 rounds
  *   bench_alloc --csv            the same as comma-separated values
  *   bench_alloc --quick          a tenth of the operations, 3 rounds
+ *   bench_alloc --allocator weir only that one
  *   bench_alloc "64 B"           only the loops whose names contain that
  *
  * Every figure comes from a process of its own, pinned to one CPU, that warms up and then measures
- * by thread CPU time. Allocators take turns within a round, so that a slow minute of the machine is
- * everybody's. Rivals are put under the same malloc loops with LD_PRELOAD; the ones not installed
- * are left out. One operation is an alloc, a touch of the first and last byte (or a memset where
- * the name says so), and a free; `live` is how many blocks are out at a time, oldest freed first.
- * In "freed elsewhere" one thread allocates and another, on the other CPU, frees: there the time is
- * that of the wall.
+ * by thread CPU time; what the warm-up took is the column cold_ns of the CSV: with the first pages
+ * and the first spans in it. Allocators take turns within a round, so that a slow minute of the
+ * machine is everybody's. Rivals are put under the same malloc loops with LD_PRELOAD; the ones not
+ * installed are left out. One operation is an alloc, a touch of the first and last byte (or a
+ * memset where the name says so), and a free; `live` is how many blocks are out at a time, oldest
+ * freed first. In "freed elsewhere" one thread allocates and another, on the other CPU, frees:
+ * there the time is that of the wall.
  *
  * The loops are those of two documents: 64 B, 8 to 256 B in turn and 1,024 + i % 4,096 bytes from
  * an analysis of a runtime's allocator, which has one block live and pools filled before the clock
@@ -313,10 +315,12 @@ static void measure(const struct loop *l, enum alloc_kind kind, bool quick)
 {
 	size_t ops = quick ? l->ops / 10 : l->ops;
 	clockid_t clock = l->threads ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_THREAD_CPUTIME_ID;
+	double start = alloc_clock_ns(clock);
 	l->fn[kind](ops / 5, l->live);
 	double before = alloc_clock_ns(clock);
 	l->fn[kind](ops, l->live);
-	printf("%f\n", (alloc_clock_ns(clock) - before) / (double)ops);
+	double end = alloc_clock_ns(clock);
+	printf("%f %f\n", (end - before) / (double)ops, (before - start) / (double)(ops / 5));
 }
 
 static int be_measured(const struct alloc_options *options)
@@ -334,6 +338,7 @@ static int be_measured(const struct alloc_options *options)
 /* ---- All of them ---------------------------------------------------------------------------- */
 
 static double results[ALLOC_RIVALS][LOOPS_COUNT][ALLOC_ROUNDS_MAX];
+static double cold[ALLOC_RIVALS][LOOPS_COUNT][ALLOC_ROUNDS_MAX];
 static bool chosen[LOOPS_COUNT];
 
 static bool run_one(size_t rival, size_t loop, unsigned round, bool quick)
@@ -342,7 +347,8 @@ static bool run_one(size_t rival, size_t loop, unsigned round, bool quick)
 	FILE *child = alloc_rival_run(rival, &options);
 	if (child == NULL)
 		return false;
-	bool whole = fscanf(child, "%lf", &results[rival][loop][round]) == 1;
+	bool whole = fscanf(child, "%lf %lf", &results[rival][loop][round],
+			    &cold[rival][loop][round]) == 2;
 	if (pclose(child) == 0 && whole)
 		return true;
 	fprintf(stderr, "bench_alloc: no result from %s\n", alloc_rivals[rival].name);
@@ -352,13 +358,13 @@ static bool run_one(size_t rival, size_t loop, unsigned round, bool quick)
 static void print_csv(unsigned rounds, const bool *here)
 {
 	alloc_print_machine("# ");
-	printf("loop,allocator,min_ns,median_ns,rounds\n");
+	printf("loop,allocator,min_ns,median_ns,rounds,cold_ns\n");
 	for (size_t i = 0; i < LOOPS_COUNT; i++)
 		for (size_t r = 0; r < ALLOC_RIVALS; r++)
 			if (chosen[i] && here[r])
-				printf("\"%s\",%s,%.2f,%.2f,%u\n", loops[i].name,
+				printf("\"%s\",%s,%.2f,%.2f,%u,%.2f\n", loops[i].name,
 				       alloc_rivals[r].name, results[r][i][0],
-				       results[r][i][rounds / 2], rounds);
+				       results[r][i][rounds / 2], rounds, cold[r][i][rounds / 2]);
 }
 
 /* How many times faster the allocator's median is than the best of those that are not ours. */
@@ -398,11 +404,22 @@ static void print_table(unsigned rounds, const bool *here)
 	}
 }
 
+static void sort_rounds(size_t rival, size_t loop, unsigned rounds)
+{
+	qsort(results[rival][loop], rounds, sizeof(double), alloc_by_value);
+	qsort(cold[rival][loop], rounds, sizeof(double), alloc_by_value);
+}
+
 static int run_all(const struct alloc_options *options)
 {
 	bool here[ALLOC_RIVALS];
+	size_t count = 0;
 	for (size_t r = 0; r < ALLOC_RIVALS; r++)
-		here[r] = alloc_rival_is_here(r);
+		count += here[r] = alloc_rival_is_here(r);
+	if (count == 0) {
+		fprintf(stderr, "bench_alloc: that allocator is not installed here\n");
+		return 1;
+	}
 	for (size_t i = 0; i < LOOPS_COUNT; i++)
 		chosen[i] = options->mode == NULL || strstr(loops[i].name, options->mode) != NULL;
 	for (unsigned round = 0; round < options->rounds; round++)
@@ -412,7 +429,7 @@ static int run_all(const struct alloc_options *options)
 					return 1;
 	for (size_t r = 0; r < ALLOC_RIVALS; r++)
 		for (size_t i = 0; i < LOOPS_COUNT; i++)
-			qsort(results[r][i], options->rounds, sizeof(double), alloc_by_value);
+			sort_rounds(r, i, options->rounds);
 	(options->csv ? print_csv : print_table)(options->rounds, here);
 	return 0;
 }

@@ -41,6 +41,7 @@
 #define CONNECTING_MAX	    256		      /* below every server's backlog */
 #define PAYLOAD_PERIOD	    65521	      /* prime, so that no message size divides it */
 #define BUFFER_GROUP	    0
+#define SOURCE_PORTS	    10000 /* connections from one loopback address */
 
 enum conn_state { CONN_DEAD, CONN_CONNECTING, CONN_OPEN, CONN_CLOSING };
 
@@ -68,7 +69,7 @@ struct reading {
 	struct procstat server;
 	struct procstat self;
 	struct machstat machine;
-	uint64_t syscalls;
+	uint64_t syscalls, cqes;
 };
 
 struct load {
@@ -105,8 +106,8 @@ struct load {
 	struct reading begin, end;
 	struct procstat server_before; /* idle: before the first connection */
 	bool server_known;
-	struct syscall_counter syscall_counter;
-	bool syscalls_known;
+	struct trace_counter syscall_counter, cqe_counter;
+	bool syscalls_known, cqes_known;
 };
 
 static volatile sig_atomic_t interrupted;
@@ -220,6 +221,25 @@ static void kick(struct load *l, struct conn *c)
 
 /* ---- life of a connection ------------------------------------------------------------------ */
 
+/*
+ * An address has 28,000 ports for one of the server's (ip_local_port_range), and finding a free one
+ * takes the kernel longer and longer when most are taken: 20,000 connections from one address cost
+ * 20 times what those from two do. Loopback has 16 million addresses: beyond SOURCE_PORTS
+ * connections each further block of slots has its own. Returns 0 or a negative errno.
+ */
+static int choose_source(const struct load *l, int fd, unsigned slot)
+{
+	const struct sockaddr_in *peer = (const struct sockaddr_in *)&l->peer;
+	unsigned block = slot / SOURCE_PORTS;
+	if (block == 0 || peer->sin_family != AF_INET || ntohl(peer->sin_addr.s_addr) >> 24 != 127)
+		return 0;
+	int one = 1; /* the port is chosen at connect, when the peer is known */
+	struct sockaddr_in source = { .sin_family = AF_INET,
+				      .sin_addr.s_addr = htonl(INADDR_LOOPBACK + block) };
+	setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof(one));
+	return bind(fd, (struct sockaddr *)&source, sizeof(source)) < 0 ? -errno : 0;
+}
+
 /* Puts a new socket into the connection's slot of the ring's file table. Returns 0 or a negative
  * errno. */
 static int open_socket(struct load *l, unsigned slot)
@@ -233,7 +253,9 @@ static int open_socket(struct load *l, unsigned slot)
 		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	if (l->opt.reset)
 		setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
-	int err = io_uring_register_files_update(&l->ring, slot, &fd, 1);
+	int err = choose_source(l, fd, slot);
+	if (err == 0)
+		err = io_uring_register_files_update(&l->ring, slot, &fd, 1);
 	close(fd);
 	return err < 0 ? err : 0;
 }
@@ -458,7 +480,9 @@ static void take_reading(struct load *l, struct reading *ret)
 	procstat_read(getpid(), &ret->self);
 	machstat_read(&ret->machine);
 	if (l->syscalls_known)
-		ret->syscalls = syscall_counter_read(&l->syscall_counter);
+		ret->syscalls = trace_counter_read(&l->syscall_counter);
+	if (l->cqes_known)
+		ret->cqes = trace_counter_read(&l->cqe_counter);
 	ret->time_ns = clock_ns();
 }
 
@@ -474,10 +498,17 @@ static void connect_some(struct load *l)
 	}
 }
 
+static void count_calls(struct load *l)
+{
+	pid_t pid = l->opt.server;
+	l->syscalls_known = trace_counter_open(&l->syscall_counter, TRACE_SYSCALLS, pid) == 0;
+	l->cqes_known = trace_counter_open(&l->cqe_counter, TRACE_CQES, pid) == 0;
+}
+
 static void begin_measure(struct load *l)
 {
 	if (l->opt.syscalls && l->server_known)
-		l->syscalls_known = syscall_counter_open(&l->syscall_counter, l->opt.server) == 0;
+		count_calls(l);
 	l->phase = PHASE_MEASURE;
 	take_reading(l, &l->begin);
 	l->now_ns = l->begin.time_ns;
@@ -625,6 +656,7 @@ static void compute_server(const struct load *l, struct load_result *r)
 	r->server_us = share(cpu_ns / 1000, l->requests);
 	r->server_cpus = cpu_ns / 1e9 / r->seconds;
 	r->server_switches = share(switches, l->requests);
+	r->server_sleeps = share((double)(e->sleeps - b->sleeps), l->requests);
 	r->server_rss_kb = (double)e->rss_bytes / 1024;
 	if (l->opt.mode == MODE_IDLE) {
 		double grown = (double)(e->rss_bytes - l->server_before.rss_bytes);
@@ -633,6 +665,8 @@ static void compute_server(const struct load *l, struct load_result *r)
 	}
 	if (l->syscalls_known)
 		r->syscalls = share((double)(l->end.syscalls - l->begin.syscalls), l->requests);
+	if (l->cqes_known)
+		r->cqes = share((double)(l->end.cqes - l->begin.cqes), l->requests);
 }
 
 static void compute_behind(const struct load *l, struct load_result *r)
@@ -664,9 +698,11 @@ static struct load_result compute(const struct load *l)
 				 .server_us = -1,
 				 .server_cpus = -1,
 				 .server_switches = -1,
+				 .server_sleeps = -1,
 				 .server_rss_kb = -1,
 				 .bytes_per_conn = -1,
-				 .syscalls = -1 };
+				 .syscalls = -1,
+				 .cqes = -1 };
 	const struct reading *b = &l->begin, *e = &l->end;
 	r.seconds = (double)(e->time_ns - b->time_ns) / 1e9;
 	r.rate = (double)l->requests / r.seconds;

@@ -53,9 +53,11 @@ struct load_result {
 	double server_us; /* CPU per request */
 	double server_cpus;
 	double server_switches; /* per request, or per second when idle */
+	double server_sleeps;	/* those after which it had to be woken; per request */
 	double server_rss_kb;
 	double bytes_per_conn;
 	double syscalls;
+	double cqes; /* completions of its rings */
 	double client_us;
 	double foreign_percent; /* of one CPU, by neither the server nor us */
 	double steal_percent;

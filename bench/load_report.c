@@ -39,7 +39,8 @@ void load_report_csv(const struct load_options *opt, const struct load_result *r
 		puts("mode,size,connections,depth,rate,seconds,requests,requests_per_s,p50_us,"
 		     "p99_us,p99.9_us,p99.99_us,max_us,mean_us,errors,lost,reconnects,mismatches,"
 		     "behind,server_cpu_us,server_cpus,server_switches,server_rss_kb,"
-		     "bytes_per_conn,syscalls,client_cpu_us,foreign_percent,steal_percent");
+		     "bytes_per_conn,syscalls,client_cpu_us,foreign_percent,steal_percent,"
+		     "server_sleeps,cqes");
 	printf("%s,%u,%u,%u,%.0f,%.3f,%" PRIu64, mode_name(opt), opt->size, opt->connections,
 	       opt->depth, opt->rate, r->seconds, r->requests);
 	cell(r->rate, 1);
@@ -59,6 +60,8 @@ void load_report_csv(const struct load_options *opt, const struct load_result *r
 	cell(r->client_us, 3);
 	cell(r->foreign_percent, 1);
 	cell(r->steal_percent, 1);
+	cell(r->server_sleeps, 4);
+	cell(r->cqes, 4);
 	putchar('\n');
 }
 
@@ -75,6 +78,8 @@ static void print_server(const struct load_options *opt, const struct load_resul
 		       opt->mode == MODE_IDLE ? "s" : "request");
 	if (r->syscalls >= 0)
 		printf(", %.4f syscalls/request", r->syscalls);
+	if (r->cqes >= 0)
+		printf(", %.4f CQEs/request", r->cqes);
 	putchar('\n');
 }
 

@@ -22,7 +22,7 @@
 extern char **environ;
 
 struct reading {
-	struct syscall_counter syscalls;
+	struct trace_counter syscalls;
 	bool has_syscalls;
 	bool has_mallocs;
 	uint64_t mallocs;
@@ -66,7 +66,7 @@ static int report(const char *path, const struct reading *before, const struct r
 	FILE *out = fopen(path, "we");
 	if (!out)
 		return -1;
-	uint64_t syscalls = before->has_syscalls ? syscall_counter_read(&before->syscalls) : 0;
+	uint64_t syscalls = before->has_syscalls ? trace_counter_read(&before->syscalls) : 0;
 	print_count(out, before->has_syscalls, syscalls);
 	print_count(out, before->has_mallocs && after->has_mallocs,
 		    after->mallocs - before->mallocs);
@@ -84,7 +84,8 @@ int main(int argc, char **argv)
 	pid_t pid = (pid_t)atoi(argv[1]);
 	const char *count_file = argv[2];
 	if (strcmp(count_file, "-") == 0)
-		before.has_syscalls = syscall_counter_open(&before.syscalls, pid) == 0;
+		before.has_syscalls =
+			trace_counter_open(&before.syscalls, TRACE_SYSCALLS, pid) == 0;
 	before.has_mallocs = read_count(count_file, &before.mallocs) == 0;
 	if (procstat_read(pid, &before.stat) < 0) {
 		fprintf(stderr, "meter: no process %d\n", (int)pid);

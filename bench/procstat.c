@@ -105,15 +105,15 @@ int machstat_read(struct machstat *ret)
 	return 0;
 }
 
-static int tracepoint_id(uint64_t *ret)
+static int tracepoint_id(const char *name, uint64_t *ret)
 {
-	static const char *const paths[] = {
-		"/sys/kernel/tracing/events/raw_syscalls/sys_enter/id",
-		"/sys/kernel/debug/tracing/events/raw_syscalls/sys_enter/id",
-	};
-	FILE *file = fopen(paths[0], "re");
-	if (!file)
-		file = fopen(paths[1], "re");
+	static const char *const folders[] = { "/sys/kernel/tracing", "/sys/kernel/debug/tracing" };
+	char path[128];
+	FILE *file = NULL;
+	for (unsigned i = 0; i < 2 && !file; i++) {
+		snprintf(path, sizeof(path), "%s/events/%s/id", folders[i], name);
+		file = fopen(path, "re");
+	}
 	if (!file)
 		return -errno;
 	unsigned long long id;
@@ -127,17 +127,13 @@ static int tracepoint_id(uint64_t *ret)
 
 static int count_task(pid_t tid, void *arg)
 {
-	struct syscall_counter *counter = arg;
+	struct trace_counter *counter = arg;
 	struct perf_event_attr attr = {
 		.type = PERF_TYPE_TRACEPOINT,
 		.size = sizeof(attr),
+		.config = counter->tracepoint,
 		.inherit = 1,
 	};
-	uint64_t id = 0;
-	int err = tracepoint_id(&id);
-	if (err < 0)
-		return err;
-	attr.config = id;
 	if (counter->fd_count == sizeof(counter->fds) / sizeof(counter->fds[0]))
 		return -E2BIG;
 	int fd = (int)syscall(SYS_perf_event_open, &attr, tid, -1, -1, PERF_FLAG_FD_CLOEXEC);
@@ -147,16 +143,18 @@ static int count_task(pid_t tid, void *arg)
 	return 0;
 }
 
-int syscall_counter_open(struct syscall_counter *counter, pid_t pid)
+int trace_counter_open(struct trace_counter *counter, const char *tracepoint, pid_t pid)
 {
 	counter->fd_count = 0;
-	int err = for_each_task(pid, count_task, counter);
+	int err = tracepoint_id(tracepoint, &counter->tracepoint);
+	if (err == 0)
+		err = for_each_task(pid, count_task, counter);
 	if (err < 0)
-		syscall_counter_close(counter);
+		trace_counter_close(counter);
 	return err;
 }
 
-uint64_t syscall_counter_read(const struct syscall_counter *counter)
+uint64_t trace_counter_read(const struct trace_counter *counter)
 {
 	uint64_t sum = 0, count;
 	for (unsigned i = 0; i < counter->fd_count; i++) {
@@ -166,7 +164,7 @@ uint64_t syscall_counter_read(const struct syscall_counter *counter)
 	return sum;
 }
 
-void syscall_counter_close(struct syscall_counter *counter)
+void trace_counter_close(struct trace_counter *counter)
 {
 	while (counter->fd_count > 0)
 		close(counter->fds[--counter->fd_count]);

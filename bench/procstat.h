@@ -33,19 +33,23 @@ struct machstat {
 int machstat_read(struct machstat *ret);
 
 /*
- * Counts the system calls of a process through the raw_syscalls tracepoint. Needs tracefs, and root
- * or perf_event_paranoid <= -1; it slows each call down a little, so it is never on while time is
+ * Counts how often a process comes by a tracepoint of the kernel. Needs tracefs, and root or
+ * perf_event_paranoid <= -1; it slows each passage down a little, so it is never on while time is
  * measured.
  */
-struct syscall_counter {
+#define TRACE_SYSCALLS "raw_syscalls/sys_enter"
+#define TRACE_CQES     "io_uring/io_uring_complete" /* completions posted to its rings */
+
+struct trace_counter {
 	int fds[256]; /* one for each thread alive at the start; their children are inherited */
 	unsigned fd_count;
+	uint64_t tracepoint;
 };
 
 /* Starts counting. Returns 0 or the error that made it impossible; nothing is held then. */
-int syscall_counter_open(struct syscall_counter *counter, pid_t pid);
+int trace_counter_open(struct trace_counter *counter, const char *tracepoint, pid_t pid);
 /* The count so far. */
-uint64_t syscall_counter_read(const struct syscall_counter *counter);
-void syscall_counter_close(struct syscall_counter *counter);
+uint64_t trace_counter_read(const struct trace_counter *counter);
+void trace_counter_close(struct trace_counter *counter);
 
 #endif

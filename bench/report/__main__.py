@@ -27,11 +27,13 @@ def parse():
     parser.add_argument("--rounds", type=int, help="5; --quick 3")
     parser.add_argument("--seconds", type=float, help="measured time of a sample: 0.6; --quick 0.4")
     parser.add_argument("--patience", type=float,
-                        help="seconds in all for repeats on a noisy machine (180; --quick 30)")
+                        help="seconds in all for repeats on a noisy machine (120; --quick 20)")
     parser.add_argument("--keep-noisy", action="store_true",
                         help="use disturbed samples too, to try things out")
     parser.add_argument("--out", default=build.built("bench"), help="where the report goes")
     parser.add_argument("--build", action="store_true", help="only build weir and the rivals")
+    parser.add_argument("--keep", action="store_true",
+                        help="copy the last report to bench/results, to be committed")
     parser.add_argument("--list", action="store_true", help="list the jobs and what they take")
     return parser.parse_args()
 
@@ -82,6 +84,8 @@ def print_jobs(jobs, count):
 
 def main():
     args = parse()
+    if args.keep:
+        return write.keep(args.out)
     jobs = choose_jobs(args)
     count = args.rounds or (3 if args.quick else 5)
     if args.list:
@@ -101,7 +105,7 @@ def main():
     raise_file_limit()
     os.chdir(build.REPO)
     start = time.time()
-    patience = args.patience if args.patience is not None else (30 if args.quick else 180)
+    patience = args.patience if args.patience is not None else (20 if args.quick else 120)
     store = rounds.run_rounds(drop_missing(jobs), count, patience, args.keep_noisy)
     facts = machine.facts(build.REPO) + [
         ("run", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(start))

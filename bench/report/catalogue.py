@@ -5,6 +5,8 @@ The first job list is the default, sized for about ten minutes; `quick` takes th
 rest is run with --only or --all. Not every rival is in every row: the full field runs where the
 question is "which runtime", the nearest rivals where it is "and at this size".
 """
+import os
+
 import costs
 import memory
 import samples
@@ -30,8 +32,9 @@ GROUPS = [
     Group("echo", "TCP echo, closed loop, one worker", "cpu_us", LATENCY,
           "Client and server each own a CPU: requests/s end at the dearer of the two, so the "
           "server's CPU time per request is what is judged."),
-    Group("echo2", "TCP echo, two workers, nothing pinned", "p99_us", ["cpu_us", *LATENCY],
-          "Server and load share the CPUs as the scheduler likes."),
+    Group("workers", "TCP echo of 64 B by workers, 64 connections, nothing pinned", "cpu_us",
+          LATENCY, "Server and load share the CPUs as the scheduler likes, and the load is one "
+          "thread: what scales is seen in the CPU time per request."),
     Group("open", "TCP echo at a fixed rate (open loop)", "cpu_us", [*LATENCY, "p99.99_us"],
           "Latency counts from the moment a message was due. 50 % and 80 % are of what the slower "
           "of weir and Tokio reached in the first round's closed loop."),
@@ -44,9 +47,16 @@ GROUPS = [
     Group("kv", "Key-value server, redis-benchmark, 50 connections", "cpu_us", LATENCY, ""),
     Group("tasks", "Runtime microbenchmarks", "ns", [],
           "Nanoseconds per operation; bench/README.md says which row is which of Tokio's."),
+    Group("alloc", "Allocation loops: A1 and A3 of the Zokio document", "ns", [],
+          "Nanoseconds of CPU time for an alloc, a touch of the first and last byte (or a memset) "
+          "and a free; 'live' is how many blocks are out at a time. weir is weir_alloc and "
+          "weir_free, weir-sized weir_free_sized, weir-malloc the library that replaces malloc; "
+          "the others replace it too. A2 is spawn_alloc_A2 above."),
     Group("cost", "What a 64 B echo costs", "count", [],
-          "Per request, 64 connections, depth 1: user-space instructions (callgrind), system calls "
-          "(the kernel's tracepoint), calls of libc's malloc. '-': not to be had of that program."),
+          "Per request, 64 connections, depth 1: CPU time, context switches and those of them "
+          "after which the server had to be woken (from the echo rows above), user-space "
+          "instructions (callgrind), system calls and CQEs (the kernel's tracepoints), calls of "
+          "libc's malloc, and what weir counts itself. '-': not to be had of that program."),
     Group("memory", "Memory", "bytes", [],
           "Resident bytes: of each connection or task that only waits (user space; the kernel's "
           "part is the same for all), and of a server before, in and after a burst: 1,000 "
@@ -67,11 +77,21 @@ def job(group, row, programs, take, seconds):
     return Job(group, row, programs, single(row, take), START_SECONDS + seconds)
 
 
-def echo_job(t, programs, size, connections, depth=1, group="echo", **options):
+def echo_job(t, programs, size, connections, depth=1):
     row = f"{size} B x {connections}" + (f", depth {depth}" if depth > 1 else "")
-    return job(group, row, programs,
-               lambda p, _: samples.echo(p, t, size, connections, depth, **options),
-               t + connections * 3e-5)
+    return job("echo", row, programs,
+               lambda p, _: samples.echo(p, t, size, connections, depth), t + connections * 3e-5)
+
+
+def worker_counts():
+    """1, 2, 4, ... and as many as there are CPUs."""
+    cpus = len(os.sched_getaffinity(0))
+    return sorted({min(2 ** power, cpus) for power in range(cpus.bit_length() + 1)})
+
+
+def workers_job(t, workers):
+    return job("workers", f"{workers} worker" + "s" * (workers > 1), ["weir", "tokio", "go"],
+               lambda p, _: samples.echo(p, t, workers=workers, pinned=False), t)
 
 
 def slower_rate(store):
@@ -101,20 +121,40 @@ def kv_job(t, command, depth):
                lambda p, _: samples.kv(p, t, command, depth), 1.3 * t)
 
 
-def memory_jobs(burst_wait):
+IDLE_FEW = 10_000
+BURST_SECONDS = 120
+
+
+def idle_connections_job(count, limit=""):
+    row = f"idle connection ({count:,}{limit})"
+
+    def take(program, _store):
+        figures = samples.idle_connections(program, 0.3, count)
+        return {row: {"bytes": figures["bytes_per_conn"]}}
+    return Job("memory", row, FIELD, take, 0.7 + count * 1e-4, once=True)
+
+
+def burst_job():
+    burst = memory.Burst(BURST_SECONDS)
+
+    def take(program, store):
+        store.burst = burst
+        return burst.take(program, store)
+    return Job("memory", "burst", ["weir", "tokio", "tokio-mi", "monoio", "go", "libuv"], take, 3,
+               once=True, finish=burst.finish)
+
+
+def memory_jobs():
     """Once: nothing but the programs decides them."""
-    def idle_connections(program, _store):
-        figures = samples.idle_connections(program, 0.3)
-        return {"idle connection (10,000)": {"bytes": figures["bytes_per_conn"]}}
+    most, limit = memory.connections_most()
 
     def idle_tasks(program, _store):
         tasks = 1_000_000 if memory.room_for(1_000_000, 5000) else 100_000
         return {f"idle task ({tasks:,})": {"bytes": memory.idle_tasks(program, tasks)}}
-    burst = memory.Burst(["weir", "tokio", "go"], burst_wait)
     return [
-        Job("memory", "idle connections", FIELD, idle_connections, 1.5, once=True),
+        idle_connections_job(min(IDLE_FEW, most)),
+        *([idle_connections_job(most, ", the most here: " + limit)] if most > IDLE_FEW else []),
         Job("memory", "idle tasks", memory.IDLE, idle_tasks, 6, once=True),
-        Job("memory", "burst", burst.programs, burst.take, burst_wait / 3 + 3, once=True),
     ]
 
 
@@ -130,7 +170,8 @@ def cost_jobs():
         return {row: {"count": value} for row, value in costs.own_counters(program).items()}
     return [
         cost_job("user instructions", COUNTED, costs.instructions, 7),
-        cost_job("system calls", [*COUNTED, "glommio", "go"], costs.system_calls, 1.5),
+        Job("cost", "system calls and CQEs", [*COUNTED, "glommio", "go"],
+            lambda p, _: costs.traced(p), 1.5, once=True),
         cost_job("malloc calls", ["weir", "tokio", "monoio"], costs.mallocs, 1.2),
         Job("cost", "weir's own counters", ["weir"], own, 1, once=True),
     ]
@@ -177,28 +218,39 @@ def micro_jobs():
     ]
 
 
+ALLOCATORS = ["weir", "weir-sized", "weir-malloc", "glibc", "jemalloc", "mimalloc", "tcmalloc"]
+
+
+def alloc_job():
+    return Job("alloc", "loops", ALLOCATORS, lambda p, _: samples.alloc_loops(p), 0.7)
+
+
 def core(t):
-    """The rows of `make bench-quick`, and the first of the others."""
+    """The rows of `make bench-quick`."""
+    micro = micro_jobs()[0]
+    micro.programs = [p for p in micro.programs if not p.endswith("-ct")]
     return [
         echo_job(t, ["weir", "uring", "epoll", "tokio", "monoio", "go"], 64, 64),
         open_job(t, ["weir", "epoll", "tokio"], rate=20000),
         http_job(t, 1),
         kv_job(t, "get", 1),
-        micro_jobs()[0],
+        micro,
     ]
 
 
 def default(t):
     return [
+        burst_job(),  # first: what comes after it goes on while the others are measured
         echo_job(t, FIELD, 64, 64),
         *[echo_job(t, NEAR, size, 64) for size in SIZES[1:]],
         echo_job(t, NEAR, 64, 64, 16),
         echo_job(t, NEAR, 64, 1),
         echo_job(t, NEAR, 64, 1000),
         echo_job(t, NEAR[:3], 64, 10000),
-        echo_job(t, ["weir", "tokio", "go"], 64, 64, group="echo2", workers=2, pinned=False),
+        *[workers_job(t, workers) for workers in worker_counts()],
         open_job(t, ["weir", "uring", "epoll", "tokio"], rate=20000),
         open_job(t, ["weir", "uring", "epoll", "tokio"], rate=60000),
+        open_job(t, ["weir", "uring", "tokio"], share=0.5),
         open_job(t, ["weir", "uring", "tokio"], share=0.8),
         job("conns", "churn", ["weir", "uring", "epoll", "tokio"],
             lambda p, _: samples.churn(p, t), t),
@@ -209,8 +261,9 @@ def default(t):
         http_job(t, 1), http_job(t, 16),
         *[kv_job(t, command, depth) for command in ("get", "set") for depth in (1, 16)],
         *micro_jobs(),
+        alloc_job(),
         *cost_jobs(),
-        *memory_jobs(30),
+        *memory_jobs(),
     ]
 
 
@@ -220,4 +273,4 @@ def everything(t):
             for size in SIZES for connections in (1, 64, 1000, 10000) for depth in (1, 16)]
     names = {(j.group, j.name) for j in wide}
     rest = [j for j in default(t) if (j.group, j.name) not in names]
-    return wide + rest + [open_job(t, FIELD, share=0.5)]
+    return wide + rest

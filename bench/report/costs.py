@@ -16,6 +16,7 @@ import samples
 import servers
 from build import built
 from process import Failure, Server, run
+from rounds import Sample
 
 REQUESTS = (2000, 10000, 30000)  # warm-up, and two loads whose difference is what is counted
 TRACEFS = "/sys/kernel/tracing"
@@ -56,8 +57,11 @@ def instructions(name):
     return (totals[2] - totals[1]) / (REQUESTS[2] - REQUESTS[1])
 
 
-def system_calls(name):
-    """By the kernel's raw_syscalls tracepoint: root, and tracefs (mounted for this alone)."""
+def traced(name):
+    """System calls, and CQEs of a program with rings, by the kernel's tracepoints.
+
+    It takes root, and tracefs (mounted for this alone).
+    """
     with started(name, []) as server:
         command = [built("bench", "echoload"), "-c", "64", "-s", "64", "-t", "0.5", "--syscalls",
                    "--csv-header", "-P", str(server.pid), servers.tcp(server.address)]
@@ -65,10 +69,13 @@ def system_calls(name):
             command = ["unshare", "-m", "sh", "-c",
                        f'mount -t tracefs nodev {TRACEFS} && exec "$@"', "sh", *command]
         header, line = run(command, machine.cpu_pair()[1]).splitlines()
-    value = dict(zip(header.split(","), line.split(",")))["syscalls"]
-    if not value:
+    figures = dict(zip(header.split(","), line.split(",")))
+    if not figures["syscalls"]:
         raise Failure("system calls cannot be counted here (it takes root and tracefs)")
-    return float(value)
+    rows = {"system calls": {"count": float(figures["syscalls"])}}
+    if figures["cqes"] and float(figures["cqes"]) > 0:
+        rows["CQEs"] = {"count": float(figures["cqes"])}
+    return rows
 
 
 def mallocs(name):
@@ -84,6 +91,17 @@ def mallocs(name):
                     counts.append(struct.unpack("Q", count.read(8))[0])
     # each load opens its connections, which cancels
     return ((counts[2] - counts[1]) - (counts[1] - counts[0])) / (REQUESTS[2] - REQUESTS[1])
+
+
+DERIVED = {"cpu_us": "CPU us", "switches": "context switches", "sleeps": "wake-ups"}
+
+
+def from_echo(store):
+    """What the echo rows measured of the same load anyway, as rows of the cost table."""
+    return [Sample("cost", row, s.program, s.round, s.tries,
+                   {**s.figures, "count": s.figures[metric]})
+            for metric, row in DERIVED.items() for s in store.samples
+            if (s.group, s.row) == ("echo", "64 B x 64") and metric in s.figures]
 
 
 def own_counters(name):

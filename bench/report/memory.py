@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Memory of what waits, and of what is over: idle tasks, and a server after a burst; skynet."""
+"""Memory of what waits, and of what is over: idle tasks and connections, a server after a burst."""
 import contextlib
 import os
 import re
+import resource
+import threading
 import time
 
 import machine
@@ -50,10 +52,31 @@ def skynet(name):
             "steal_percent": used["steal_percent"]}
 
 
+def available():
+    """Bytes of memory that programs may still take."""
+    found = re.search(r"MemAvailable:\s+(\d+) kB", machine.read("/proc/meminfo", ""))
+    return int(found.group(1)) * 1024 if found else 0
+
+
 def room_for(tasks, bytes_each):
     """Whether the machine has twice the memory free that so many tasks take."""
-    found = re.search(r"MemAvailable:\s+(\d+) kB", machine.read("/proc/meminfo", ""))
-    return bool(found) and int(found.group(1)) * 1024 > 2 * tasks * bytes_each
+    return available() > 2 * tasks * bytes_each
+
+
+DESCRIPTORS_SPARE = 100  # of server and load, beside the connections
+CONNECTION_BYTES = 24 << 10  # of both ends, with what the kernel keeps for them
+CONNECTIONS_TIMELY = 200_000
+
+
+def connections_most():
+    """How many idle connections this machine allows, and what the limit is."""
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    limits = [
+        (descriptors - DESCRIPTORS_SPARE, f"a process may have {descriptors:,} descriptors"),
+        (available() // 2 // CONNECTION_BYTES, "half of the free memory"),
+        (CONNECTIONS_TIMELY, "what a run has time for"),
+    ]
+    return min(limits)
 
 
 def resident(pid):
@@ -61,33 +84,58 @@ def resident(pid):
 
 
 class Burst:
-    """RSS of servers before a burst, at its end and `wait` seconds later.
+    """RSS of servers before a burst, at its end, and each second of the two minutes after.
 
-    All servers wait together, so that the wait is paid once; they are loaded one after another.
+    take() leaves the server alone with a thread that reads its memory: neither uses the CPU to
+    speak of, so the other jobs run meanwhile, and finish() gives what has been read when they are
+    done. A server that works when it has nothing to do shows as foreign CPU time in their samples.
     """
 
-    def __init__(self, programs, wait):
-        self.programs, self.wait = programs, wait
-        self.rows = None
+    def __init__(self, seconds):
+        self.seconds = seconds
+        self.programs = {}  # name: what is known of its burst
+        self.watchers = []
+        self.stopped = threading.Event()
 
     def take(self, program, _store):
-        if self.rows is None:
-            self.rows = self.measure()
-        return {row: {"bytes": value} for row, value in self.rows[program].items()}
-
-    def measure(self):
         with contextlib.ExitStack() as stack:
-            open_servers = {name: stack.enter_context(samples.echo_server(name, 65536))
-                            for name in self.programs}
-            rows = {name: self.burst(server) for name, server in open_servers.items()}
-            time.sleep(self.wait)
-            for name, server in open_servers.items():
-                rows[name][f"RSS {self.wait} s after it"] = resident(server.pid)
-            return rows
+            server = stack.enter_context(samples.echo_server(program, 65536))
+            samples.echoload(server, connections=64, time=0.5, warmup=0)
+            before = resident(server.pid)
+            samples.echoload(server, connections=1000, size=16384, depth=4, time=1, warmup=0.2)
+            self.programs[program] = before, [(0.0, resident(server.pid))]
+            watcher = threading.Thread(target=self.watch, args=(stack.pop_all(), server, program))
+            watcher.start()
+            self.watchers.append(watcher)
+        return {}
 
-    @staticmethod
-    def burst(server):
-        samples.echoload(server, connections=64, time=0.5, warmup=0)
-        before = resident(server.pid)
-        samples.echoload(server, connections=1000, size=16384, depth=4, time=1, warmup=0.2)
-        return {"RSS before a burst": before, "RSS at its end": resident(server.pid)}
+    def watch(self, stack, server, program):
+        with stack:
+            series, start = self.programs[program][1], time.monotonic()
+            while series[-1][0] < self.seconds and server.process.poll() is None:
+                if self.stopped.wait(1):
+                    break
+                series.append((time.monotonic() - start, resident(server.pid)))
+
+    def finish(self, interrupted):
+        """Waits for the end of the two minutes; {program: rows}."""
+        if interrupted:
+            self.stopped.set()
+        for watcher in self.watchers:
+            watcher.join()
+        return {name: self.rows(*known) for name, known in self.programs.items()}
+
+    def rows(self, before, series):
+        def after(seconds):
+            return next((value for at, value in series if at >= seconds), None)
+        rows = {"RSS before a burst": before, "RSS at its end": series[0][1],
+                "RSS 30 s after it": after(30),
+                f"RSS {self.seconds} s after it": after(self.seconds)}
+        return {row: {"bytes": value} for row, value in rows.items() if value is not None}
+
+    def series(self):
+        """(program, seconds since the burst's end, bytes); the level before it at -1."""
+        for name, (before, series) in self.programs.items():
+            yield name, -1.0, before
+            for at, value in series:
+                yield name, at, value

@@ -9,6 +9,7 @@ from stats import median
 
 COLOURS = ["#1b6ca8", "#9aa5b1", "#c8ced6", "#d1495b", "#e79aa4", "#edae49", "#8d6a9f", "#3c896d",
            "#6b705c"]
+PROGRAMS = ["weir", "uring", "epoll", "tokio", "tokio-mi", "monoio", "glommio", "go", "libuv"]
 HEAD = """set terminal svg size {width},{height} font 'sans-serif,13' background '#ffffff'
 set output '{output}'
 set style data histograms
@@ -44,8 +45,13 @@ def bars(path, title, ylabel, rows, programs, value, options=""):
         f"lc rgb '{COLOURS[i % len(COLOURS)]}'" for i, p in enumerate(programs))
     width = max(720, 60 * len(rows))
     script = HEAD.format(width=width, height=420, output=path, title=title, ylabel=ylabel)
-    script += options + data + "plot " + columns + "\n"
-    done = subprocess.run(["gnuplot"], input=script, text=True, capture_output=True)
+    script += options + data + "plot " + columns
+    return gnuplot(script, path)
+
+
+def gnuplot(script, path):
+    """Whether it drew."""
+    done = subprocess.run(["gnuplot"], input=script + "\n", text=True, capture_output=True)
     if done.returncode != 0:
         print(f"plot {path}: {done.stderr.strip()}", file=sys.stderr)
     return done.returncode == 0
@@ -89,9 +95,30 @@ def open_plot(out, store):
                          medians(store, "open", "p99_us"), FROM_ZERO) and ("open_p99.svg", title)
 
 
+def burst_plot(out, store):
+    if not store.burst or not store.burst.programs:
+        return None
+    title = "Resident memory before (at -1 s), in and after a burst"
+    lines = {}
+    for program, at, value in store.burst.series():
+        lines.setdefault(program, []).append(f"{at:.1f} {value / 1e6:.3f}")
+    lines = {program: lines[program] for program in PROGRAMS if program in lines}
+    data = "".join(f"$burst{i} << EOD\n" + "\n".join(points) + "\nEOD\n"
+                   for i, points in enumerate(lines.values()))
+    columns = ", ".join(f"$burst{i} using 1:2 with lines lw 2 "
+                        f"lc rgb '{COLOURS[PROGRAMS.index(program)]}' title {quoted(program)}"
+                        for i, program in enumerate(lines))
+    script = HEAD.format(width=720, height=420, output=os.path.join(out, "burst_rss.svg"),
+                         title=title, ylabel="MB") + FROM_ZERO
+    script = script.replace("set style data histograms\nset style histogram clustered gap 1\n", "")
+    options = f"set xrange [-1:{store.burst.seconds}]\nset xlabel 'seconds after the burst'\n"
+    return gnuplot(script + options + data + "plot " + columns,
+                   "burst_rss.svg") and ("burst_rss.svg", title)
+
+
 def draw(out, store):
     """(file, title) of each plot drawn."""
     if not shutil.which("gnuplot"):
         return []
     return [found for found in (echo_plot(out, store), tasks_plot(out, store),
-                                open_plot(out, store)) if found]
+                                open_plot(out, store), burst_plot(out, store)) if found]

@@ -22,12 +22,13 @@ class Job:
     """What is sampled once in each round for each of its programs.
 
     `take(program, store)` gives {row: {metric: value}}. `seconds` is what a sample takes in all.
-    What does not vary is taken `once`, in the first round.
+    What does not vary is taken `once`, in the first round. What goes on after take() is asked for
+    when all rounds are over: `finish(interrupted)` gives {program: {row: {metric: value}}}.
     """
 
-    def __init__(self, group, name, programs, take, seconds, once=False):
+    def __init__(self, group, name, programs, take, seconds, once=False, finish=None):
         self.group, self.name, self.programs = group, name, list(programs)
-        self.take, self.seconds, self.once = take, seconds, once
+        self.take, self.seconds, self.once, self.finish = take, seconds, once, finish
 
 
 class Sample:
@@ -48,6 +49,7 @@ class Store:
         self.keep_noisy = keep_noisy
         self.samples = []
         self.failures = {}  # (group, job, program): why there is no sample
+        self.burst = None  # memory.Burst, with what was read after it
 
     def usable(self, sample):
         return sample.quiet or self.keep_noisy
@@ -104,7 +106,8 @@ class Progress:
 
 
 def disturbance(rows):
-    return max(f.get("foreign_percent", 0) + f.get("steal_percent", 0) for f in rows.values())
+    return max((f.get("foreign_percent", 0) + f.get("steal_percent", 0) for f in rows.values()),
+               default=0)
 
 
 class Patience:
@@ -164,12 +167,24 @@ def expected_seconds(jobs, rounds):
     return sum(job.seconds * len(job.programs) * (1 if job.once else rounds) for job in jobs)
 
 
+def finish(jobs, store, interrupted):
+    for job in (j for j in jobs if j.finish):
+        for program, rows in job.finish(interrupted).items():
+            store.samples += [Sample(job.group, row, program, 1, 1, figures)
+                              for row, figures in rows.items()]
+
+
 def run_rounds(jobs, rounds, patience_seconds, keep_noisy):
     store = Store(keep_noisy)
     patience = Patience(patience_seconds)
     progress = Progress(expected_seconds(jobs, rounds))
-    for number in range(1, rounds + 1):
-        for job in (j for j in jobs if number == 1 or not j.once):
-            sample_job(job, number, store, progress, patience, rounds)
-    progress.clear()
+    interrupted = True
+    try:
+        for number in range(1, rounds + 1):
+            for job in (j for j in jobs if number == 1 or not j.once):
+                sample_job(job, number, store, progress, patience, rounds)
+        interrupted = False
+    finally:
+        finish(jobs, store, interrupted)
+        progress.clear()
     return store

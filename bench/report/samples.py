@@ -22,6 +22,7 @@ ECHOLOAD = {
     "server_cpu_us": "cpu_us", "requests_per_s": "rate", "p50_us": "p50_us", "p99_us": "p99_us",
     "p99.9_us": "p99.9_us", "p99.99_us": "p99.99_us", "server_switches": "switches",
     "server_rss_kb": "rss_kb", "bytes_per_conn": "bytes_per_conn", "syscalls": "syscalls",
+    "server_sleeps": "sleeps", "cqes": "cqes",
     "errors": "errors", "behind": "behind", "foreign_percent": "foreign_percent",
     "steal_percent": "steal_percent",
 }
@@ -144,16 +145,29 @@ def kv(name, seconds, command="get", depth=1):
             "foreign_percent": used["foreign_percent"], "steal_percent": used["steal_percent"]}
 
 
-def table_of_rows(command, env=None, pinned=True):
-    """A program that prints name,program,rounds,min_ns,median_ns,max_ns: {row: figures}."""
+def run_watched(command, env=None, pinned=True):
+    """What it prints, and the disturbance meanwhile."""
     watch = machine.Watch()
     out = run(command, machine.cpu_pair()[0] if pinned else None, env, timeout=300)
     used = watch.stop()
+    return out, {name: used[name] for name in ("foreign_percent", "steal_percent")}
+
+
+def table_of_rows(command, env=None, pinned=True):
+    """A program that prints name,program,rounds,min_ns,median_ns,max_ns: {row: figures}."""
+    out, disturbance = run_watched(command, env, pinned)
     lines = [line.split(",") for line in out.splitlines() if line.count(",") == 5]
-    rows = {name: {"ns": float(middle), "min_ns": float(low),
-                   "foreign_percent": used["foreign_percent"],
-                   "steal_percent": used["steal_percent"]}
+    rows = {name: {"ns": float(middle), "min_ns": float(low), **disturbance}
             for name, _program, rounds, low, middle, _high in lines if rounds.isdigit()}
     if not rows:
         raise Failure(f"{os.path.basename(command[0])} printed no rows")
     return rows
+
+
+def alloc_loops(name):
+    """All loops of bench_alloc under one allocator, a process each: {loop: figures}."""
+    out, disturbance = run_watched([built("bench", "bench_alloc"), "--csv", "--quick", "--rounds",
+                                    "1", "--allocator", name], pinned=False)
+    lines = csv.DictReader(line for line in out.splitlines() if not line.startswith("#"))
+    return {line["loop"]: {"ns": float(line["median_ns"]), "cold_ns": float(line["cold_ns"]),
+                           **disturbance} for line in lines}

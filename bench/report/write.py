@@ -3,9 +3,14 @@
 import csv
 import html
 import os
+import re
+import shutil
+import sys
 
 import build
 import catalogue
+import costs
+import goals
 import plots
 from rounds import LEAVE_OUT_ABOVE
 from stats import Ratio, median
@@ -13,8 +18,9 @@ from stats import Ratio, median
 NAMES = {"rate": "requests/s", "cpu_us": "CPU us/request", "p50_us": "p50 us", "p99_us": "p99 us",
          "p99.9_us": "p99.9 us", "p99.99_us": "p99.99 us", "ns": "ns/operation",
          "min_ns": "min ns", "count": "cost", "bytes": "bytes each"}
-WIDE = ("tasks", "cost", "memory")  # one table with a column for each program
+WIDE = ("tasks", "alloc", "cost", "memory")  # one table with a column for each program
 ROOFLINES = ("uring", "epoll")
+RESULTS = os.path.join(build.REPO, "bench", "results")
 
 
 def number(value):
@@ -42,6 +48,11 @@ def ratio(store, group, row, program):
     return Ratio(other, weir)
 
 
+def bold(text):
+    """Markdown's **so**, in HTML."""
+    return re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", text)
+
+
 class Document:
     """A list of (kind, content...) that renders itself twice."""
 
@@ -56,11 +67,12 @@ class Document:
             self.parts.append(("text", text))
 
     def items(self, lines):
-        self.parts.append(("items", lines))
+        self.parts.append(("items", list(lines)))
 
-    def table(self, header, rows):
+    def table(self, header, rows, words=False):
+        """Cells after the first are aligned as numbers, unless they are words."""
         if rows:
-            self.parts.append(("table", header, rows))
+            self.parts.append(("table", header, rows, words))
 
     def picture(self, file, title):
         self.parts.append(("picture", file, title))
@@ -80,9 +92,9 @@ class Document:
     def markdown_items(self, lines):
         return "\n".join("* " + line for line in lines)
 
-    def markdown_table(self, header, rows):
+    def markdown_table(self, header, rows, words):
         lines = ["| " + " | ".join(header) + " |",
-                 "|---|" + "---:|" * (len(header) - 1)]
+                 "|---|" + ("---|" if words else "---:|") * (len(header) - 1)]
         return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
     def markdown_picture(self, file, title):
@@ -98,16 +110,17 @@ class Document:
         return f"<h2>{html.escape(text)}</h2>"
 
     def html_text(self, text):
-        return f"<p>{html.escape(text)}</p>"
+        return f"<p>{bold(html.escape(text))}</p>"
 
     def html_items(self, lines):
         return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
 
-    def html_table(self, header, rows):
+    def html_table(self, header, rows, words):
         head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-        body = "\n".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-                         for row in rows)
-        return f"<table><tr>{head}</tr>\n{body}</table>"
+        body = "\n".join("<tr>" + "".join(f"<td>{bold(html.escape(cell))}</td>" for cell in row)
+                         + "</tr>" for row in rows)
+        kind = ' class="words"' if words else ""
+        return f"<table{kind}><tr>{head}</tr>\n{body}</table>"
 
     def html_picture(self, file, title):
         return f'<p><img src="{html.escape(file)}" alt="{html.escape(title)}"></p>'
@@ -118,7 +131,7 @@ HTML_HEAD = """<!doctype html>
 <style>
 body { font: 15px/1.45 sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; color: #222 }
 table { border-collapse: collapse; margin: 1em 0 } td, th { padding: .2em .7em; text-align: right }
-td:first-child, th:first-child { text-align: left } tr:nth-child(even) { background: #f4f4f4 }
+td:first-child, th:first-child, .words td, .words th { text-align: left } tr:nth-child(even) { background: #f4f4f4 }
 th { border-bottom: 2px solid #888 } img { max-width: 100% }
 </style></head><body>
 <h1>weir beside its rivals</h1>
@@ -144,10 +157,15 @@ def row_tables(document, store, group):
             document.table(header, lines)
 
 
+def ours(program):
+    """weir, and its other ways to allocate."""
+    return program.startswith("weir")
+
+
 def best_rival(store, group, row):
-    """The program that comes nearest to weir in the row or is furthest ahead of it."""
+    """The rival that comes nearest to weir in the row or is furthest ahead of it."""
     medians = {p: median(store.values(group.name, row, p, group.metric).values())
-               for p in store.programs(group.name) if p != "weir"}
+               for p in store.programs(group.name) if not ours(p)}
     known = {program: value for program, value in medians.items() if value is not None}
     return min(known, key=known.get) if known else None
 
@@ -170,7 +188,7 @@ def verdicts(store):
     for name, group in catalogue.groups().items():
         for row in store.rows(name) if name != "cost" else ():
             for program in store.programs(name):
-                if program == "weir":
+                if ours(program):
                     continue
                 compared = ratio(store, group, row, program)
                 verdict = compared.verdict(group.higher_is_better)
@@ -201,6 +219,22 @@ def summary(document, store):
         document.items(behind)
 
 
+def goals_table(document, store):
+    verdicts, unknown = goals.judged(store)
+    if not verdicts:
+        return
+    met = sum(verdict.met for verdict in verdicts)
+    document.heading("What weir must reach")
+    document.text(f"{met} of {len(verdicts)} met, by the medians of this run and the ratios of its "
+                  "rounds (with their 95 % interval); 'within noise' says that the interval holds "
+                  "the bound.")
+    document.table(["row", "must", "measured", "verdict"],
+                   [[v.row, v.must, v.measured, v.word if v.met else f"**{v.word}**"]
+                    for v in verdicts], words=True)
+    if unknown:
+        document.text("Not measured in this run: " + "; ".join(dict.fromkeys(unknown)) + ".")
+
+
 def noise(document, store):
     samples = store.samples
     if not samples:
@@ -226,12 +260,13 @@ def left_out(document, store):
               for (group, job, program), why in store.failures.items()]
     if lines:
         document.text("Left out, and why:")
-        document.items(lines)
+        document.items(line.replace(build.REPO + os.sep, "") for line in lines)
 
 
 def compose(store, facts, pictures):
     document = Document()
     summary(document, store)
+    goals_table(document, store)
     noise(document, store)
     left_out(document, store)
     for file, title in pictures:
@@ -243,9 +278,10 @@ def compose(store, facts, pictures):
         document.text(group.note)
         (wide_table if name in WIDE else row_tables)(document, store, group)
     document.heading("The machine and the programs")
-    document.table(["what", "here"], [list(fact) for fact in facts])
+    document.table(["what", "here"], [list(fact) for fact in facts], words=True)
     document.table(["rival", "what", "version"],
-                   [[r.name, r.what, r.version() or ""] for r in build.ALL if not r.missing])
+                   [[r.name, r.what, r.version() or ""] for r in build.ALL if not r.missing],
+                   words=True)
     document.text("Median of the rounds ± half their range. '× weir's' is the program's figure over "
                   "weir's of the same round, median and bootstrap interval. bench/README.md has "
                   "the method.")
@@ -262,10 +298,22 @@ def write_csv(path, store):
                               f"{value:.6g}"])
 
 
+def write_burst(path, burst):
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        out = csv.writer(file, lineterminator="\n")
+        out.writerow(["program", "seconds_after", "resident_bytes"])
+        out.writerows([program, f"{at:.1f}", value] for program, at, value in burst.series())
+
+
 def everything(out, store, facts):
     os.makedirs(out, exist_ok=True)
+    for file in written(out):
+        os.unlink(file)  # of an earlier run, which may have had other plots
     write_csv(os.path.join(out, "samples.csv"), store)
+    if store.burst:
+        write_burst(os.path.join(out, "burst.csv"), store.burst)
     pictures = plots.draw(out, store)
+    store.samples = costs.from_echo(store) + store.samples
     document = compose(store, facts, pictures)
     for file, text in (("report.md", document.markdown()), ("report.html", document.html())):
         with open(os.path.join(out, file), "w", encoding="utf-8") as target:
@@ -273,3 +321,23 @@ def everything(out, store, facts):
     print(document.markdown())
     print(f"written: {os.path.join(out, 'report.md')}, report.html, samples.csv"
           + "".join(", " + file for file, _title in pictures))
+
+
+def written(folder):
+    """The files of a report that is there."""
+    return [os.path.join(folder, name) for name in sorted(os.listdir(folder))
+            if name in ("report.md", "report.html") or name.endswith((".csv", ".svg"))]
+
+
+def keep(folder):
+    """Copies the last run to where it is committed; the HTML says nothing that the rest does not."""
+    if not os.path.exists(os.path.join(folder, "report.md")):
+        print("bench: no report to keep; make bench writes one", file=sys.stderr)
+        return 1
+    shutil.rmtree(RESULTS, ignore_errors=True)
+    os.makedirs(RESULTS)
+    for file in written(folder):
+        if not file.endswith(".html"):
+            shutil.copy(file, RESULTS)
+    print("kept in bench/results: " + " ".join(sorted(os.listdir(RESULTS))))
+    return 0
