@@ -79,7 +79,7 @@ check-valgrind: $B/have-test $B/tests/run  ## the tests tagged fast or net under
 		xargs -n 1 -P $(JOBS) valgrind -q --error-exitcode=9 $B/tests/run
 rivals:  ## weir and its rivals, which come from their registries once (Rust, Go, libuv)
 	$(Q)B=$B python3 bench/report --build
-bench:  ## weir beside its rivals: build/bench/report.html; about 10 minutes
+bench:  ## weir beside its rivals: build/bench/report.html; about 12 minutes
 	@.ci/deps bench || true
 	$(Q)B=$B python3 bench/report
 bench-alloc: bench-build $B/libweir-malloc.so  ## the allocator beside four others: tables, CSV, plots; 10 minutes

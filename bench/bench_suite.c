@@ -5,12 +5,16 @@
  *   bench_suite [--rounds N] [--csv] [FILTER]      WEIR_WORKERS (1): how many workers
  *
  * The names are those of Tokio's benches (bench/README.md has the table); rivals/tokio's
- * tokio_suite is the same program for Tokio, and rivals/go has those that Go can say. The
+ * tokio_suite is the same program for Tokio. The channels are in bench_mpsc.c. The
  * spawn_many_remote rows need a second worker and are left out without.
  */
+#define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include <weir/weir.h>
 
@@ -21,9 +25,6 @@ enum {
 	BUSY_TASKS = 4,
 	STALL_NS = 10000,
 	PINGS = 1000,
-	SENDERS = 5,
-	MESSAGES = 1000, /* of each sender */
-	ROOMY = 1000000,
 	TIGHT = 100,
 	REQUESTS = 1000,
 	NOTIFIED = 500,
@@ -32,6 +33,11 @@ enum {
 	TURNS = 10000,
 	BLOCKING = 2000,
 	TIMEOUTS = 10000,
+	BLOCKS = 1000,
+	BLOCK_BYTES = 4096,
+	BATCH = 16,
+	LISTENERS = 10,
+	SIGNALS = 200,
 };
 
 /* ---- rt_multi_threaded, rt_current_thread -------------------------------------------------- */
@@ -137,78 +143,7 @@ static uint64_t ping_pong(void *arg)
 	return weir_scope_wait(&scope) < 0 ? 0 : PINGS;
 }
 
-/* ---- sync_mpsc, sync_mpsc_oneshot ---------------------------------------------------------- */
-
-static uint64_t mpsc_create(void *arg)
-{
-	(void)arg;
-	for (unsigned i = 0; i < TURNS; i++) {
-		weir_chan *chan = weir_chan_new(sizeof(uint64_t), TIGHT);
-		if (!chan)
-			return 0;
-		weir_chan_free(chan);
-	}
-	return TURNS;
-}
-
-static int send_messages(void *arg)
-{
-	weir_chan *chan = arg;
-	for (uint64_t i = 0; i < MESSAGES; i++) {
-		int err = weir_chan_send(chan, &i);
-		if (err < 0)
-			return err;
-	}
-	return 0;
-}
-
-static uint64_t receive_all(weir_chan *chan)
-{
-	uint64_t message;
-	for (unsigned i = 0; i < SENDERS * MESSAGES; i++) {
-		if (weir_chan_recv(chan, &message) < 0)
-			return 0;
-	}
-	return SENDERS * MESSAGES;
-}
-
-static uint64_t contention(size_t capacity)
-{
-	weir_auto_chan chan = weir_chan_new(sizeof(uint64_t), capacity);
-	if (!chan)
-		return 0;
-	WEIR_SCOPE(scope, WEIR_FOREVER);
-	for (unsigned i = 0; i < SENDERS; i++) {
-		if (weir_spawn(&scope, send_messages, chan) < 0)
-			return 0;
-	}
-	uint64_t done = receive_all(chan);
-	return weir_scope_wait(&scope) < 0 ? 0 : done;
-}
-
-static uint64_t mpsc_contention(void *arg)
-{
-	(void)arg;
-	return contention(ROOMY);
-}
-
-static uint64_t mpsc_contention_full(void *arg)
-{
-	(void)arg;
-	return contention(TIGHT);
-}
-
-/* All is sent before anything is received, by one task. */
-static uint64_t mpsc_uncontended(void *arg)
-{
-	(void)arg;
-	weir_auto_chan chan = weir_chan_new(sizeof(uint64_t), ROOMY);
-	for (unsigned i = 0; i < SENDERS; i++) {
-		if (!chan || send_messages(chan) < 0)
-			return 0;
-	}
-	return receive_all(chan);
-}
+/* ---- sync_mpsc_oneshot (sync_mpsc is bench_mpsc.c) ------------------------------------------- */
 
 /* A request is a oneshot in which the answer is wanted. */
 static int answer_requests(void *arg)
@@ -414,12 +349,11 @@ static int acquire_and_yield(void *arg)
 	return err;
 }
 
-/* Six tasks, five units. */
+/* Six tasks; units enough for all or for five. */
 static uint64_t semaphore_concurrent(void *arg)
 {
 	struct weir_sem sem;
-	(void)arg;
-	weir_sem_init(&sem, ACQUIRES - 1);
+	weir_sem_init(&sem, *(const unsigned *)arg);
 	for (unsigned round = 0; round < TURNS / 10; round++) {
 		WEIR_SCOPE(scope, WEIR_FOREVER);
 		for (unsigned i = 0; i < ACQUIRES; i++) {
@@ -458,23 +392,28 @@ static int read_once(void *arg)
 	return err;
 }
 
-/* Six readers while a writer holds the lock and lets go. */
-static uint64_t rwlock_contended(void *arg)
+static bool six_readers(struct weir_rwlock *lock, bool while_written)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+	if (while_written && weir_rwlock_write(lock) < 0)
+		return false;
+	for (unsigned i = 0; i < ACQUIRES; i++) {
+		if (weir_spawn(&scope, read_once, lock) < 0)
+			return false;
+	}
+	int err = while_written ? weir_yield() : 0;
+	if (while_written)
+		weir_rwlock_unlock(lock);
+	return err == 0 && weir_scope_wait(&scope) == 0;
+}
+
+/* Six readers, alone or while a writer holds the lock and lets go. */
+static uint64_t rwlock_concurrent(void *arg)
 {
 	struct weir_rwlock lock;
-	(void)arg;
 	weir_rwlock_init(&lock);
 	for (unsigned round = 0; round < TURNS / 10; round++) {
-		WEIR_SCOPE(scope, WEIR_FOREVER);
-		if (weir_rwlock_write(&lock) < 0)
-			return 0;
-		for (unsigned i = 0; i < ACQUIRES; i++) {
-			if (weir_spawn(&scope, read_once, &lock) < 0)
-				return 0;
-		}
-		int err = weir_yield();
-		weir_rwlock_unlock(&lock);
-		if (err < 0 || weir_scope_wait(&scope) < 0)
+		if (!six_readers(&lock, *(const bool *)arg))
 			return 0;
 	}
 	weir_rwlock_done(&lock);
@@ -542,6 +481,28 @@ static uint64_t spawn_blocking(void *arg)
 	return BLOCKING;
 }
 
+static int block_once(void *arg)
+{
+	(void)arg;
+	return weir_blocking(nothing, NULL);
+}
+
+/* Sixteen at once, from as many tasks. */
+static uint64_t spawn_blocking_batch(void *arg)
+{
+	(void)arg;
+	for (unsigned i = 0; i < BLOCKING / BATCH; i++) {
+		WEIR_SCOPE(scope, WEIR_FOREVER);
+		for (unsigned j = 0; j < BATCH; j++) {
+			if (weir_spawn(&scope, block_once, NULL) < 0)
+				return 0;
+		}
+		if (weir_scope_wait(&scope) < 0)
+			return 0;
+	}
+	return BLOCKING / BATCH * BATCH;
+}
+
 static uint64_t time_now(void *arg)
 {
 	int64_t last = 0;
@@ -572,6 +533,83 @@ static uint64_t timeouts(void *arg)
 			return 0;
 	}
 	return weir_scope_wait(&scope) < 0 ? 0 : TIMEOUTS;
+}
+
+/* ---- fs, signal ----------------------------------------------------------------------------- */
+
+struct file {
+	int fd;
+	char block[BLOCK_BYTES];
+};
+
+static int read_block(void *arg)
+{
+	struct file *file = arg;
+	return read(file->fd, file->block, sizeof(file->block)) < 0 ? -errno : 0;
+}
+
+/* weir has no files of its own: what blocks runs on a thread of the pool, as it does in Tokio. */
+static uint64_t fs_read(void *arg)
+{
+	(void)arg;
+	struct file file = { .fd = open("/dev/zero", O_RDONLY | O_CLOEXEC) };
+	uint64_t done = 0;
+	while (file.fd >= 0 && done < BLOCKS && weir_blocking(read_block, &file) == 0)
+		done++;
+	if (file.fd >= 0)
+		close(file.fd);
+	return done == BLOCKS ? done : 0;
+}
+
+struct listener {
+	weir_chan *heard;
+	int number;
+};
+
+static int hear(void *arg)
+{
+	const struct listener *listener = arg;
+	for (;;) {
+		int number = weir_signal_wait_any(&listener->number, 1);
+		int err = number < 0 ? number : weir_chan_send(listener->heard, &number);
+		if (err < 0)
+			return err == -ECANCELED ? 0 : err;
+	}
+}
+
+static bool all_hear(weir_chan *heard, int number)
+{
+	int got;
+	if (kill(getpid(), number) < 0)
+		return false;
+	for (unsigned i = 0; i < LISTENERS; i++) {
+		if (weir_chan_recv(heard, &got) < 0 || got != number)
+			return false;
+	}
+	return true;
+}
+
+/* Ten tasks wait for each of two signals, which come in turn and are told to all ten. */
+static uint64_t many_signals(void *arg)
+{
+	(void)arg;
+	weir_auto_chan heard = weir_chan_new(sizeof(int), LISTENERS);
+	struct listener kinds[] = { { heard, SIGCHLD }, { heard, SIGIO } };
+	if (!heard)
+		return 0;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+	for (unsigned i = 0; i < 2 * LISTENERS; i++) {
+		if (weir_spawn(&scope, hear, &kinds[i % 2]) < 0)
+			return 0;
+	}
+	if (weir_yield() < 0)
+		return 0;
+	for (unsigned i = 0; i < SIGNALS; i++) {
+		if (!all_hear(heard, kinds[i % 2].number))
+			return 0;
+	}
+	weir_scope_cancel(&scope);
+	return SIGNALS;
 }
 
 /* ---- A2 of the Zokio document -------------------------------------------------------------- */
@@ -614,29 +652,42 @@ static int run_all(void *arg)
 
 static void add_all(struct bench *bench, unsigned workers)
 {
-	static unsigned few = 10, more = 100, many = 500;
+	static unsigned few = 10, some = 50, more = 100, twice = 200, many = 500, most = 1000;
+	static unsigned five = ACQUIRES - 1;
+	static bool no = false, yes = true;
 	bench_add(bench, "spawn_many_local", spawn_many_local, NULL);
 	bench_add(bench, "ping_pong", ping_pong, NULL);
-	bench_add(bench, "mpsc_create", mpsc_create, NULL);
-	bench_add(bench, "mpsc_contention", mpsc_contention, NULL);
-	bench_add(bench, "mpsc_contention_full", mpsc_contention_full, NULL);
-	bench_add(bench, "mpsc_uncontended", mpsc_uncontended, NULL);
 	bench_add(bench, "request_reply", request_reply, NULL);
 	bench_add(bench, "notify_one_10", notify_one, &few);
+	bench_add(bench, "notify_one_50", notify_one, &some);
+	bench_add(bench, "notify_one_100", notify_one, &more);
+	bench_add(bench, "notify_one_200", notify_one, &twice);
 	bench_add(bench, "notify_one_500", notify_one, &many);
 	bench_add(bench, "notify_waiters_10", notify_waiters, &few);
+	bench_add(bench, "notify_waiters_50", notify_waiters, &some);
+	bench_add(bench, "notify_waiters_100", notify_waiters, &more);
+	bench_add(bench, "notify_waiters_200", notify_waiters, &twice);
 	bench_add(bench, "notify_waiters_500", notify_waiters, &many);
 	bench_add(bench, "broadcast_10", broadcast, &few);
 	bench_add(bench, "broadcast_100", broadcast, &more);
+	bench_add(bench, "broadcast_500", broadcast, &many);
+	bench_add(bench, "broadcast_1000", broadcast, &most);
 	bench_add(bench, "watch_10", watch, &few);
 	bench_add(bench, "watch_100", watch, &more);
+	bench_add(bench, "watch_500", watch, &many);
+	bench_add(bench, "watch_1000", watch, &most);
 	bench_add(bench, "semaphore_uncontended", semaphore_uncontended, NULL);
-	bench_add(bench, "semaphore_concurrent", semaphore_concurrent, NULL);
+	bench_add(bench, "semaphore_concurrent", semaphore_concurrent, &few);
+	bench_add(bench, "semaphore_contended", semaphore_concurrent, &five);
 	bench_add(bench, "rwlock_read", rwlock_read, NULL);
-	bench_add(bench, "rwlock_contended", rwlock_contended, NULL);
+	bench_add(bench, "rwlock_concurrent", rwlock_concurrent, &no);
+	bench_add(bench, "rwlock_contended", rwlock_concurrent, &yes);
 	bench_add(bench, "mutex_uncontended", mutex_uncontended, NULL);
 	bench_add(bench, "mutex_contended", mutex_contended, NULL);
 	bench_add(bench, "spawn_blocking", spawn_blocking, NULL);
+	bench_add(bench, "spawn_blocking_16", spawn_blocking_batch, NULL);
+	bench_add(bench, "fs_read", fs_read, NULL);
+	bench_add(bench, "many_signals", many_signals, NULL);
 	bench_add(bench, "time_now", time_now, NULL);
 	bench_add(bench, "timeout", timeouts, NULL);
 	bench_add(bench, "spawn_alloc_A2", spawn_alloc, NULL);

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The workloads: what `make bench` measures, of whom, and what the columns mean.
 
-The first job list is the default, sized for about ten minutes; `quick` takes the core of it. The
+The first job list is the default, sized for about twelve minutes; `quick` takes the core of it. The
 rest is run with --only or --all. Not every rival is in every row: the full field runs where the
 question is "which runtime", the nearest rivals where it is "and at this size".
 """
@@ -211,7 +211,8 @@ def two_worker_job():
 def micro_jobs():
     return [
         micro_job("runtime", micro_programs("bench_runtime", "tokio_micro", "micro"), 1.5),
-        micro_job("Tokio's suite", micro_programs("bench_suite", "tokio_suite"), 1.2),
+        micro_job("Tokio's suite", micro_programs("bench_suite", "tokio_suite"), 2),
+        micro_job("Tokio's channels", micro_programs("bench_mpsc", "tokio_mpsc"), 0.6),
         two_worker_job(),
         Job("tasks", "skynet", memory.SKYNET, single("skynet", lambda p, _: memory.skynet(p)), 2,
             once=True),

@@ -10,22 +10,22 @@ from stats import median
 COLOURS = ["#1b6ca8", "#9aa5b1", "#c8ced6", "#d1495b", "#e79aa4", "#edae49", "#8d6a9f", "#3c896d",
            "#6b705c"]
 PROGRAMS = ["weir", "uring", "epoll", "tokio", "tokio-mi", "monoio", "glommio", "go", "libuv"]
-HEAD = """set terminal svg size {width},{height} font 'sans-serif,13' background '#ffffff'
+LINES = """set terminal svg size {width},{height} font 'sans-serif,13' background '#ffffff'
 set output '{output}'
-set style data histograms
+set border 3
+set ytics nomirror
+set xtics nomirror
+set key outside top center horizontal
+set title '{title}'
+"""
+BARS = LINES + """set style data histograms
 set style histogram clustered gap 1
 set style fill solid border -1
 set boxwidth 0.9
 set grid ytics lc rgb '#dddddd'
-set border 3
 set xtics nomirror scale 0
-set ytics nomirror
-set key outside top center horizontal
-set title '{title}'
 set ylabel '{ylabel}'
 """
-
-
 FROM_ZERO = "set yrange [0:*]\n"
 
 
@@ -42,9 +42,9 @@ def bars(path, title, ylabel, rows, programs, value, options=""):
     data = "$data << EOD\n" + "\n".join(lines) + "\nEOD\nset datafile missing '?'\n"
     columns = ", ".join(
         f"$data using {i + 2}{':xtic(1)' if i == 0 else ''} title {quoted(p)} "
-        f"lc rgb '{COLOURS[i % len(COLOURS)]}'" for i, p in enumerate(programs))
+        f"lc rgb '{COLOURS[PROGRAMS.index(p)]}'" for i, p in enumerate(programs))
     width = max(720, 60 * len(rows))
-    script = HEAD.format(width=width, height=420, output=path, title=title, ylabel=ylabel)
+    script = BARS.format(width=width, height=420, output=path, title=title, ylabel=ylabel)
     script += options + data + "plot " + columns
     return gnuplot(script, path)
 
@@ -70,21 +70,42 @@ def echo_plot(out, store):
                          medians(store, "echo", "cpu_us"), FROM_ZERO) and ("echo_cpu.svg", title)
 
 
+def dots(path, title, xlabel, rows, programs, value):
+    """A line for each row, a dot on it for each program; value(row, program) may be None."""
+    blocks, columns = "", []
+    for i, program in enumerate(programs):
+        points = [f"{value(row, program):.5g} {y}" for y, row in enumerate(reversed(rows))
+                  if value(row, program)]
+        blocks += f"$dots{i} << EOD\n" + "\n".join(points) + "\nEOD\n"
+        columns.append(f"$dots{i} using 1:2 with points pt 7 ps 0.8 "
+                       f"lc rgb '{COLOURS[PROGRAMS.index(program)]}' title {quoted(program)}")
+    names = ", ".join(f"{quoted(row)} {y}" for y, row in enumerate(reversed(rows)))
+    script = LINES.format(width=860, height=120 + 17 * len(rows), output=path, title=title)
+    script += f"""set xlabel '{xlabel}'
+set logscale x
+set grid xtics ytics lc rgb '#dddddd'
+set ytics ({names}) scale 0
+set yrange [-0.7:{len(rows) - 0.3}]
+set arrow from first 1, graph 0 to first 1, graph 1 nohead lw 1.5
+"""
+    return gnuplot(script + blocks + "plot " + ", ".join(columns), path)
+
+
 def tasks_plot(out, store):
     programs = [p for p in ("tokio", "tokio-mi", "go") if p in store.programs("tasks")]
     value = medians(store, "tasks", "ns")
-    rows = [row for row in store.rows("tasks")
-            if value(row, "weir") and any(value(row, p) for p in programs)]
-    title = "Runtime microbenchmarks: time over that of weir (above 1 weir is faster)"
+    title = "Runtime microbenchmarks: the time of others over that of weir"
 
     def over_weir(row, program):
         ours, theirs = value(row, "weir"), value(row, program)
         return theirs / ours if ours and theirs else None
-    options = "set logscale y\nset yrange [0.5:*]\nset xtics rotate by -35\n" \
-              "set arrow from graph 0, first 1 to graph 1, first 1 nohead lw 1.5\n"
-    return rows and programs and bars(
-        os.path.join(out, "tasks.svg"), title, "ratio", rows, programs, over_weir,
-        options) and ("tasks.svg", title)
+
+    def nearest(row):
+        return min(over_weir(row, p) for p in programs if over_weir(row, p))
+    rows = sorted((row for row in store.rows("tasks")
+                   if any(over_weir(row, p) for p in programs)), key=nearest)
+    return rows and dots(os.path.join(out, "tasks.svg"), title, "right of 1 weir is faster",
+                         rows, programs, over_weir) and ("tasks.svg", title)
 
 
 def open_plot(out, store):
@@ -108,11 +129,13 @@ def burst_plot(out, store):
     columns = ", ".join(f"$burst{i} using 1:2 with lines lw 2 "
                         f"lc rgb '{COLOURS[PROGRAMS.index(program)]}' title {quoted(program)}"
                         for i, program in enumerate(lines))
-    script = HEAD.format(width=720, height=420, output=os.path.join(out, "burst_rss.svg"),
-                         title=title, ylabel="MB") + FROM_ZERO
-    script = script.replace("set style data histograms\nset style histogram clustered gap 1\n", "")
-    options = f"set xrange [-1:{store.burst.seconds}]\nset xlabel 'seconds after the burst'\n"
-    return gnuplot(script + options + data + "plot " + columns,
+    script = LINES.format(width=720, height=420, output=os.path.join(out, "burst_rss.svg"),
+                          title=title) + FROM_ZERO + f"""set ylabel 'MB'
+set grid ytics lc rgb '#dddddd'
+set xrange [-1:{store.burst.seconds}]
+set xlabel 'seconds after the burst'
+"""
+    return gnuplot(script + data + "plot " + columns,
                    "burst_rss.svg") and ("burst_rss.svg", title)
 
 

@@ -8,6 +8,8 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::io::AsyncReadExt;
+use tokio::signal::unix::{signal, SignalKind};
 use tokio::sync::{broadcast, mpsc, oneshot, watch, Mutex, Notify, RwLock, Semaphore};
 use tokio::task;
 
@@ -20,9 +22,6 @@ const SPAWNS: usize = 10_000;
 const BUSY_TASKS: usize = 4;
 const STALL: Duration = Duration::from_micros(10);
 const PINGS: usize = 1000;
-const SENDERS: usize = 5;
-const MESSAGES: usize = 1000;
-const ROOMY: usize = 1_000_000;
 const TIGHT: usize = 100;
 const REQUESTS: usize = 1000;
 const NOTIFIED: usize = 500;
@@ -31,6 +30,11 @@ const ACQUIRES: usize = 6;
 const TURNS: usize = 10_000;
 const BLOCKING: usize = 2000;
 const TIMEOUTS: usize = 10_000;
+const BLOCKS: usize = 1000;
+const BLOCK_BYTES: usize = 4096;
+const BATCH: usize = 16;
+const LISTENERS: usize = 10;
+const SIGNALS: usize = 200;
 
 // ---- rt_multi_threaded, rt_current_thread
 
@@ -105,43 +109,7 @@ async fn ping_pong() -> u64 {
     PINGS as u64
 }
 
-// ---- sync_mpsc, sync_mpsc_oneshot
-
-async fn mpsc_create() -> u64 {
-    for _ in 0..TURNS {
-        black_box(mpsc::channel::<u64>(TIGHT));
-    }
-    TURNS as u64
-}
-
-async fn mpsc_contention(capacity: usize) -> u64 {
-    let (tx, mut rx) = mpsc::channel::<u64>(capacity);
-    for _ in 0..SENDERS {
-        let tx = tx.clone();
-        tokio::spawn(async move {
-            for i in 0..MESSAGES as u64 {
-                tx.send(i).await.unwrap();
-            }
-        });
-    }
-    for _ in 0..SENDERS * MESSAGES {
-        rx.recv().await.unwrap();
-    }
-    (SENDERS * MESSAGES) as u64
-}
-
-async fn mpsc_uncontended() -> u64 {
-    let (tx, mut rx) = mpsc::channel::<u64>(ROOMY);
-    for _ in 0..SENDERS {
-        for i in 0..MESSAGES as u64 {
-            tx.send(i).await.unwrap();
-        }
-    }
-    for _ in 0..SENDERS * MESSAGES {
-        rx.recv().await.unwrap();
-    }
-    (SENDERS * MESSAGES) as u64
-}
+// ---- sync_mpsc_oneshot (sync_mpsc is mpsc.rs)
 
 async fn request_reply() -> u64 {
     let (tx, mut rx) = mpsc::channel::<oneshot::Sender<()>>(TIGHT);
@@ -262,8 +230,8 @@ async fn semaphore_uncontended() -> u64 {
     TURNS as u64
 }
 
-async fn semaphore_concurrent() -> u64 {
-    let semaphore = Arc::new(Semaphore::new(ACQUIRES - 1));
+async fn semaphore_concurrent(permits: usize) -> u64 {
+    let semaphore = Arc::new(Semaphore::new(permits));
     for _ in 0..TURNS / 10 {
         let handles: [_; ACQUIRES] = std::array::from_fn(|_| {
             let semaphore = semaphore.clone();
@@ -288,10 +256,10 @@ async fn rwlock_read() -> u64 {
     TURNS as u64
 }
 
-async fn rwlock_contended() -> u64 {
+async fn rwlock_concurrent(while_written: bool) -> u64 {
     let lock = Arc::new(RwLock::new(()));
     for _ in 0..TURNS / 10 {
-        let write = lock.write().await;
+        let write = if while_written { Some(lock.write().await) } else { None };
         let handles: [_; ACQUIRES] = std::array::from_fn(|_| {
             let lock = lock.clone();
             tokio::spawn(async move {
@@ -300,7 +268,9 @@ async fn rwlock_contended() -> u64 {
                 drop(read);
             })
         });
-        task::yield_now().await;
+        if while_written {
+            task::yield_now().await;
+        }
         drop(write);
         for handle in handles {
             handle.await.unwrap();
@@ -342,6 +312,54 @@ async fn spawn_blocking() -> u64 {
         task::spawn_blocking(|| {}).await.unwrap();
     }
     BLOCKING as u64
+}
+
+async fn spawn_blocking_batch() -> u64 {
+    for _ in 0..BLOCKING / BATCH {
+        let handles: [_; BATCH] = std::array::from_fn(|_| task::spawn_blocking(|| {}));
+        for handle in handles {
+            handle.await.unwrap();
+        }
+    }
+    (BLOCKING / BATCH * BATCH) as u64
+}
+
+// ---- fs, signal
+
+async fn fs_read() -> u64 {
+    let mut file = tokio::fs::File::open("/dev/zero").await.unwrap();
+    let mut block = [0u8; BLOCK_BYTES];
+    for _ in 0..BLOCKS {
+        file.read(&mut block).await.unwrap();
+    }
+    BLOCKS as u64
+}
+
+extern "C" {
+    fn kill(pid: i32, number: i32) -> i32;
+}
+
+/// Ten tasks wait for each of two signals, which come in turn and are told to all ten.
+async fn many_signals() -> u64 {
+    let kinds = [SignalKind::child(), SignalKind::io()];
+    let (tx, mut heard) = mpsc::channel::<()>(LISTENERS);
+    let handles: Vec<_> = (0..2 * LISTENERS)
+        .map(|i| {
+            let (tx, mut come) = (tx.clone(), signal(kinds[i % 2]).unwrap());
+            tokio::spawn(async move { while come.recv().await.is_some() && tx.send(()).await.is_ok() {} })
+        })
+        .collect();
+    task::yield_now().await;
+    for i in 0..SIGNALS {
+        assert_eq!(unsafe { kill(std::process::id() as i32, kinds[i % 2].as_raw_value()) }, 0);
+        for _ in 0..LISTENERS {
+            heard.recv().await.unwrap();
+        }
+    }
+    for handle in handles {
+        handle.abort();
+    }
+    SIGNALS as u64
 }
 
 async fn time_now() -> u64 {
@@ -391,26 +409,37 @@ fn main() {
     let bench = harness::from_arguments("tokio_suite");
     bench.run("spawn_many_local", spawn_many_local);
     bench.run("ping_pong", ping_pong);
-    bench.run("mpsc_create", mpsc_create);
-    bench.run("mpsc_contention", || mpsc_contention(ROOMY));
-    bench.run("mpsc_contention_full", || mpsc_contention(TIGHT));
-    bench.run("mpsc_uncontended", mpsc_uncontended);
     bench.run("request_reply", request_reply);
     bench.run("notify_one_10", || notify_tasks(10, false));
+    bench.run("notify_one_50", || notify_tasks(50, false));
+    bench.run("notify_one_100", || notify_tasks(100, false));
+    bench.run("notify_one_200", || notify_tasks(200, false));
     bench.run("notify_one_500", || notify_tasks(500, false));
     bench.run("notify_waiters_10", || notify_tasks(10, true));
+    bench.run("notify_waiters_50", || notify_tasks(50, true));
+    bench.run("notify_waiters_100", || notify_tasks(100, true));
+    bench.run("notify_waiters_200", || notify_tasks(200, true));
     bench.run("notify_waiters_500", || notify_tasks(500, true));
     bench.run("broadcast_10", || broadcast_to(10));
     bench.run("broadcast_100", || broadcast_to(100));
+    bench.run("broadcast_500", || broadcast_to(500));
+    bench.run("broadcast_1000", || broadcast_to(1000));
     bench.run("watch_10", || watch_by(10));
     bench.run("watch_100", || watch_by(100));
+    bench.run("watch_500", || watch_by(500));
+    bench.run("watch_1000", || watch_by(1000));
     bench.run("semaphore_uncontended", semaphore_uncontended);
-    bench.run("semaphore_concurrent", semaphore_concurrent);
+    bench.run("semaphore_concurrent", || semaphore_concurrent(10));
+    bench.run("semaphore_contended", || semaphore_concurrent(ACQUIRES - 1));
     bench.run("rwlock_read", rwlock_read);
-    bench.run("rwlock_contended", rwlock_contended);
+    bench.run("rwlock_concurrent", || rwlock_concurrent(false));
+    bench.run("rwlock_contended", || rwlock_concurrent(true));
     bench.run("mutex_uncontended", mutex_uncontended);
     bench.run("mutex_contended", mutex_contended);
     bench.run("spawn_blocking", spawn_blocking);
+    bench.run("spawn_blocking_16", spawn_blocking_batch);
+    bench.run("fs_read", fs_read);
+    bench.run("many_signals", many_signals);
     bench.run("time_now", time_now);
     bench.run("timeout", timeout);
     bench.run("spawn_alloc_A2", spawn_alloc);
