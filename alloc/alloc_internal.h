@@ -215,6 +215,21 @@ void weir__stack_put(struct weir__stack *stack);
  */
 struct weir__stack *weir__stack_find(const void *address);
 
+/* From its top down to the lowest page that lies in memory, whoever has touched it. Any thread. */
+size_t weir__stack_touched(const struct weir__stack *stack);
+
+/*
+ * Fills with zeros what the running task's stack holds below its frames, so that it can be told how
+ * deep it gets from here on. A walk over what lies in memory of it.
+ */
+void weir__stack_clear(const struct weir__stack *stack);
+
+/*
+ * From its top down to the lowest word that is not zero. Pages that were swapped out count as not
+ * used. Any thread, as long as the stack is not put back.
+ */
+size_t weir__stack_depth(const struct weir__stack *stack);
+
 /* ---- Blocks behind leases ------------------------------------------------------------------- */
 
 /*

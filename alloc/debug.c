@@ -188,3 +188,14 @@ void weir__watch_free(void *block, size_t room)
 	ASAN_POISON_MEMORY_REGION(block, room);
 #endif
 }
+
+void weir__watch_pause(bool is_paused)
+{
+	(void)is_paused;
+#ifdef HAVE_VALGRIND
+	if (is_paused)
+		VALGRIND_DISABLE_ERROR_REPORTING;
+	else
+		VALGRIND_ENABLE_ERROR_REPORTING;
+#endif
+}

@@ -570,6 +570,10 @@ void *weir__os_remap(void *address, size_t bytes, size_t new_bytes);
  */
 size_t weir__os_purge(void *address, size_t bytes);
 
+/* Where the first page of the whole pages at `address` is that lies in memory; `bytes`: none does.
+ */
+size_t weir__os_first_resident(const void *address, size_t bytes);
+
 /* The kernel may take the pages whenever it wants; until then they are there as before. */
 void weir__os_release(void *address, size_t bytes);
 
@@ -654,6 +658,9 @@ void weir__watch_link(void *block);
 /* The allocator takes a block for itself. */
 void weir__watch_internal(void *block, size_t room);
 void weir__watch_free(void *block, size_t room);
+
+/* While memory is read of which valgrind does not know better. */
+void weir__watch_pause(bool is_paused);
 
 /* ---- check.c -------------------------------------------------------------------------------- */
 

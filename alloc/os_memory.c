@@ -129,6 +129,21 @@ size_t weir__os_purge(void *address, size_t bytes)
 	return resident;
 }
 
+size_t weir__os_first_resident(const void *address, size_t bytes)
+{
+	unsigned char page[256];
+	for (size_t at = 0; at < bytes; at += sizeof(page) * PAGE_BYTES) {
+		size_t step = bytes - at < sizeof(page) * PAGE_BYTES ? bytes - at
+								     : sizeof(page) * PAGE_BYTES;
+		if (mincore((char *)(uintptr_t)address + at, step, page) != 0)
+			return bytes;
+		for (size_t i = 0; i < (step + PAGE_BYTES - 1) / PAGE_BYTES; i++)
+			if (page[i] & 1u)
+				return at + i * PAGE_BYTES;
+	}
+	return bytes;
+}
+
 void weir__os_release(void *address, size_t bytes)
 {
 	if (madvise(address, bytes, MADV_FREE) == 0)

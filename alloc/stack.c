@@ -219,6 +219,53 @@ struct weir__stack *weir__stack_find(const void *address)
 	return NULL;
 }
 
+/* ---- How deep -------------------------------------------------------------------------------- */
+
+enum { CLEAR_GAP_BYTES = 256 }; /* what weir__stack_clear() itself may use below its frame */
+
+/* Guards end and slots end with a page. */
+static char *first_resident(const struct weir__stack *stack)
+{
+	size_t bytes = (((uintptr_t)stack->top + 4095) & ~(uintptr_t)4095) - (uintptr_t)stack->base;
+	return stack->base + weir__os_first_resident(stack->base, bytes);
+}
+
+size_t weir__stack_touched(const struct weir__stack *stack)
+{
+	const char *first = first_resident(stack);
+	return first < stack->top ? (size_t)(stack->top - first) : 0;
+}
+
+/* Below the frames, where the compiler and the sanitizers expect nobody; hence both attributes. */
+__attribute__((noinline, no_sanitize("address", "thread"))) void
+weir__stack_clear(const struct weir__stack *stack)
+{
+	uintptr_t end = ((uintptr_t)__builtin_frame_address(0) - CLEAR_GAP_BYTES) & ~(uintptr_t)63;
+	weir__watch_pause(true);
+	volatile uint64_t *word = (volatile uint64_t *)(void *)first_resident(stack);
+	for (; (uintptr_t)word < end; word += 8) {
+		word[0] = word[1] = word[2] = word[3] = 0;
+		word[4] = word[5] = word[6] = word[7] = 0;
+	}
+	weir__watch_pause(false);
+}
+
+/* While its task runs, maybe: what is read may be old, and is only compared with zero. */
+__attribute__((noinline, no_sanitize("address", "thread"))) size_t
+weir__stack_depth(const struct weir__stack *stack)
+{
+	weir__watch_pause(true);
+	const volatile uint64_t *word =
+		(const volatile uint64_t *)(const void *)first_resident(stack);
+	const volatile uint64_t *end = (const volatile uint64_t *)(const void *)stack->top;
+	while (word < end && (word[0] | word[1] | word[2] | word[3]) == 0)
+		word += 4;
+	while (word < end && *word == 0)
+		word++;
+	weir__watch_pause(false);
+	return word < end ? (size_t)((const char *)end - (const char *)(uintptr_t)word) : 0;
+}
+
 /* ---- Trimming ------------------------------------------------------------------------------- */
 
 static void decay_peak(struct weir__stacks *stacks, int64_t now_ns)

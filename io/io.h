@@ -167,6 +167,7 @@ struct weir_serve_opts {
 				    RLIMIT_NOFILE */
 	enum weir_stack_class stack; /* of the client tasks */
 	enum weir_balance balance;   /* which worker gets a client */
+	const char *site;	     /* filled by the macro: "file.c:12", where clients come from */
 };
 
 /*
@@ -178,8 +179,9 @@ struct weir_serve_opts {
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_serve_with(const struct weir_serve_opts *opts);
 #define weir_serve(...)                                                                            \
-	weir_serve_with(                                                                           \
-		&(struct weir_serve_opts){ __VA_ARGS__, .size = sizeof(struct weir_serve_opts) })
+	weir_serve_with(&(struct weir_serve_opts){ __VA_ARGS__,                                    \
+						   .size = sizeof(struct weir_serve_opts),         \
+						   .site = __FILE__ ":" WEIR__STR(__LINE__) })
 
 struct weir_serve_stats {
 	uint64_t accepted;
@@ -368,7 +370,7 @@ static inline void weir__listener_cleanup(weir_listener **listener)
  * Writes what workers, servers, odd events and the allocator have counted to `out`, which is
  * borrowed, as OpenMetrics text with its closing line; the content type is
  * WEIR_METRICS_CONTENT_TYPE. Does not park, but a file or a pipe may block; a stream in memory does
- * not (open_memstream(3)). Returns 0, -EINVAL outside a runtime, or -EIO.
+ * not (open_memstream(3)). Returns 0, -EINVAL outside a runtime, -ENOMEM, or -EIO.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_metrics_write(FILE *out);
 #define WEIR_METRICS_CONTENT_TYPE "application/openmetrics-text; version=1.0.0; charset=utf-8"

@@ -513,7 +513,7 @@ static int start_client(struct weir__acceptor *acceptor, int fd)
 				  .fn = client_main,
 				  .arg = conn,
 				  .name = opts->name ? opts->name : "client",
-				  .site = "weir_serve",
+				  .site = opts->site ? opts->site : "weir_serve",
 				  .stack_shift = weir__stack_shift(self->runtime, opts->stack),
 				  .stack_now = true,
 			  });

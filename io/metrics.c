@@ -7,6 +7,7 @@
 #include "io/io_internal.h"
 
 #include <stddef.h>
+#include <stdlib.h>
 
 #include "runtime/count.h"
 
@@ -108,6 +109,35 @@ static void write_odd_events(FILE *out)
 			(unsigned long long)__atomic_load_n(&odd->count, __ATOMIC_RELAXED));
 }
 
+static void write_stack(const char *family, bool is_gauge, const struct weir_stack_use *use,
+			uint64_t value, FILE *out)
+{
+	static const char *const classes[] = { "default", "32K", "64K", "256K", "1M" };
+
+	fprintf(out, "%s%s{site=\"%s\",stack=\"%s\"} %llu\n", family, is_gauge ? "" : "_total",
+		use->site, classes[use->stack], (unsigned long long)value);
+}
+
+static int write_stacks(FILE *out)
+{
+	static const char deepest[] = "weir_stack_deepest_bytes",
+			  measured[] = "weir_stack_measured";
+	struct weir_stack_use *uses = calloc(WEIR_STACK_USES_MAX, sizeof *uses);
+
+	if (!uses)
+		return -ENOMEM;
+	size_t count = weir_stack_uses_get(uses, WEIR_STACK_USES_MAX);
+	write_head(deepest, "Most that a measured task has used of its stack, by spawn site.", true,
+		   out);
+	for (size_t i = 0; i < count; i++)
+		write_stack(deepest, true, &uses[i], uses[i].deepest_bytes, out);
+	write_head(measured, "Tasks measured.", false, out);
+	for (size_t i = 0; i < count; i++)
+		write_stack(measured, false, &uses[i], uses[i].measured, out);
+	free(uses);
+	return 0;
+}
+
 int weir_metrics_write(FILE *out)
 {
 	struct weir__worker *self = weir__worker_self();
@@ -117,7 +147,9 @@ int weir_metrics_write(FILE *out)
 	write_workers(self->runtime->workers_count, out);
 	write_serving(out);
 	write_odd_events(out);
-	int err = weir_mem_write_openmetrics(out);
+	int err = write_stacks(out);
+	if (err == 0)
+		err = weir_mem_write_openmetrics(out);
 	if (err < 0)
 		return err;
 	return fputs("# EOF\n", out) < 0 || fflush(out) != 0 || ferror(out) ? -EIO : 0;

@@ -29,10 +29,10 @@ struct walk {
 static _Unwind_Reason_Code step(struct _Unwind_Context *context, void *arg)
 {
 	struct walk *walk = arg;
-	uintptr_t pc = _Unwind_GetIP(context);
+	uintptr_t pc = _Unwind_GetIP(context), start = _Unwind_GetRegionStart(context);
 
-	if (pc == 0 || walk->count == walk->max ||
-	    _Unwind_GetRegionStart(context) == weir__task_entry)
+	if (pc == 0 || walk->count == walk->max || start == weir__task_entry ||
+	    start == (uintptr_t)weir__census_main)
 		return _URC_END_OF_STACK;
 	if (walk->skip > 0)
 		walk->skip--;

@@ -24,7 +24,6 @@ WEIR__SECTION_BOUNDS(const struct weir__wait_kind, weir_wait_kinds);
 enum {
 	TASKS_MAX = 100000, /* shown; the others are counted */
 	INDENT_MAX = 40,
-	STACK_PAGES_MAX = 256,
 	DETAIL_MAX = 160,
 };
 
@@ -126,29 +125,12 @@ static void add_frames(struct weir__dump *dump, struct entry *entry, const uintp
 		entry->frames = 0;
 }
 
-/* How far down the stack pages have been used since it was last purged. */
-static uint32_t touched_bytes(const struct weir__stack *stack)
-{
-	unsigned char resident[STACK_PAGES_MAX];
-	size_t page = (size_t)sysconf(_SC_PAGESIZE);
-	char *base = (char *)((uintptr_t)stack->base & ~(page - 1));
-	size_t bytes = (size_t)(stack->top - base);
-	size_t pages = (bytes + page - 1) / page;
-
-	if (pages > STACK_PAGES_MAX || mincore(base, bytes, resident) < 0)
-		return 0;
-	for (size_t i = 0; i < pages; i++)
-		if (resident[i] & 1)
-			return (uint32_t)(bytes - i * page);
-	return 0;
-}
-
 static void look_at_stack(const struct weir__task *task, const void *sp, struct entry *entry)
 {
 	if (!task->stack)
 		return;
 	entry->stack_bytes = (uint32_t)(task->stack->top - task->stack->base);
-	entry->stack_touched = touched_bytes(task->stack);
+	entry->stack_touched = (uint32_t)weir__stack_touched(task->stack);
 	if ((const char *)sp >= task->stack->base && (const char *)sp <= task->stack->top)
 		entry->stack_used = (uint32_t)(task->stack->top - (const char *)sp);
 }

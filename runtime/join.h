@@ -19,7 +19,9 @@ void weir__join_end(struct weir_join *join, int result);
 weir_fn weir__join_fn(const struct weir_join *join);
 static inline weir_fn weir__task_fn(const struct weir__task *task)
 {
-	return task->fn == weir__join_main ? weir__join_fn(task->arg) : task->fn;
+	weir_fn fn = task->fn == weir__census_main ? task->measured_fn : task->fn;
+
+	return fn == weir__join_main ? weir__join_fn(task->arg) : fn;
 }
 
 #endif

@@ -878,12 +878,31 @@ WEIR_API WEIR_MUST WEIR_NONNULL int weir_worker_stats_get(int worker,
 /*
  * Writes every task of the runtime, as a tree, to `out`, which is borrowed: id, name, what it waits
  * for and how long it has, where it was spawned, its stack (in use, of, and touched so far) and its
- * frames. All workers stand still while it looks, not while it writes; one that does not let itself
- * be stopped for 100 ms is interrupted by SIGURG and shown with what it runs. The caller's worker
- * waits. Does not park. Returns 0, -EINVAL outside a runtime, -ENOMEM, or the error of writing.
- * SIGQUIT does the same to standard error (WEIR_DUMP_SIGNAL=0: not).
+ * frames; then how deep stacks get, as weir_stack_uses_get() tells. All workers stand still while
+ * it looks, not while it writes; one that does not let itself be stopped for 100 ms is interrupted
+ * by SIGURG and shown with what it runs. The caller's worker waits. Does not park. Returns 0,
+ * -EINVAL outside a runtime, -ENOMEM, or the error of writing. SIGQUIT does the same to standard
+ * error (WEIR_DUMP_SIGNAL=0: not).
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_tasks_write(FILE *out);
+
+/* How deep the stacks of the tasks have got that were spawned at one place with one stack class. */
+struct weir_stack_use {
+	char site[80];	   /* "file.c:12", the end of it if it is longer */
+	uint64_t measured; /* tasks, those that still run among them */
+	uint32_t deepest_bytes;
+	uint32_t usable_bytes;
+	enum weir_stack_class stack; /* theirs */
+	enum weir_stack_class fits;  /* the smallest of which the deepest took two thirds at most */
+};
+enum { WEIR_STACK_USES_MAX = 128 };
+
+/*
+ * Fills up to `n` entries, one per place; there are at most WEIR_STACK_USES_MAX. A worker measures
+ * one in WEIR_STACK_CENSUS of the tasks it spawns, to the byte; the first ones more often. Returns
+ * how many were filled, 0 outside a runtime.
+ */
+WEIR_API WEIR_NONNULL size_t weir_stack_uses_get(struct weir_stack_use *ret, size_t n);
 
 #ifdef __cplusplus
 }

@@ -66,7 +66,8 @@ static void end_task(struct weir__worker *self, struct weir__task *task, int res
 /* There is no stack for it. */
 static void end_unborn(struct weir__worker *self, struct weir__task *task)
 {
-	bool is_joined = task->fn == weir__join_main;
+	weir_fn fn = task->fn == weir__census_main ? task->measured_fn : task->fn;
+	bool is_joined = fn == weir__join_main;
 
 	if (is_joined)
 		weir__join_end(task->arg, -ENOMEM);
@@ -347,12 +348,15 @@ uint8_t weir__stack_shift(const struct weir__runtime *runtime, enum weir_stack_c
 	return shift;
 }
 
-static void number(struct weir__task *task, struct weir__worker *self)
+/* The function of the task is set. */
+static inline void number(struct weir__task *task, struct weir__worker *self)
 {
 	uint64_t id = ++self->ids;
 
 	task->id_low = (uint32_t)id;
 	task->id_high = (uint16_t)(id >> 32);
+	if (__builtin_expect(id == self->census_at, 0))
+		weir__census_choose(self, task);
 }
 
 static void init_task(struct weir__task *task, struct weir__worker *self, struct weir__scope *scope,

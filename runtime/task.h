@@ -21,6 +21,7 @@
 #include <weir/runtime.h>
 
 #include "alloc/alloc_internal.h"
+#include "runtime/census.h"
 #include "runtime/classes.h"
 #include "runtime/config.h"
 #include "runtime/driver.h"
@@ -124,7 +125,10 @@ struct weir__task {
 		int64_t wake_ns;	/* while abort is set: the earlier of deadline and sleep */
 		weir__abort_fn aborted; /* parked without: what was called; NULL: nothing was */
 	};
-	struct weir__extra *extra; /* memory, deferred calls, values: see extra.h */
+	union {
+		struct weir__extra *extra; /* memory, deferred calls, values: see extra.h */
+		weir_fn measured_fn;	   /* before it has run: see census.h */
+	};
 	struct weir__msg in; /* START, CANCEL, WAKE from other workers; the record going home */
 	_Atomic uint8_t remote;
 	uint16_t id_high; /* 48 bits count up per spawning worker: months at full speed */
@@ -204,6 +208,7 @@ struct weir__worker {
 	struct weir__stack thread_stack; /* the loop's, for the sanitizers */
 	uint32_t slice_resumes;		 /* what slice_left starts from: see run_slice() */
 	uint64_t ids;
+	uint64_t census_at;	    /* the number of the next task to be measured; 0: none is */
 	uint64_t live;		    /* tasks that run here and have not ended */
 	struct weir__drain *drains; /* servers to tell when the runtime drains; owner only */
 	struct weir__task *fed;	    /* went from `fresh` into the run queue and has not started */
@@ -272,7 +277,8 @@ struct weir__runtime {
 	int root_result;
 	struct weir__watch *watch;     /* NULL: all workers are one thread's; see watch.h */
 	_Atomic bool is_stopping_hard; /* worker 0 sets; shields cover nobody any more */
-	bool is_abandoned;	       /* worker 0's: tasks that do not end are left behind */
+	struct weir__census census;
+	bool is_abandoned;	   /* worker 0's: tasks that do not end are left behind */
 	_Atomic bool is_unwatched; /* no worker was awake: who wakes up says so to the watcher */
 };
 

@@ -141,6 +141,8 @@ static int write_tasks(struct weir__watch *watch, FILE *out)
 		weir__stalls_forget(watch->stalls);
 		if (err == 0)
 			err = weir__dump_write(dump, views, out);
+		if (err == 0)
+			err = weir__census_write(watch->runtime, out);
 	}
 	weir__dump_free(dump);
 	free(views);
@@ -328,6 +330,8 @@ static int write_own(struct weir__worker *self, FILE *out)
 		err = weir__dump_take(dump, views);
 		if (err == 0)
 			err = weir__dump_write(dump, views, out);
+		if (err == 0)
+			err = weir__census_write(self->runtime, out);
 	}
 	weir__dump_free(dump);
 	free(views);

@@ -408,6 +408,7 @@ void weir__worker_init(struct weir__worker *worker, struct weir__runtime *runtim
 	worker->slice_resumes = 1;
 	worker->runq_tail = &worker->runq_head;
 	weir__classes_init(worker);
+	weir__census_init(worker);
 	worker->control.fn = handle_orders;
 	weir__fresh_init(&worker->fresh);
 	/* until its first turn; a wake-up that comes before that ends its first wait */

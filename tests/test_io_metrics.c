@@ -58,6 +58,9 @@ static int count_something(void *arg)
 	expect(value_of(text, "weir_serve_open") == 0);
 	expect(strstr(text, "\n# TYPE weir_odd_events counter\n") != NULL);
 	expect(strstr(text, "# TYPE weir_worker_tasks gauge\n") != NULL);
+	expect(strstr(text, "weir_stack_measured_total{site=\"weir_run\",stack=\"256K\"} 1\n") !=
+	       NULL);
+	expect(value_of(text, "weir_stack_deepest_bytes{site=\"weir_run\",stack=\"256K\"}") > 100);
 	free(text);
 	return 0;
 }
