@@ -82,7 +82,7 @@
 	XX(stall_ms, NUMBER, "WEIR_STALL_MS", 25, 0, 3600000, "ms", \
 	   "a task that holds its worker longer is reported with its frames; 0: none is") \
 	XX(stack_census, NUMBER, "WEIR_STACK_CENSUS", 16384, 0, 1 << 30, "tasks", \
-	   "a worker measures the stack of one task in so many, and of most of its first; 0: of none") \
+	   "a worker measures the stack of one task in so many, and of most early ones; 0: none") \
 	XX(dump_signal, BOOL, "WEIR_DUMP_SIGNAL", 1, 0, 1, "", \
 	   "SIGQUIT writes all tasks to standard error and the program goes on") \
 	XX(blocking_threads, NUMBER, "WEIR_BLOCKING_THREADS", 32, 1, 4096, "threads", \
