@@ -49,13 +49,13 @@ void weir__census_init(struct weir__worker *worker)
 }
 
 /*
- * An eighth of those so far, so that what is spawned once at the start is seen too, up to the
+ * A quarter of those so far, so that what is spawned once at the start is seen too, up to the
  * number that is set. Scattered around it: programs spawn in patterns.
  */
 static uint64_t gap(const struct weir__worker *self)
 {
 	uint64_t most = self->runtime->config.stack_census;
-	uint64_t mean = self->ids / 8 + 1 < most ? self->ids / 8 + 1 : most;
+	uint64_t mean = self->ids / 4 + 1 < most ? self->ids / 4 + 1 : most;
 	uint64_t random = self->ids * 0x9e3779b97f4a7c15u >> 32;
 
 	return mean == 1 ? 1 : mean / 2 + 1 + random % mean;

@@ -199,7 +199,7 @@ static int count_one_in_64(void *arg)
 
 	(void)arg;
 	ck_assert_int_eq(spawn_in_turns(&spawns), 0);
-	/* 100, and 32 more at the start */
+	/* 100, and some more at the start */
 	uint64_t even = measured_at("even"), odd = measured_at("odd");
 	ck_assert_uint_ge(even + odd, 80);
 	ck_assert_uint_le(even + odd, 200);
