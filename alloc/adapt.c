@@ -79,7 +79,8 @@ int weir__alloc_configure(const struct weir__alloc_config *config)
 	    config->shrink_percent >= 100 || !band_holds(config))
 		return -EINVAL;
 	if (config->debug > 3 || config->unpooled > 1 || config->purge > WEIR__PURGE_FREE ||
-	    config->huge_pages > WEIR__HUGE_ALWAYS || config->numa > WEIR__NUMA_INTERLEAVE)
+	    config->huge_pages > WEIR__HUGE_ALWAYS || config->numa > WEIR__NUMA_INTERLEAVE ||
+	    config->oom > WEIR__OOM_ABORT)
 		return -EINVAL;
 	if (config->debug != weir__config.debug && atomic_load(&weir__home_count) > 0)
 		return -EBUSY;

@@ -111,7 +111,8 @@ void *weir_alloc_aligned(size_t align, size_t size)
 	if (align <= 16)
 		return weir_alloc(size);
 	if (size > WEIR_CLASS_BYTES_MAX)
-		return weir__fault() ? NULL : weir__large_alloc(size, align < 4096 ? 4096 : align);
+		return weir__fault() ? weir__refused(size)
+				     : weir__large_alloc(size, align < 4096 ? 4096 : align);
 	if (align <= WEIR__UNIT_BYTES && weir__config.debug == 0)
 		return weir_alloc(aligned_size(align, size));
 	if (align <= WEIR__UNIT_BYTES)

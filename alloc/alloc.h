@@ -520,6 +520,8 @@ struct weir_mem_stats {
 	uint64_t reclaims;	   /* times a reclaimer was asked */
 	uint64_t reclaimed_bytes;  /* what they have freed, measured */
 	uint64_t reclaim_overruns; /* times one took longer than 50 us */
+	uint64_t stalls;	   /* times the kernel has told that tasks had to wait for memory */
+	uint64_t refusals;	   /* allocations that ended with NULL for want of memory */
 	size_t pools;		   /* entries a call of weir_pool_stats_get can fill */
 	size_t heaps;		   /* numbers a call of weir_heap_stats_get can have */
 	struct weir_mem_stage_stats stages[WEIR_MEM_CRITICAL + 1]; /* by enum weir_mem_level */
@@ -565,6 +567,14 @@ WEIR_API WEIR_MUST int weir_heap_pool_stats_get(size_t heap, struct weir_pool_st
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_mem_write_json(FILE *out);
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_mem_write_openmetrics(FILE *out);
+
+/*
+ * Writes to `fd` what memory is in use for: the totals, each heap, and the 16 pools that hold most,
+ * with how full their spans are. A dozen lines or two. It allocates nothing and takes no lock: from
+ * any thread, also where memory is exhausted or in a signal handler. Blocks when the descriptor
+ * does. WEIR_OOM=dump calls it on stderr at the first allocation that is refused.
+ */
+WEIR_API void weir_mem_dump(int fd);
 
 /*
  * For tests: the `nth` slow-path request from now on (1: the next) and every one after it fails as

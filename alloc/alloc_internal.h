@@ -76,6 +76,20 @@ void weir__fault_ask(bool (*fails)(void));
 void weir__heap_lend(void);
 void weir__heap_resume(void);
 
+/* ---- Stalls for want of memory -------------------------------------------------------------- */
+
+/*
+ * A descriptor that is ready for POLLPRI once the kernel has seen tasks stall for want of memory,
+ * at most every 2 s; `path` NULL: of this process's cgroup, or of the machine. Or -errno.
+ */
+WEIR_MUST int weir__stalls_open(const char *path);
+
+/* Whether somebody waits on it. If not, each look at the pressure reads the figures. */
+void weir__stalls_told(bool is);
+
+/* It was ready. */
+void weir__stalls_happen(int64_t now_ns);
+
 /* ---- Configuration -------------------------------------------------------------------------- */
 
 enum weir__adapt {
@@ -87,6 +101,12 @@ enum weir__adapt {
 enum weir__purge {
 	WEIR__PURGE_DONTNEED,
 	WEIR__PURGE_FREE, /* cheaper, and shown as resident until the kernel wants it */
+};
+
+enum weir__oom {
+	WEIR__OOM_ERROR, /* the caller sees it, nobody else */
+	WEIR__OOM_DUMP,	 /* the first refusal is written to stderr, with what memory is used for */
+	WEIR__OOM_ABORT, /* and ends the process */
 };
 
 enum weir__huge_pages {
@@ -136,6 +156,7 @@ struct weir__alloc_config {
 	uint32_t huge_pages;		/* enum weir__huge_pages; heaps made from then on */
 	uint32_t numa;			/* enum weir__numa; heaps attached from then on */
 	uint32_t debug;			/* 0 to 3, see alloc/check.c; before the first heap */
+	uint32_t oom;			/* enum weir__oom */
 	uint32_t reserve;		/* 4: objects no cache shrinks below, within 16 KiB */
 	uint64_t worker_bytes;		/* 8 MiB: all caches of a heap together, when full */
 	uint64_t guard_bytes;		/* 0: none; about one block in so many bytes is guarded */

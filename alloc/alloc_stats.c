@@ -185,6 +185,7 @@ static void add_pressure(struct weir_mem_stats *ret)
 		ret->stages[i].returned_bytes = counts->stages[i].returned_bytes;
 		ret->compactions += ret->stages[i].runs;
 	}
+	ret->stalls = atomic_load_explicit(&weir__stalls, memory_order_relaxed);
 	ret->moved = counts->moved;
 	ret->reclaims = counts->reclaims;
 	ret->reclaimed_bytes = counts->reclaimed_bytes;
@@ -208,6 +209,7 @@ void weir_mem_stats_get(struct weir_mem_stats *ret)
 	add_pressure(ret);
 	ret->resident_bytes = weir__resident_bytes();
 	ret->guarded = weir__guard_samples();
+	ret->refusals = atomic_load_explicit(&weir__refusals, memory_order_relaxed);
 	ret->os_maps = atomic_load_explicit(&weir__os_counts.maps, memory_order_relaxed);
 	ret->os_purged_bytes =
 		atomic_load_explicit(&weir__os_counts.purged_bytes, memory_order_relaxed);

@@ -2,58 +2,16 @@
 /*
  * alloc_text.c: the statistics as text: OpenMetrics for what scrapes, JSON for everything else.
  *
- * Both are made from three tables, of a pool's figures, a heap's and the process's, so that a new
- * figure is one line here. OpenMetrics wants all samples of a family together: it walks heaps and
- * pools once for each figure and keeps nothing, so that the memory it takes does not depend on how
- * many there are. Pools may share a name and heaps change hands; numbers make their labels unique.
+ * Both are made from the same tables, of a pool's figures, a heap's, the process's and a stage's,
+ * so that a new figure is one line here. OpenMetrics wants all samples of a family together: it
+ * walks heaps and pools once for each figure and keeps nothing, so that the memory it takes does
+ * not depend on how many there are. Pools may share a name and heaps change hands; numbers make
+ * their labels unique.
  */
 #include <errno.h>
 #include <string.h>
 
 #include "alloc/heap.h"
-
-/* XX(field, type, text); the types are those of OpenMetrics. */
-/* clang-format off */
-#define POOL_MAP(XX) \
-	XX(allocs,        counter, "Objects handed out.") \
-	XX(misses,        counter, "Of those, the ones the cache could not serve.") \
-	XX(overflows,     counter, "Frees that found the cache full.") \
-	XX(remote_frees,  counter, "Objects freed by a thread that did not own them.") \
-	XX(resizes,       counter, "Times a cache's capacity has changed.") \
-	XX(sampled,       counter, "Requests whose exact size was seen.") \
-	XX(sampled_bytes, counter, "Bytes these have asked for.") \
-	XX(object_bytes,  gauge,   "Bytes of an object.") \
-	XX(in_use,        gauge,   "Objects out now.") \
-	XX(peak,          gauge,   "Most objects out at once.") \
-	XX(cached,        gauge,   "Objects free in the cache.") \
-	XX(capacity,      gauge,   "Objects the cache may hold.") \
-	XX(demand,        gauge,   "Objects the cache would need, by remembered demand.")
-
-#define HEAP_MAP(XX) \
-	XX(remote_sent,    counter, "Blocks of other heaps that its thread has freed.") \
-	XX(span_bytes,     gauge,   "Bytes of spans and of free runs that own memory.") \
-	XX(free_bytes,     gauge,   "Of those, in no span.") \
-	XX(kept_bytes,     gauge,   "Beside those, left to the kernel to take.") \
-	XX(cached_bytes,   gauge,   "Bytes free in caches.") \
-	XX(capacity_bytes, gauge,   "Bytes free in caches if all were full.") \
-	XX(waiting_bytes,  gauge,   "Bytes freed by others, not yet taken home.") \
-	XX(stacks,         gauge,   "Task stacks in use.") \
-	XX(stacks_cached,  gauge,   "Task stacks free, warm.")
-
-#define MEM_MAP(XX) \
-	XX(allocated_bytes,  counter, "Bytes in blocks handed out.") \
-	XX(resident_bytes,   gauge,   "Resident bytes of the whole process.") \
-	XX(large_bytes,      gauge,   "Bytes of blocks above the largest class.") \
-	XX(guarded,          counter, "Blocks allocated between guard pages.") \
-	XX(os_maps,          counter, "mmap calls.") \
-	XX(os_purged_bytes,  counter, "Bytes of memory that was there, given back to the system.") \
-	XX(level,            gauge,   "Memory pressure: from 0, none, to 4, critical.") \
-	XX(level_raises,     counter, "Times the level went up.") \
-	XX(moved,            counter, "Objects of movable pools that changed place.") \
-	XX(reclaims,         counter, "Times a reclaimer was asked.") \
-	XX(reclaimed_bytes,  counter, "Bytes these have freed, measured.") \
-	XX(reclaim_overruns, counter, "Times one took longer than 50 us.")
-/* clang-format on */
 
 enum type { counter, gauge };
 
@@ -64,13 +22,64 @@ struct figure {
 	enum type type;
 };
 
-#define POOL(field, type, text) { #field, text, offsetof(struct weir_pool_stats, field), type },
-#define HEAP(field, type, text) { #field, text, offsetof(struct weir_heap_stats, field), type },
-#define MEM(field, type, text)	{ #field, text, offsetof(struct weir_mem_stats, field), type },
-static const struct figure pool_figures[] = { POOL_MAP(POOL) };
-static const struct figure heap_figures[] = { HEAP_MAP(HEAP) };
-static const struct figure mem_figures[] = { MEM_MAP(MEM) };
 _Static_assert(sizeof(size_t) == sizeof(uint64_t), "figures are read as uint64_t");
+
+/* The types are those of OpenMetrics. */
+/* clang-format off */
+#define FIGURE(of, field, type, text) \
+	{ #field, text, offsetof(struct weir_##of##_stats, field), type }
+
+static const struct figure pool_figures[] = {
+	FIGURE(pool, allocs,        counter, "Objects handed out."),
+	FIGURE(pool, misses,        counter, "Of those, the ones the cache could not serve."),
+	FIGURE(pool, overflows,     counter, "Frees that found the cache full."),
+	FIGURE(pool, remote_frees,  counter, "Objects freed by a thread that did not own them."),
+	FIGURE(pool, resizes,       counter, "Times a cache's capacity has changed."),
+	FIGURE(pool, sampled,       counter, "Requests whose exact size was seen."),
+	FIGURE(pool, sampled_bytes, counter, "Bytes these have asked for."),
+	FIGURE(pool, object_bytes,  gauge,   "Bytes of an object."),
+	FIGURE(pool, in_use,        gauge,   "Objects out now."),
+	FIGURE(pool, peak,          gauge,   "Most objects out at once."),
+	FIGURE(pool, cached,        gauge,   "Objects free in the cache."),
+	FIGURE(pool, capacity,      gauge,   "Objects the cache may hold."),
+	FIGURE(pool, demand,        gauge,   "Objects the cache would need, by remembered demand."),
+};
+
+static const struct figure heap_figures[] = {
+	FIGURE(heap, remote_sent,    counter, "Blocks of other heaps that its thread has freed."),
+	FIGURE(heap, span_bytes,     gauge,   "Bytes of spans and of free runs that own memory."),
+	FIGURE(heap, free_bytes,     gauge,   "Of those, in no span."),
+	FIGURE(heap, kept_bytes,     gauge,   "Beside those, left to the kernel to take."),
+	FIGURE(heap, cached_bytes,   gauge,   "Bytes free in caches."),
+	FIGURE(heap, capacity_bytes, gauge,   "Bytes free in caches if all were full."),
+	FIGURE(heap, waiting_bytes,  gauge,   "Bytes freed by others, not yet taken home."),
+	FIGURE(heap, stacks,         gauge,   "Task stacks in use."),
+	FIGURE(heap, stacks_cached,  gauge,   "Task stacks free, warm."),
+};
+
+static const struct figure mem_figures[] = {
+	FIGURE(mem, allocated_bytes,  counter, "Bytes in blocks handed out."),
+	FIGURE(mem, resident_bytes,   gauge,   "Resident bytes of the whole process."),
+	FIGURE(mem, large_bytes,      gauge,   "Bytes of blocks above the largest class."),
+	FIGURE(mem, guarded,          counter, "Blocks allocated between guard pages."),
+	FIGURE(mem, os_maps,          counter, "mmap calls."),
+	FIGURE(mem, os_purged_bytes,  counter, "Bytes that were there, given back."),
+	FIGURE(mem, level,            gauge,   "Memory pressure: from 0, none, to 4, critical."),
+	FIGURE(mem, level_raises,     counter, "Times the level went up."),
+	FIGURE(mem, stalls,           counter, "Times the kernel told of waits for memory."),
+	FIGURE(mem, moved,            counter, "Objects of movable pools that changed place."),
+	FIGURE(mem, reclaims,         counter, "Times a reclaimer was asked."),
+	FIGURE(mem, reclaimed_bytes,  counter, "Bytes these have freed, measured."),
+	FIGURE(mem, reclaim_overruns, counter, "Times one took longer than 50 us."),
+	FIGURE(mem, refusals,         counter, "Allocations refused for want of memory."),
+};
+
+static const struct figure stage_figures[] = {
+	FIGURE(mem_stage, runs,           counter, "Times the stage of a level was run."),
+	FIGURE(mem_stage, ns,             counter, "Nanoseconds spent in it."),
+	FIGURE(mem_stage, returned_bytes, counter, "Bytes that were there, given back by it."),
+};
+/* clang-format on */
 
 #define COUNT(array) (sizeof(array) / sizeof(*(array)))
 
@@ -160,24 +169,20 @@ static void write_workers(FILE *out, size_t heaps)
 		fprintf(out, "weir_heap_worker{heap=\"%zu\"} %d\n", heap, stats.worker);
 }
 
+/* Time is in seconds there. */
 static void write_stages(FILE *out, const struct weir_mem_stats *stats)
 {
-	static const struct figure figures[] = {
-		{ "runs", "Times the stage of a level was run.",
-		  offsetof(struct weir_mem_stage_stats, runs), counter },
-		{ "seconds", "Time spent in it.", offsetof(struct weir_mem_stage_stats, ns),
-		  counter },
-		{ "returned_bytes", "Bytes of memory that was there, given back by it.",
-		  offsetof(struct weir_mem_stage_stats, returned_bytes), counter },
-	};
-	for (unsigned i = 0; i < COUNT(figures); i++) {
-		const struct figure *figure = &figures[i];
-		bool is_time = figure->offset == offsetof(struct weir_mem_stage_stats, ns);
-		write_family(out, "mem_stage", figure);
+	for (unsigned i = 0; i < COUNT(stage_figures); i++) {
+		struct figure figure = stage_figures[i];
+		bool is_time = strcmp(figure.name, "ns") == 0;
+		if (is_time)
+			figure.name = "seconds", figure.text = "Time spent in it.";
+		write_family(out, "mem_stage", &figure);
 		for (unsigned level = WEIR_MEM_MEDIUM; level <= WEIR_MEM_CRITICAL; level++)
-			fprintf(out, "weir_mem_stage_%s_total{level=\"%s\"} %.9g\n", figure->name,
+			fprintf(out, "weir_mem_stage_%s_total{level=\"%s\"} %.9g\n", figure.name,
 				level_name[level],
-				(double)value(&stats->stages[level], figure) / (is_time ? 1e9 : 1));
+				(double)value(&stats->stages[level], &figure) /
+					(is_time ? 1e9 : 1));
 	}
 }
 
@@ -212,11 +217,9 @@ static void write_json_stages(FILE *out, const struct weir_mem_stats *stats)
 {
 	fputs(",\"stages\":{", out);
 	for (unsigned level = WEIR_MEM_MEDIUM; level <= WEIR_MEM_CRITICAL; level++) {
-		const struct weir_mem_stage_stats *stage = &stats->stages[level];
-		fprintf(out, "%s\"%s\":{\"runs\":%llu,\"ns\":%llu,\"returned_bytes\":%llu}",
-			level > WEIR_MEM_MEDIUM ? "," : "", level_name[level],
-			(unsigned long long)stage->runs, (unsigned long long)stage->ns,
-			(unsigned long long)stage->returned_bytes);
+		fprintf(out, "%s\"%s\":{", level > WEIR_MEM_MEDIUM ? "," : "", level_name[level]);
+		write_members(out, &stats->stages[level], stage_figures, COUNT(stage_figures));
+		fputc('}', out);
 	}
 	fputc('}', out);
 }

@@ -416,6 +416,8 @@ void *weir__alloc_exact(size_t room, size_t size, void *site)
 	bool window_full = block == NULL && room > WEIR__UNIT_BYTES && weir__mode == 0;
 	if (window_full && !weir__fault()) /* the machine may not be */
 		return weir__large_alloc(size, WEIR__UNIT_BYTES);
+	if (block == NULL)
+		return weir__refused(size);
 	weir__watch_alloc(block, size, weir__pools[index].object_bytes);
 	if (weir__config.debug > 0)
 		weir__check_alloc(block, size, site);
@@ -425,7 +427,7 @@ void *weir__alloc_exact(size_t room, size_t size, void *site)
 void *weir__alloc_slow(size_t size)
 {
 	if (size > WEIR_CLASS_BYTES_MAX)
-		return weir__fault() ? NULL : weir__large_alloc(size, 4096);
+		return weir__fault() ? weir__refused(size) : weir__large_alloc(size, 4096);
 	if (size > WEIR__TABLE_BYTES_MAX) { /* nobody has looked yet */
 		void *block = weir__cache_pop(&weir__heap_self->cache[weir_size_class(size) + 1]);
 		if (block != NULL)
@@ -443,6 +445,8 @@ void *weir__pool_get_slow(uint32_t index)
 	if (object != NULL)
 		return object;
 	object = get(index);
+	if (object == NULL)
+		return weir__refused(bytes);
 	weir__watch_alloc(object, bytes, bytes);
 	if (weir__config.debug > 0)
 		weir__check_alloc(object, bytes, __builtin_return_address(0));
@@ -462,6 +466,8 @@ void *weir__alloc_run_aligned(size_t align, size_t size)
 	void *block = home == NULL ? NULL : get_aligned(home, index, align);
 	if (locked)
 		pthread_mutex_unlock(&weir__heaps_lock);
+	if (block == NULL)
+		return weir__refused(size);
 	weir__watch_alloc(block, size, weir__pools[index].object_bytes);
 	if (weir__config.debug > 0)
 		weir__check_alloc(block, size, __builtin_return_address(0));

@@ -39,6 +39,7 @@ bool weir__fault(void)
 		return true;
 	if ((atomic_load_explicit(&weir__mode, memory_order_relaxed) & WEIR__MODE_FAULTS) == 0)
 		return false;
+	weir__refusal_note(WEIR__REFUSED_TEST);
 	bool (*asked)(void) = atomic_load_explicit(&fails, memory_order_relaxed);
 	if (asked != NULL)
 		return asked();

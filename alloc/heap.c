@@ -227,8 +227,10 @@ int weir__heap_attach(void)
 	if (home != NULL)
 		atomic_store_explicit(&home->owned, 1, memory_order_relaxed);
 	pthread_mutex_unlock(&weir__heaps_lock);
-	if (home == NULL)
+	if (home == NULL) {
+		(void)weir__refused(sizeof(*home));
 		return -ENOMEM;
+	}
 	home->now_ns = weir__os_now();
 	weir__heap_self = &home->heap;
 	if (weir__config.numa != WEIR__NUMA_NONE)

@@ -23,6 +23,7 @@
 #define WEIR_ALLOC_HEAP_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "alloc/alloc_internal.h"
 
@@ -56,6 +57,7 @@ struct weir__pool {
 	uint64_t reciprocal; /* see weir__pool_describe() */
 	uint64_t valid;
 	const char *name;
+	char label[24];	   /* the same, cut off; stays when the owner takes his back */
 	weir_move_fn move; /* NULL: its objects stay where they are */
 	void *move_arg;
 	struct weir_pool_stats before; /* what the index's earlier pools have counted */
@@ -124,6 +126,7 @@ struct weir__demand {
 /* One pool of one heap: what stands behind its cache. */
 struct weir__bin {
 	struct weir__span *partial[WEIR__PARTIAL_LISTS]; /* by fullness; [3] is the fullest */
+	uint32_t partial_count[WEIR__PARTIAL_LISTS];	 /* spans on each; for readers */
 	uint64_t out;	   /* objects taken from the spans and not given back */
 	uint64_t internal; /* of those, arrays of the caches themselves */
 	uint64_t fetched;  /* objects that refills brought */
@@ -514,6 +517,8 @@ void weir__stacks_count(const struct weir__home *home, struct weir__stack_counts
 
 extern _Atomic uint32_t weir__level; /* enum weir_mem_level */
 extern _Atomic uint64_t weir__level_raises;
+extern char weir__stall_path[600];    /* where the figures are; whoever looks finds it */
+extern _Atomic uint64_t weir__stalls; /* times the kernel has told of some */
 
 /* The level after one more look. A pure function. */
 uint32_t weir__level_next(uint32_t level, unsigned permille, int64_t since_change_ns);
@@ -526,6 +531,9 @@ uint64_t weir__resident_bytes(void);
 
 /* Bytes of all heaps that the OS may have given memory to. */
 uint64_t weir__committed(void);
+
+/* The process's own or what the cgroup leaves the heaps, whichever is less; 0: neither. */
+uint64_t weir__limit(void);
 
 /* Whether `bytes` more are within the limit, after giving back what `home` does not need. */
 bool weir__within_limit(struct weir__home *home, uint64_t bytes);
@@ -551,6 +559,28 @@ struct weir__compact_counts {
 void weir__reclaim_lock(void); /* around fork() */
 void weir__reclaim_unlock(void);
 extern struct weir__compact_counts weir__compact_counts;
+
+/* ---- mem_dump.c ----------------------------------------------------------------------------- */
+
+enum weir__refusal { /* why the last request that was refused was */
+		     WEIR__REFUSED_SYSTEM,
+		     WEIR__REFUSED_LIMIT,
+		     WEIR__REFUSED_WINDOW,
+		     WEIR__REFUSED_TEST,
+};
+extern _Atomic uint32_t weir__refusal_cause; /* of whichever thread was last: for people to read */
+extern _Atomic uint64_t weir__refusals;
+
+static inline void weir__refusal_note(enum weir__refusal cause)
+{
+	atomic_store_explicit(&weir__refusal_cause, cause, memory_order_relaxed);
+}
+
+/*
+ * Every request that memory has run out for ends here: counted, and the first is told of as
+ * WEIR_OOM says. No lock is held. Returns NULL.
+ */
+void *weir__refused(size_t bytes);
 
 /* ---- os_memory.c: the only mmap, madvise and mprotect of the layer -------------------------- */
 

@@ -73,7 +73,7 @@ void *weir__large_alloc(size_t size, size_t align)
 		WEIR__ADD(total_bytes, bytes);
 	}
 	pthread_mutex_unlock(&lock);
-	return block;
+	return block != NULL ? block : weir__refused(size);
 }
 
 bool weir__large_free(void *block)

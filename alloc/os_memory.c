@@ -70,8 +70,10 @@ static void *map_trimmed(size_t bytes, size_t align)
 void *weir__os_map(size_t bytes, size_t align)
 {
 	void *p = map_at(NULL, bytes, 0);
-	if (p == NULL)
+	if (p == NULL) {
+		weir__refusal_note(WEIR__REFUSED_SYSTEM);
 		return NULL;
+	}
 	if (((uintptr_t)p & (align - 1)) != 0) {
 		munmap(p, bytes);
 		void *q = map_below(p, bytes, align);

@@ -55,6 +55,18 @@ void weir__pool_describe(struct weir__pool *pool, uint32_t object_bytes)
 	atomic_store_explicit(&pool->state, WEIR__POOL_LIVE, memory_order_relaxed);
 }
 
+/* Whoever shows the label while another pool gets the index may see some of either's. */
+static void name_pool(struct weir__pool *pool, const char *name)
+{
+	size_t last = sizeof(pool->label) - 1;
+	pool->name = name;
+	WEIR__SET(pool->label[last], '\0');
+	for (size_t i = 0; i < last; i++) {
+		WEIR__SET(pool->label[i], *name);
+		name += *name != '\0';
+	}
+}
+
 static const char *class_name(unsigned index, size_t bytes)
 {
 	const char *unit = bytes >= 1 << 20 ? "MiB" : bytes >= 1 << 10 ? "KiB" : "B";
@@ -74,10 +86,10 @@ void weir__pools_init(void)
 		if (bytes == 0)
 			bytes = weir_class_size(i - 1);
 		weir__pool_describe(&weir__pools[i], (uint32_t)bytes);
-		weir__pools[i].name = class_name(i, bytes);
+		name_pool(&weir__pools[i], class_name(i, bytes));
 	}
 	weir__pool_describe(&weir__pools[WEIR__POOL_BUFFER], sizeof(struct weir__block));
-	weir__pools[WEIR__POOL_BUFFER].name = "buffer";
+	name_pool(&weir__pools[WEIR__POOL_BUFFER], "buffer");
 }
 
 /* The object size that keeps every object of a span aligned; 0: the options make no sense. */
@@ -121,7 +133,7 @@ int weir_pool_new_with(weir_pool **ret, const struct weir_pool_opts *opts)
 	struct weir__pool *pool = unused_pool();
 	if (pool != NULL) {
 		weir__pool_describe(pool, (uint32_t)stride);
-		pool->name = opts->name != NULL ? opts->name : "pool";
+		name_pool(pool, opts->name != NULL ? opts->name : "pool");
 		weir__pool_stats_restart(pool->handle.index);
 		pool->move = opts->move;
 		pool->move_arg = opts->move_arg;
@@ -138,7 +150,7 @@ void weir_pool_free(weir_pool *handle)
 	struct weir__pool *pool = &weir__pools[handle->index];
 	pthread_mutex_lock(&weir__heaps_lock);
 	pool->state = WEIR__POOL_DEAD;
-	pool->name = "freed pool";
+	name_pool(pool, "freed pool");
 	atomic_fetch_add_explicit(&weir__pools_dead, 1, memory_order_relaxed);
 	pthread_mutex_unlock(&weir__heaps_lock);
 	struct weir__home *home = weir__home_self();

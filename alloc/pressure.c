@@ -7,6 +7,10 @@
  * pressure stall figures. The worst of them, in thousandths, becomes a level: up at once, down one
  * at a time, 5 points below where it began and 2 s apart. One worker looks, once a second, in its
  * turn; an idle process does not look at all.
+ *
+ * Stalls are the kernel's to tell of, where it lets us ask (a trigger; io/pressure.c waits on it):
+ * then an idle process hears of them too, and their figures are only read for a while afterwards.
+ * Where it does not, they are read at every look.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -21,6 +25,7 @@
 
 #define LOOK_NS	 (1000 * WEIR__MS)
 #define DWELL_NS (2000 * WEIR__MS)
+#define FADE_NS	 (20000 * WEIR__MS) /* until a stall hardly shows in an average of 10 s */
 
 enum {
 	HYSTERESIS = 50,
@@ -38,6 +43,11 @@ static _Atomic int64_t look_ns;
 static _Atomic uint64_t cgroup_allows; /* bytes of all heaps, as of the last look; 0: no limit */
 static int64_t lowered_ns;
 static _Atomic bool forced;
+
+static _Atomic bool is_told;	   /* the kernel tells of stalls */
+static _Atomic int64_t stalled_ns; /* when it last did */
+_Atomic uint64_t weir__stalls;
+char weir__stall_path[600];
 
 enum weir_mem_level weir_mem_level_get(void)
 {
@@ -68,8 +78,7 @@ uint64_t weir__committed(void)
 	return (units << WEIR__UNIT_SHIFT) + weir__large_bytes();
 }
 
-/* The process's own limit or what the cgroup leaves the heaps, whichever is less; 0: neither. */
-static uint64_t limit_now(void)
+uint64_t weir__limit(void)
 {
 	uint64_t own = weir__config.mem_limit;
 	uint64_t left = atomic_load_explicit(&cgroup_allows, memory_order_relaxed);
@@ -94,7 +103,7 @@ static bool take_from(struct weir__home *home, void *arg)
 
 bool weir__within_limit(struct weir__home *home, uint64_t bytes)
 {
-	uint64_t limit = limit_now();
+	uint64_t limit = weir__limit();
 	if (limit == 0 || weir__committed() + bytes <= limit)
 		return true;
 	if (home != NULL)
@@ -102,7 +111,10 @@ bool weir__within_limit(struct weir__home *home, uint64_t bytes)
 	struct want want = { limit, bytes };
 	if (!fits(&want))
 		weir__lent_each(take_from, &want);
-	return fits(&want);
+	if (fits(&want))
+		return true;
+	weir__refusal_note(WEIR__REFUSED_LIMIT);
+	return false;
 }
 
 /* ---- The cgroup's and the kernel's ---------------------------------------------------------- */
@@ -212,11 +224,56 @@ static double stalled(const char *text, const char *kind)
 	return value == NULL ? 0 : strtod(value + strlen("avg10="), NULL);
 }
 
+/* The cgroup's own stalls, where they are counted: neighbours at their limits are not ours. */
+static void find_stalls(char *ret, size_t room)
+{
+	char directory[500];
+	ret[0] = '\0';
+	if (find_cgroup(directory, sizeof(directory)) == 2)
+		snprintf(ret, room, "%s/memory.pressure", directory);
+	if (access(ret, R_OK) != 0)
+		snprintf(ret, room, "/proc/pressure/memory");
+}
+
+/*
+ * 42 ms in 2 s are the least that raises the level, as 2.1 % of the time for all is. A window of
+ * that length needs no privilege.
+ */
+int weir__stalls_open(const char *path)
+{
+	static const char wanted[] = "some 42000 2000000";
+	char found[600];
+	if (path == NULL)
+		find_stalls(found, sizeof(found));
+	int fd = open(path == NULL ? found : path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0)
+		return -errno;
+	if (write(fd, wanted, sizeof(wanted)) >= 0)
+		return fd;
+	int err = -errno;
+	close(fd);
+	return err;
+}
+
+void weir__stalls_told(bool is)
+{
+	atomic_store_explicit(&stalled_ns, weir__os_now(), memory_order_relaxed);
+	atomic_store_explicit(&is_told, is, memory_order_relaxed);
+}
+
+static bool may_have_stalled(int64_t now_ns)
+{
+	int64_t last = atomic_load_explicit(&stalled_ns, memory_order_relaxed);
+	return !atomic_load_explicit(&is_told, memory_order_relaxed) || now_ns - last < FADE_NS;
+}
+
 /* A tenth of the time stalled for some, or 3 % for all, is as bad as it gets. */
-static unsigned psi_permille(void)
+static unsigned stall_permille(void)
 {
 	char text[FILE_BYTES];
-	if (!read_text("/proc/pressure/memory", text))
+	if (weir__stall_path[0] == '\0')
+		find_stalls(weir__stall_path, sizeof(weir__stall_path));
+	if (!read_text(weir__stall_path, text))
 		return 0;
 	double some = stalled(text, "some") * 100, full = stalled(text, "full") * 333;
 	double worst = some > full ? some : full;
@@ -225,13 +282,13 @@ static unsigned psi_permille(void)
 
 /* ---- Looking -------------------------------------------------------------------------------- */
 
-static unsigned permille_now(void)
+static unsigned permille_now(int64_t now_ns)
 {
 	unsigned worst = share(weir__committed(), weir__config.mem_limit);
 	unsigned other = cgroup_permille();
 	if (other > worst)
 		worst = other;
-	other = psi_permille();
+	other = may_have_stalled(now_ns) ? stall_permille() : 0;
 	return other > worst ? other : worst;
 }
 
@@ -263,9 +320,20 @@ void weir__pressure_turn(int64_t now_ns)
 						     memory_order_acquire, memory_order_relaxed))
 		return;
 	uint32_t level = atomic_load_explicit(&weir__level, memory_order_relaxed);
-	uint32_t next = weir__level_next(level, permille_now(), now_ns - lowered_ns);
+	uint32_t next = weir__level_next(level, permille_now(now_ns), now_ns - lowered_ns);
 	if (next != level)
 		lowered_ns = now_ns;
 	set_level(next);
 	atomic_store_explicit(&look_ns, now_ns + LOOK_NS, memory_order_release);
+}
+
+void weir__stalls_happen(int64_t now_ns)
+{
+	int64_t due = atomic_load_explicit(&look_ns, memory_order_relaxed);
+	atomic_fetch_add_explicit(&weir__stalls, 1, memory_order_relaxed);
+	atomic_store_explicit(&stalled_ns, now_ns, memory_order_relaxed);
+	if (due != INT64_MAX) /* else somebody looks already */
+		(void)atomic_compare_exchange_strong_explicit(
+			&look_ns, &due, now_ns, memory_order_relaxed, memory_order_relaxed);
+	weir__pressure_turn(now_ns);
 }

@@ -264,8 +264,10 @@ static uint32_t units_alloc(struct weir__home *home, uint32_t units)
 		return UINT32_MAX;
 	if (run != NULL)
 		return run_take(home, run, units);
-	if (home->unit_count - home->frontier < units)
+	if (home->unit_count - home->frontier < units) {
+		weir__refusal_note(WEIR__REFUSED_WINDOW);
 		return UINT32_MAX;
+	}
 	uint32_t unit = home->frontier;
 	home->frontier += units;
 	if (home->frontier > home->dumped)
@@ -416,6 +418,7 @@ static void span_link(struct weir__bin *bin, struct weir__span *span, uint8_t li
 	span->list = list;
 	if (list == WEIR__PARTIAL_LISTS)
 		return;
+	WEIR__ADD(bin->partial_count[list], 1);
 	span->prev = NULL;
 	span->next = bin->partial[list];
 	if (span->next != NULL)
@@ -427,6 +430,7 @@ static void span_unlink(struct weir__bin *bin, struct weir__span *span)
 {
 	if (span->list == WEIR__PARTIAL_LISTS)
 		return;
+	WEIR__ADD(bin->partial_count[span->list], -1u);
 	if (span->next != NULL)
 		span->next->prev = span->prev;
 	if (span->prev != NULL)
@@ -473,7 +477,7 @@ static struct weir__span *span_begin(struct weir__home *home, uint32_t index, ui
 	for (uint32_t i = 0; i < pool->span_units; i++)
 		WEIR__SET(home->map[unit + i], word);
 	WEIR__ADD(home->span_units, pool->span_units);
-	home->bins[index].spans++;
+	WEIR__ADD(home->bins[index].spans, 1);
 	span_link(&home->bins[index], span, 0);
 	return span;
 }
@@ -490,7 +494,7 @@ static void span_end(struct weir__home *home, uint32_t index, struct weir__span 
 	uint32_t unit = unit_of(home, span);
 	uint32_t units = span->units;
 	span_unlink(&home->bins[index], span);
-	home->bins[index].spans--;
+	WEIR__ADD(home->bins[index].spans, -1u);
 	WEIR__ADD(home->span_units, -(uint64_t)units);
 	for (uint32_t i = 0; i < units; i++)
 		WEIR__SET(home->map[unit + i], 0);

@@ -178,14 +178,16 @@ struct weir__stack *weir__stack_get(size_t bytes)
 	unsigned class = 0;
 	while (class < WEIR__STACK_CLASSES && bytes > class_bytes[class])
 		class ++;
-	if (home == NULL || class == WEIR__STACK_CLASSES || weir__fault())
+	if (home == NULL || class == WEIR__STACK_CLASSES)
 		return NULL;
+	if (weir__fault())
+		return weir__refused(bytes);
 	struct weir__stacks *stacks = &home->stacks[class];
 	struct weir__stack *stack = pop_idle(stacks);
 	if (stack == NULL)
 		stack = carve(stacks, class);
 	if (stack == NULL)
-		return NULL;
+		return weir__refused(bytes);
 	stack->slab->in_use++;
 	WEIR__SET(stacks->in_use, stacks->in_use + 1);
 	if (stacks->in_use > stacks->in_use_max)

@@ -255,8 +255,11 @@ static bool end_connect(struct poll *poll, struct weir__op *op)
 	return give(op, -err);
 }
 
-/* Exactly what is asked for; an edge may have been of something else. */
-static bool try_poll(struct poll *poll_driver, struct weir__op *op)
+/*
+ * Exactly what is asked for; an edge may have been of something else. `told`: what epoll has said
+ * of it, of which POLLPRI may be said only once (the kernel's pressure figures).
+ */
+static bool try_poll(struct poll *poll_driver, struct weir__op *op, uint32_t told)
 {
 	struct pollfd entry = { .fd = op->handle->fd, .events = (short)op->len };
 	int n;
@@ -265,12 +268,14 @@ static bool try_poll(struct poll *poll_driver, struct weir__op *op)
 		entering(poll_driver);
 		n = poll(&entry, 1, 0);
 	} while (n < 0 && errno == EINTR);
-	return n != 0 && give(op, n < 0 ? -errno : entry.revents);
+	if (n >= 0)
+		n = entry.revents | (int)(told & (uint32_t)op->len & POLLPRI);
+	return n != 0 && give(op, n < 0 ? -errno : n);
 }
 
 static bool start_poll(struct poll *poll, struct weir__op *op)
 {
-	if (try_poll(poll, op))
+	if (try_poll(poll, op, 0))
 		return true;
 	int err = op->handle->is_polled ? 0 : join(poll, op->handle);
 	return err < 0 && give(op, err);
@@ -454,7 +459,7 @@ static void on_event(struct poll *poll, const struct epoll_event *event)
 	struct weir__handle *handle = event->data.ptr;
 
 	if (handle->ops && handle->ops->code == WEIR__OP_POLL) {
-		if (try_poll(poll, handle->ops))
+		if (try_poll(poll, handle->ops, event->events))
 			finish(poll, handle->ops);
 		return;
 	}

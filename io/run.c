@@ -17,6 +17,7 @@
 
 #include "io/cpus.h"
 #include "io/io_internal.h"
+#include "io/pressure.h"
 #include "io/probe.h"
 #include "io/signal.h"
 #include "runtime/capture.h"
@@ -116,6 +117,8 @@ static int worker_open(struct weir__worker *worker)
 		return err;
 	}
 	weir__heap_on_news(look_after_heap, worker);
+	if (worker->index == 0)
+		weir__pressure_watch(worker, weir__stalls_open(NULL));
 	weir__hook(worker, worker->runtime->hooks.start);
 	return 0;
 }
@@ -124,6 +127,7 @@ static void worker_close(struct weir__worker *worker)
 {
 	weir__hook(worker, worker->runtime->hooks.stop);
 	weir__heap_on_news(NULL, NULL);
+	weir__pressure_unwatch(worker);
 	worker->driver->ops->close(worker->driver);
 	weir__fatal_detach_thread();
 	weir__capture_detach_thread();
@@ -372,6 +376,7 @@ static int configure_alloc(const struct weir__config *config)
 	pools.numa = (uint32_t)config->mem_numa;
 	pools.guard_bytes = config->mem_guard_bytes;
 	pools.mem_limit = config->mem_limit;
+	pools.oom = (uint32_t)config->mem_oom;
 	sizes_of(config, &pools);
 	pools.epoch_ns = (int64_t)config->pool_epoch_ms * WEIR_MS;
 	pools.halflife_ns = (int64_t)config->pool_halflife_ms * WEIR_MS;
@@ -418,6 +423,7 @@ static void after_fork_there(void)
 	runtimes = 0;
 	pthread_mutex_unlock(&start_lock);
 	weir__signals_forget();
+	weir__pressure_forget();
 	weir__heap_on_news(NULL, NULL);
 	if (weir__worker_self())
 		weir__worker_leave(weir__worker_self());

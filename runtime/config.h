@@ -158,6 +158,8 @@
 	   "allocated by a worker between two blocks with guard pages around them; 0: none") \
 	XX(mem_limit, BYTES, "WEIR_MEM_LIMIT", 0, 0, 1LL << 50, "bytes", \
 	   "of all workers, stacks not counted; 0: the cgroup's limit alone") \
+	XX(mem_oom, CHOICE, "WEIR_OOM", 0, 0, 2, "error|dump|abort", \
+	   "when the first allocation is refused: nothing, a dump on stderr, or that and abort()") \
 	XX(mem_debug, NUMBER, "WEIR_MEM_DEBUG", 0, 0, 3, "level", \
 	   "1: double frees; 2: writes after free and past the end; 3: where, and leaks") \
 	XX(sim_seed, NUMBER, "WEIR_SIM_SEED", 0, 0, INT64_MAX, "seed", \
