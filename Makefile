@@ -64,6 +64,8 @@ soak: $B/have-test $B/tests/run  ## the allocator's stress for a minute at each 
 	$(Q)WEIR_SOAK_SECONDS=60 CK_TIMEOUT_MULTIPLIER=10 $B/tests/run alloc_stress
 test-examples: examples bench-build  ## the examples, driven by curl, wrk, redis-cli and redis-benchmark
 	$(Q)B=$B tests/examples.sh
+test-cgroup: examples bench-build  ## a server in a cgroup of 64 MB, under a load that wants more; needs root
+	$(Q)B=$B tests/cgroup.sh
 test-gdb: $B/libweir.a  ## the gdb script, on a live process and on a core file
 	$(Q)CC=$(CC) B=$B tests/gdb.sh
 check-asan:  ## the tests under AddressSanitizer and UBSan
@@ -185,7 +187,7 @@ $B/tests/switch_alone: tests/switch_alone.c runtime/switch_$(ARCH).S Makefile | 
 	$(call say,LD) $(CC) -std=gnu11 -O2 -g $(WARN) -static -I. -I$B/include $(filter-out Makefile,$^) -o $@
 
 .SECONDARY:
-.PHONY: all lib soak preload-smoke examples bench-build rivals deps demo test test-examples test-gdb check-asan check-tsan check-valgrind \
+.PHONY: all lib soak preload-smoke examples bench-build rivals deps demo test test-examples test-cgroup test-gdb check-asan check-tsan check-valgrind \
 	bench bench-alloc bench-quick bench-keep bench-guard \
 	layers symbols headers doc-examples lint model cross cross-objects install uninstall clean help
 -include $(wildcard $B/*/*.d $B/*/*/*.d)

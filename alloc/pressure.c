@@ -2,11 +2,11 @@
 /*
  * pressure.c: how short memory is.
  *
- * Three sources, cheapest first: the heaps' own account against WEIR_MEM_LIMIT, the cgroup's usage
- * against its limit (v2 or v1, page cache that can be dropped not counted), and the kernel's
- * pressure stall figures. The worst of them, in thousandths, becomes a level: up at once, down one
- * at a time, 5 points below where it began and 2 s apart. One worker looks, once a second, in its
- * turn; an idle process does not look at all.
+ * Three sources: the cgroup's usage against its limit (v2 or v1, page cache that can be dropped not
+ * counted), the heaps' own account against WEIR_MEM_LIMIT and what the cgroup leaves them, and the
+ * kernel's pressure stall figures. The worst of them, in thousandths, becomes a level: up at once,
+ * down one at a time, 5 points below where it began and 2 s apart. One worker looks, once a second,
+ * in its turn; an idle process does not look at all.
  *
  * Stalls are the kernel's to tell of, where it lets us ask (a trigger; io/pressure.c waits on it):
  * then an idle process hears of them too, and their figures are only read for a while afterwards.
@@ -94,6 +94,15 @@ static bool fits(const struct want *want)
 	return weir__committed() + want->bytes <= want->limit;
 }
 
+/* Not only when a second is over. */
+static void look_soon(int64_t when_ns)
+{
+	int64_t due = atomic_load_explicit(&look_ns, memory_order_relaxed);
+	if (due != INT64_MAX) /* else somebody looks already */
+		(void)atomic_compare_exchange_strong_explicit(
+			&look_ns, &due, when_ns, memory_order_relaxed, memory_order_relaxed);
+}
+
 /* A worker asleep gives what it has free before another is refused. */
 static bool take_from(struct weir__home *home, void *arg)
 {
@@ -114,6 +123,7 @@ bool weir__within_limit(struct weir__home *home, uint64_t bytes)
 	if (fits(&want))
 		return true;
 	weir__refusal_note(WEIR__REFUSED_LIMIT);
+	look_soon(0);
 	return false;
 }
 
@@ -284,8 +294,8 @@ static unsigned stall_permille(void)
 
 static unsigned permille_now(int64_t now_ns)
 {
-	unsigned worst = share(weir__committed(), weir__config.mem_limit);
-	unsigned other = cgroup_permille();
+	unsigned worst = cgroup_permille();
+	unsigned other = share(weir__committed(), weir__limit()); /* at 1000 it refuses */
 	if (other > worst)
 		worst = other;
 	other = may_have_stalled(now_ns) ? stall_permille() : 0;
@@ -329,11 +339,8 @@ void weir__pressure_turn(int64_t now_ns)
 
 void weir__stalls_happen(int64_t now_ns)
 {
-	int64_t due = atomic_load_explicit(&look_ns, memory_order_relaxed);
 	atomic_fetch_add_explicit(&weir__stalls, 1, memory_order_relaxed);
 	atomic_store_explicit(&stalled_ns, now_ns, memory_order_relaxed);
-	if (due != INT64_MAX) /* else somebody looks already */
-		(void)atomic_compare_exchange_strong_explicit(
-			&look_ns, &due, now_ns, memory_order_relaxed, memory_order_relaxed);
+	look_soon(now_ns);
 	weir__pressure_turn(now_ns);
 }

@@ -1186,16 +1186,20 @@ static const char *cmd_info(struct client *c)
 		"process_id:%d\r\n\r\n"
 		"# Clients\r\nconnected_clients:%ju\r\n\r\n"
 		"# Memory\r\nused_memory:%ju\r\ncached_memory:%ju\r\nmem_allocs:%ju\r\n"
-		"mem_hits:%ju\r\nmem_misses:%ju\r\nos_maps:%ju\r\n\r\n"
+		"mem_hits:%ju\r\nmem_misses:%ju\r\nos_maps:%ju\r\nmem_level:%ju\r\n"
+		"mem_refusals:%ju\r\nmem_stages_medium:%ju\r\nmem_stages_high:%ju\r\n"
+		"mem_stages_critical:%ju\r\n\r\n"
 		"# Stats\r\ntotal_connections_received:%ju\r\ntotal_commands_processed:%ju\r\n"
 		"expired_keys:%ju\r\nturns:%ju\r\nparks:%ju\r\nswitches:%ju\r\nenters:%ju\r\n"
 		"submissions:%ju\r\ncompletions:%ju\r\n\r\n"
 		"# Replication\r\nrole:master\r\nconnected_slaves:0\r\n\r\n"
 		"# Keyspace\r\ndb0:keys=%zu,expires=%zu,avg_ttl=0\r\n",
 		REDIS_VERSION, weir_version(), (int)getpid(), s.open, m.span_bytes - m.cached_bytes,
-		m.cached_bytes, m.allocs, m.allocs - m.misses, m.misses, m.os_maps, s.accepted,
-		commands_run, expired_keys, w.turns, w.parks, w.switches, w.enters, w.submissions,
-		w.completions, keyspace.used, keyspace.ranked_len);
+		m.cached_bytes, m.allocs, m.allocs - m.misses, m.misses, m.os_maps, m.level,
+		m.refusals, m.stages[WEIR_MEM_MEDIUM].runs, m.stages[WEIR_MEM_HIGH].runs,
+		m.stages[WEIR_MEM_CRITICAL].runs, s.accepted, commands_run, expired_keys, w.turns,
+		w.parks, w.switches, w.enters, w.submissions, w.completions, keyspace.used,
+		keyspace.ranked_len);
 	reply_bulk(c, text, (size_t)len); /* far below the room there is */
 	return NULL;
 }

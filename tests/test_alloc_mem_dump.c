@@ -56,7 +56,7 @@ START_TEST(the_first_refusal_says_why_and_what_memory_is_used_for)
 	const char *heading = assert_said("pool                       KiB");
 	const char *user = assert_said("memory: 5 KiB ");
 	ck_assert_ptr_eq(strchr(heading, '\n') + 1 + strlen("weir: "), user); /* the first */
-	ck_assert_ptr_null(strstr(strchr(first, '\n'), "refused: "));		      /* and only once */
+	ck_assert_ptr_null(strstr(strchr(first, '\n'), "refused: "));	      /* once */
 }
 END_TEST
 
