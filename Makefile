@@ -117,12 +117,12 @@ cross:  ## compiles for aarch64 and runs the context switch under qemu
 	$(Q)qemu-aarch64 $B/tests/switch_alone
 cross-objects: $(OBJS) $B/tests/switch_alone
 
-install: lib  ## DESTDIR= PREFIX=/usr/local LIBDIR=$PREFIX/lib
+install: lib $B/libweir-malloc.so  ## DESTDIR= PREFIX=/usr/local LIBDIR=$PREFIX/lib
 	$(Q)VERSION=$(VERSION) SONAME=$(SONAME) PREFIX=$(PREFIX) LIBDIR=$(LIBDIR) .ci/package/install $B "$(DESTDIR)"
 uninstall:
 	$(Q)rm -rf $(DESTDIR)$(PREFIX)/include/weir $(DESTDIR)$(LIBDIR)/cmake/weir
 	$(Q)rm -rf $(DESTDIR)$(PREFIX)/share/weir
-	$(Q)rm -f $(DESTDIR)$(LIBDIR)/libweir.* $(DESTDIR)$(LIBDIR)/pkgconfig/weir.pc
+	$(Q)rm -f $(DESTDIR)$(LIBDIR)/libweir.* $(DESTDIR)$(LIBDIR)/libweir-malloc.so $(DESTDIR)$(LIBDIR)/pkgconfig/weir.pc
 clean:  ## removes what was built
 	$(Q)rm -rf build build-*
 help:  ## this list

@@ -110,8 +110,9 @@ struct weir_task_opts {
 	weir_fn fn;	  /* the two positional ones come first and never move */
 	void *arg;	  /* borrowed until the task ends */
 	size_t size;	  /* filled by the macro */
-	const char *name; /* borrowed until the task ends; NULL: the function's address */
-	const char *site; /* filled by the macro: "file.c:12" */
+	const char *name; /* borrowed until the scope is closed, since a task that was joined is
+			     listed for a moment longer; NULL: the function's name */
+	const char *site; /* static; filled by the macro: "file.c:12" */
 	enum weir_stack_class stack;
 	unsigned worker; /* WEIR_ON_WORKER(n); 0: here */
 	bool any;	 /* here, or wherever a worker is idle before it has started; not with
