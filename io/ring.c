@@ -757,6 +757,15 @@ static void ring_wake(struct weir__driver *target_driver, struct weir__driver *f
 	sqe->user_data = special(CODE_MESSAGE_LOST, target->io.worker->index);
 }
 
+static bool ring_is_ready(const struct weir__driver *driver)
+{
+	const struct weir__ring *ring = (const struct weir__ring *)(const void *)driver;
+
+	return io_uring_cq_ready(&ring->uring) ||
+	       __atomic_load_n(ring->uring.sq.kflags, __ATOMIC_RELAXED) &
+		       (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN);
+}
+
 static int add_to_set(int set, int fd)
 {
 	struct epoll_event event = { .events = EPOLLIN };
@@ -828,6 +837,7 @@ static const struct weir__driver_ops driver_ops = {
 	.submit_and_wait = ring_submit_and_wait,
 	.reap = ring_reap,
 	.wake = ring_wake,
+	.is_ready = ring_is_ready,
 	.pollable = ring_pollable,
 	.flush = ring_flush,
 	.close = ring_close,

@@ -9,6 +9,7 @@
 #ifndef WEIR_DRIVER_H
 #define WEIR_DRIVER_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct weir__driver;
@@ -34,6 +35,8 @@ struct weir__driver_ops {
 	 * NULL; `from` is the calling worker's own driver.
 	 */
 	void (*wake)(struct weir__driver *target, struct weir__driver *from);
+	/* reap() has something to do, or will after submit_and_wait(). NULL: only that can tell. */
+	bool (*is_ready)(const struct weir__driver *driver);
 	/*
 	 * For a worker in a foreign loop, which sleeps by itself: a descriptor (or -errno) readable
 	 * while there is something to reap; and, before it sleeps, hands over what is queued and

@@ -192,8 +192,10 @@ int weir_select(struct weir_case *cases, unsigned count)
 	atomic_init(&select.claim, WEIR__CLAIM_OPEN);
 	select.cases = cases;
 	select.count = count;
-	select.waiters =
-		count <= WAITERS_ON_STACK ? select.few : weir_alloc(count * sizeof *select.waiters);
+	select.waiters = count <= WAITERS_ON_STACK
+				 ? select.few
+				 : weir_alloc_aligned(_Alignof(struct weir__waiter),
+						      count * sizeof *select.waiters);
 	if (!select.waiters)
 		return -ENOMEM;
 	find_timer(&select, self);

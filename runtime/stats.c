@@ -27,6 +27,8 @@ static void add_worker(const struct weir__worker *worker, struct weir_worker_sta
 	sum->wakes += weir__peek(&counts->wakes);
 	sum->steals += weir__peek(&counts->steals);
 	sum->wakes_late += weir__peek(&counts->wakes_late);
+	sum->lingers += weir__peek(&counts->lingers);
+	sum->lingers_found += weir__peek(&counts->lingers_found);
 	sum->stalls += weir__peek(&worker->stalls);
 	sum->timers_fired += weir__peek(&counts->timers_fired);
 	sum->enters += weir__peek(&driver->enters);

@@ -26,6 +26,7 @@
 #include "runtime/config.h"
 #include "runtime/driver.h"
 #include "runtime/fatal.h"
+#include "runtime/linger.h"
 #include "runtime/timer.h"
 
 struct weir__worker;
@@ -201,7 +202,8 @@ struct weir__worker {
 	_Atomic bool is_settled; /* about to sleep, or asleep; owner writes */
 	uint16_t index;
 	struct weir__worker_counts {
-		uint64_t switches, turns, parks, spawns, wakes, timers_fired, steals, wakes_late;
+		uint64_t switches, turns, parks, spawns, wakes, timers_fired, steals, wakes_late,
+			lingers, lingers_found;
 	} counts; /* owner writes, others read relaxed */
 	struct weir__runtime *runtime;
 	struct weir__driver *driver;
@@ -217,6 +219,13 @@ struct weir__worker {
 	struct weir__worker *posted_to;
 	const struct weir__msg *suspect;
 	int64_t suspect_ns;
+	struct weir__linger linger;
+	struct weir__mutex_tries {
+		unsigned skip;	  /* so many are not made now */
+		unsigned skipped; /* were not made before the last */
+	} mutex_tries;		  /* see mutex.c */
+	int cpu; /* where it ran after its last sleep; kept while the runtime's linger_ns is not 0
+		  */
 	struct weir__class classes[WEIR__PRIORITIES];
 	unsigned select_turn; /* where the next weir_select() begins; owner only */
 	struct weir__wheel wheel;
@@ -224,6 +233,7 @@ struct weir__worker {
 	/* shared: any thread */
 	_Alignas(64) _Atomic(struct weir__msg *) inbox; /* push by CAS, taken whole by the owner */
 	_Atomic int park_state;	  /* owner sets PARKED; exactly one waker takes it back */
+	_Atomic int sender_cpu;	  /* of the last message from a worker of this runtime; -1: none */
 	struct weir__msg control; /* stop and drain orders from worker 0 */
 	_Atomic unsigned orders;  /* WEIR__ORDER_* bits that `control` carries */
 	_Atomic unsigned posts;	  /* weir_post() to this worker under way */
@@ -257,6 +267,7 @@ struct weir__runtime {
 	unsigned workers_count;
 	struct weir__worker **workers;
 	bool use_ucontext;
+	int64_t linger_ns;	 /* 0: no worker lingers before it sleeps */
 	_Atomic unsigned drains; /* registered on all workers */
 	_Atomic unsigned
 		stop_requests; /* signals and weir_stop() so far; any thread, signal handlers */
@@ -451,10 +462,12 @@ void weir__worker_run(struct weir__worker *worker);   /* the loop; returns when 
  * about to sleep, so that others wake it from here on, and returns until when it may: 0 when there
  * is something to do at once. turn() sleeps so long (0, or any earlier time, if the caller has
  * slept for it), takes what has come and runs ready tasks for a slice; false when the worker is
- * told to stop. Each turn() wants a settle() before it.
+ * told to stop. Each turn() that sleeps wants a settle() before it.
  */
 int64_t weir__worker_settle(struct weir__worker *worker);
 bool weir__worker_turn(struct weir__worker *worker, int64_t wait_until_ns);
+/* There is something to do, though nothing is ready: messages, others' tasks, a request to stop. */
+bool weir__worker_has_news(struct weir__worker *worker);
 /* After the last turn(): waits until no other thread can want to wake this worker. */
 void weir__worker_finish(struct weir__worker *worker);
 static inline void weir__hook(const struct weir__worker *self, void (*hook)(unsigned, void *))
@@ -520,6 +533,16 @@ static inline bool weir__runs_here(const struct weir__worker *self, const struct
 	/* acquire: pairs with the release of who takes it and writes `worker` */
 	return !(atomic_load_explicit(&task->remote, memory_order_acquire) & WEIR__REMOTE_FRESH) &&
 	       task->worker == self;
+}
+
+/* Between two looks at what another CPU writes. */
+static inline void weir__pause(void)
+{
+#if defined(__x86_64__)
+	__builtin_ia32_pause();
+#elif defined(__aarch64__)
+	__asm__ volatile("isb");
+#endif
 }
 
 /* In a loop that spins until another worker is through with a few instructions. */

@@ -9,23 +9,29 @@
 
 #include "runtime/wait_kind.h"
 
+enum { PAUSES_FIRST = 4, PAUSES_MAX = 64 };
 enum { GRANTED_AT_ONCE = 64 }; /* wake-ups prepared while the lock is held */
 
 /* ---- The lock ----------------------------------------------------------- */
 
-/* The holder may have been preempted: then spinning on keeps it from running. */
+/*
+ * Who finds the lock taken stays away from its cache line for a while, longer each time: the holder
+ * gets through several operations meanwhile, where taking turns would move the line for each. The
+ * holder may have been preempted: then spinning on keeps it from running.
+ */
 void weir__lock_slow(struct weir__lock *lock)
 {
-	unsigned spins = 0;
+	unsigned pauses = PAUSES_FIRST;
 
 	do {
-		while (atomic_load_explicit(&lock->is_taken, memory_order_relaxed)) {
-#if defined(__x86_64__)
-			__builtin_ia32_pause();
-#endif
-			if (++spins % 64 == 0)
+		do {
+			for (unsigned n = 0; n < pauses; n++)
+				weir__pause();
+			if (pauses < PAUSES_MAX)
+				pauses *= 2;
+			else
 				weir__relax();
-		}
+		} while (atomic_load_explicit(&lock->is_taken, memory_order_relaxed));
 	} while (atomic_exchange_explicit(&lock->is_taken, 1, memory_order_acquire));
 }
 

@@ -89,21 +89,23 @@ struct weir__about {
 	void (*describe)(const struct weir__waiter *waiter, char *ret, size_t cap); /* or NULL */
 };
 
+/* What a grant from another worker reads and writes is one cache line, the first. */
 struct weir__waiter {
-	struct weir__link link; /* first */
+	_Alignas(64) struct weir__link link; /* first */
 	struct weir__task *task;
-	struct weir__lock *lock;
 	_Atomic uint32_t *claim; /* own_claim, or the select's */
+	void *item;		 /* to copy to or from; what it wants, by kind of object */
 	_Atomic uint32_t own_claim;
 	uint32_t claims; /* what a grant writes there */
+	int result;
+	_Atomic uint8_t place;
+	size_t count;
+	struct weir__lock *lock;
 	weir__left_fn left;
 	void *object; /* the left function's */
 	const struct weir__about *about;
-	void *item; /* to copy to or from; what it wants, by kind of object */
-	size_t count;
-	int result;
-	_Atomic uint8_t place;
 };
+_Static_assert(offsetof(struct weir__waiter, count) + sizeof(size_t) == 64, "a line");
 
 static inline bool weir__waitq_is_empty(const struct weir__waitq *queue)
 {

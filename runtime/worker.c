@@ -17,6 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "runtime/linger.h"
 #include "runtime/sanitizer.h"
 #include "runtime/watch.h"
 
@@ -94,6 +95,8 @@ void weir__worker_post(struct weir__worker *target, struct weir__msg *msg)
 
 	if (__builtin_expect(self && self->runtime == runtime, 1)) {
 		self->posted_to = target;
+		/* in the line that the push takes anyway */
+		atomic_store_explicit(&target->sender_cpu, self->cpu, memory_order_relaxed);
 		post(target, msg);
 		return;
 	}
@@ -236,7 +239,7 @@ static void run_slice(struct weir__worker *self)
 	self->depth_first = false;
 }
 
-static bool has_news(struct weir__worker *self)
+bool weir__worker_has_news(struct weir__worker *self)
 {
 	if (self->taken || atomic_load_explicit(&self->inbox, memory_order_relaxed) ||
 	    weir__heap_has_news() || weir__fresh_anywhere(self->runtime))
@@ -296,7 +299,7 @@ int64_t weir__worker_settle(struct weir__worker *self)
 	atomic_store_explicit(&self->park_state, WEIR__PARKED, memory_order_relaxed);
 	/* pairs with the fences in weir__worker_post() and weir__fresh_push() */
 	atomic_thread_fence(memory_order_seq_cst);
-	return until <= self->now_ns || has_news(self) ? 0 : until;
+	return until <= self->now_ns || weir__worker_has_news(self) ? 0 : until;
 }
 
 /* Takes PARKED back, if nobody has yet. */
@@ -355,8 +358,20 @@ static void leave_together(struct weir__runtime *runtime)
 		sched_yield();
 }
 
+/* A sleep is over; `before_ns` is the clock as it was read last before it. */
+static void note_sleep(struct weir__worker *self, int64_t before_ns)
+{
+	bool by_message = atomic_load_explicit(&self->inbox, memory_order_relaxed);
+
+	self->cpu = sched_getcpu();
+	weir__linger_slept(&self->linger, self->now_ns - before_ns, by_message,
+			   self->runtime->linger_ns);
+}
+
 bool weir__worker_turn(struct weir__worker *self, int64_t wait_until_ns)
 {
+	int64_t before_ns = self->now_ns;
+
 	self->counts.turns++;
 	if (wait_until_ns) {
 		self->counts.parks++;
@@ -370,6 +385,8 @@ bool weir__worker_turn(struct weir__worker *self, int64_t wait_until_ns)
 		weir__hook(self, self->runtime->hooks.unpark);
 	self->driver->ops->reap(self->driver);
 	self->now_ns = weir__clock_ns();
+	if (wait_until_ns && self->runtime->linger_ns)
+		note_sleep(self, before_ns);
 	expire_timers(self);
 	handle_messages(self);
 	if (self->index == 0)
@@ -382,8 +399,12 @@ bool weir__worker_turn(struct weir__worker *self, int64_t wait_until_ns)
 
 void weir__worker_run(struct weir__worker *self)
 {
-	while (weir__worker_turn(self, weir__worker_settle(self)))
-		;
+	bool goes_on;
+
+	do {
+		bool has_come = self->linger.allowance_ns && weir__linger(self);
+		goes_on = weir__worker_turn(self, has_come ? 0 : weir__worker_settle(self));
+	} while (goes_on);
 	weir__worker_finish(self);
 }
 
@@ -414,6 +435,7 @@ void weir__worker_init(struct weir__worker *worker, struct weir__runtime *runtim
 	/* until its first turn; a wake-up that comes before that ends its first wait */
 	atomic_init(&worker->is_settled, true);
 	atomic_init(&worker->park_state, WEIR__PARKED);
+	atomic_init(&worker->sender_cpu, -1);
 	worker->now_ns = weir__clock_ns();
 	weir__wheel_init(&worker->wheel, worker->now_ns);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * park.pml: how a worker goes to sleep and is woken (runtime/worker.c: park(), weir__worker_post(),
- * wake_if_parked(), leave_together()).
+ * park.pml: how a worker goes to sleep and is woken (runtime/worker.c: weir__worker_settle(),
+ * weir__worker_post(), weir__worker_wake_parked(), leave_together(); runtime/linger.c).
  *
  * Stores sit in a buffer until a fence or the cache process lets the others see them; that is what the
  * fences are for. Shown for every interleaving: a message that was pushed is taken (the worker is never
@@ -11,8 +11,8 @@
  * A sender wakes by the eventfd, at once, or by a message from ring to ring (ring_wake() in io/ring.c): that
  * is queued, goes out with the sender's next system call, and may not arrive; then the eventfd is written.
  *
- * -DNO_FENCE_WORKER, -DNO_FENCE_SENDER, -DNO_CLAIM, -DNO_TOGETHER, -DNO_FLUSH, -DNO_LOST leave out one part;
- * each must fail.
+ * -DNO_FENCE_WORKER, -DNO_FENCE_SENDER, -DNO_CLAIM, -DNO_TOGETHER, -DNO_FLUSH, -DNO_LOST, -DNO_LAST_LOOK leave out one
+ * part; each must fail.
  */
 #define SENDERS  2
 #define MESSAGES 2 /* of each sender */
@@ -63,19 +63,28 @@ active proctype worker()
 	do
 	:: taken == SENDERS * MESSAGES -> break
 	:: else ->
+		if /* lingers, awake: who sends meanwhile wakes nobody. Not for long. */
+		:: inbox > 0 -> goto awake
+		:: skip
+		fi;
 		atomic { parking = 1; wakers = 0 }
 #ifndef NO_FENCE_WORKER
 		atomic { drain_worker() }
 #endif
 		if
+#ifndef NO_LAST_LOOK
 		:: inbox > 0
 		:: inbox == 0 ->
+#else
+		:: true -> /* what came while it lingered was looked for then */
+#endif
 			if
 			:: atomic { signals > 0 -> signals-- }
 			:: atomic { timers > 0 -> timers-- }
 			fi
 		fi;
 		atomic { drain_worker(); state = AWAKE } /* an exchange sees its own store */
+awake:
 		atomic { taken = taken + inbox; inbox = 0 }
 	od;
 	out_of_loop++;

@@ -44,7 +44,7 @@ expect() { # holds|fails, model, defines...
 }
 
 expect holds park
-for without in NO_FENCE_WORKER NO_FENCE_SENDER NO_CLAIM NO_TOGETHER NO_FLUSH NO_LOST; do
+for without in NO_FENCE_WORKER NO_FENCE_SENDER NO_CLAIM NO_TOGETHER NO_FLUSH NO_LOST NO_LAST_LOOK; do
 	expect fails park -D$without
 done
 expect holds steal
