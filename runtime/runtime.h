@@ -864,11 +864,11 @@ struct weir_worker_stats {
 	uint64_t recv_empty; /* receives that found no buffer (ENOBUFS) */
 	uint64_t cq_overflows;
 	uint64_t stale_completions;
-	uint64_t steals;     /* un-started tasks (.any) it took from other workers */
-	uint64_t wakes_late; /* workers it had to wake a second time: a bug, or a machine at its end
-			      */
-	uint64_t stalls;     /* times a task held it beyond WEIR_STALL_MS */
-	uint64_t lingers;    /* times it looked out for a message before it would sleep */
+	uint64_t steals;	/* un-started tasks (.any) it took from other workers */
+	uint64_t wakes_late;	/* wake-ups it had to make good, or the watcher for it: a bug, or a
+				   machine at its end */
+	uint64_t stalls;	/* times a task held it beyond WEIR_STALL_MS */
+	uint64_t lingers;	/* times it looked out for a message before it would sleep */
 	uint64_t lingers_found; /* of them: times there was something to do, and it did not sleep */
 };
 #define WEIR_ALL_WORKERS (-1)

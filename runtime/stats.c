@@ -26,7 +26,7 @@ static void add_worker(const struct weir__worker *worker, struct weir_worker_sta
 	sum->tasks += weir__peek(&worker->live);
 	sum->wakes += weir__peek(&counts->wakes);
 	sum->steals += weir__peek(&counts->steals);
-	sum->wakes_late += weir__peek(&counts->wakes_late);
+	sum->wakes_late += weir__peek(&counts->wakes_late) + weir__peek(&worker->woken_late);
 	sum->lingers += weir__peek(&counts->lingers);
 	sum->lingers_found += weir__peek(&counts->lingers_found);
 	sum->stalls += weir__peek(&worker->stalls);

@@ -243,7 +243,8 @@ struct weir__worker {
 	pthread_t thread;
 	pid_t tid;
 	struct weir__capture *capture; /* the watcher's; NULL: there is none */
-	uint64_t stalls;	       /* the watcher writes */
+	uint64_t stalls;	       /* the watcher writes this and the next */
+	uint64_t woken_late;	       /* by it: somebody else was to */
 };
 
 enum {

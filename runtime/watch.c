@@ -216,8 +216,9 @@ static void sleep_for_good(struct weir__watch *watch)
 
 	atomic_store_explicit(&runtime->is_unwatched, true, memory_order_relaxed);
 	/*
-	 * Pairs with nothing: a worker that wakes up just now may not see it. Then its first stay
-	 * is not looked at, and the next wake-up is noticed.
+	 * Pairs with the one in weir__worker_post() of who is no worker, and with nothing in a
+	 * worker that wakes up just now and may not see it. Then its first stay is not looked at,
+	 * and the next wake-up is noticed.
 	 */
 	atomic_thread_fence(memory_order_seq_cst);
 	if (!any_awake(runtime))

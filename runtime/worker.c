@@ -103,6 +103,12 @@ void weir__worker_post(struct weir__worker *target, struct weir__msg *msg)
 	/* relaxed: the message, which the runtime's end depends on, is released after it */
 	atomic_fetch_add_explicit(&runtime->foreign_posts, 1, memory_order_relaxed);
 	post(target, msg);
+	/*
+	 * Who is no worker does not look again as watch_target() does: the watcher does, for a
+	 * worker that is awake in name only. Pairs with the fence in sleep_for_good().
+	 */
+	atomic_thread_fence(memory_order_seq_cst);
+	weir__watcher_see(runtime);
 	/* release: pairs with the load in leave_together() */
 	atomic_fetch_sub_explicit(&runtime->foreign_posts, 1, memory_order_release);
 }

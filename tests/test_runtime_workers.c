@@ -368,6 +368,55 @@ START_TEST(a_lost_wake_up_is_noticed_and_made_good)
 }
 END_TEST
 
+static struct weir__worker *lonely;
+static uint64_t late_seen;
+static struct weir_event has_tried;
+
+static int read_late(void *arg)
+{
+	*(weir_runtime *)arg = weir_runtime_self();
+	late_seen = stats_of(WEIR_ALL_WORKERS).wakes_late;
+	return 0;
+}
+
+/* What it submits is answered when the lost wake-up has been made good. */
+static void *lose_wakes_outside(void *arg)
+{
+	weir_runtime *runtime = arg;
+
+	for (int i = 0; i < 20 && late_seen == 0; i++) {
+		(void)nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
+		while (!steal_wake(lonely))
+			(void)nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+		expect(weir_submit(*runtime, read_late, runtime) == 0);
+	}
+	weir_event_set(&has_tried);
+	return NULL;
+}
+
+static int be_lonely(void *arg)
+{
+	weir_runtime runtime = weir_runtime_self();
+	pthread_t thread;
+
+	(void)arg;
+	lonely = weir__worker_self();
+	weir_event_init(&has_tried);
+	if (pthread_create(&thread, NULL, lose_wakes_outside, &runtime))
+		return -EAGAIN;
+	TRY(weir_event_wait(&has_tried));
+	ck_assert_uint_gt(late_seen, 0);
+	return pthread_join(thread, NULL);
+}
+
+START_TEST(so_is_that_of_a_thread_that_is_no_worker)
+{
+	ck_assert_int_eq(setenv("WEIR_POOL_EPOCH_MS", "60000", 1), 0);
+	ck_assert_int_eq(setenv("WEIR_MEM_DECAY_MS", "3600000", 1), 0);
+	run_on(1, be_lonely, NULL);
+}
+END_TEST
+
 /* ---- Calls and posts ------------------------------------------------------------------------ */
 
 static int tell_worker(void *arg)
@@ -775,6 +824,7 @@ Suite *runtime_workers_suite(void)
 	tcase_set_timeout(messages, 30);
 	tcase_add_test(messages, messages_are_taken_in_bounded_numbers);
 	tcase_add_test(messages, a_lost_wake_up_is_noticed_and_made_good);
+	tcase_add_test(messages, so_is_that_of_a_thread_that_is_no_worker);
 	suite_add_tcase(suite, messages);
 
 	tcase_set_tags(calls, "fast");
