@@ -13,7 +13,7 @@
 
 #include <weir/weir.h>
 
-#include "bench.h"
+#include "tasks.h"
 
 enum {
 	SENDERS = 5,
@@ -153,12 +153,6 @@ static uint64_t uncontended_many(void *arg)
 	return uncontended_by(receive_many);
 }
 
-static int run_all(void *arg)
-{
-	bench_run(arg);
-	return 0;
-}
-
 static void add_all(struct bench *bench)
 {
 	static struct channel least = { MEDIUM, 1 }, tight = { MEDIUM, TIGHT };
@@ -187,10 +181,5 @@ int main(int argc, char **argv)
 	const char *text = getenv("WEIR_WORKERS");
 	bench_init(&bench, "bench_mpsc", argc, argv);
 	add_all(&bench);
-	int err = weir_run(run_all, &bench, .workers = text ? (unsigned)atoi(text) : 1);
-	if (err < 0) {
-		fprintf(stderr, "bench_mpsc: %s\n", weir_strerror(err));
-		return 1;
-	}
-	return bench_report(&bench);
+	return bench_run_tasks(&bench, bench_run_in_task, text ? (unsigned)atoi(text) : 1);
 }

@@ -12,7 +12,7 @@
 
 #include <weir/weir.h>
 
-#include "bench.h"
+#include "tasks.h"
 
 enum {
 	YIELD_TASKS = 200,
@@ -285,114 +285,42 @@ static uint64_t sleep_cancelled(void *arg)
 
 /* ---- channels ------------------------------------------------------------------------------ */
 
-struct stream {
-	weir_chan *to;
-	weir_chan *back;
-	unsigned items;
-};
-
-static int send_all(void *arg)
-{
-	const struct stream *stream = arg;
-	for (uint64_t i = 0; i < stream->items; i++) {
-		int err = weir_chan_send(stream->to, &i);
-		if (err < 0)
-			return err;
-	}
-	return 0;
-}
-
-static int answer_all(void *arg)
-{
-	const struct stream *stream = arg;
-	uint64_t item;
-	int err;
-	while ((err = weir_chan_recv(stream->to, &item)) == 0) {
-		err = weir_chan_send(stream->back, &item);
-		if (err < 0)
-			return err;
-	}
-	return err == -EPIPE ? 0 : err;
-}
-
-/* There and back; one operation is a round trip. */
 static uint64_t chan_pingpong(void *arg)
 {
 	(void)arg;
-	weir_auto_chan to = weir_chan_new(sizeof(uint64_t), 1);
-	weir_auto_chan back = weir_chan_new(sizeof(uint64_t), 1);
-	if (!to || !back)
-		return 0;
-	struct stream stream = { to, back, 0 };
-	WEIR_SCOPE(scope, WEIR_FOREVER);
-	if (weir_spawn(&scope, answer_all, &stream) < 0)
-		return 0;
-	for (uint64_t i = 0, item; i < TRIPS; i++) {
-		if (weir_chan_send(to, &i) < 0 || weir_chan_recv(back, &item) < 0 || item != i)
-			return 0;
-	}
-	weir_chan_close(to);
-	return weir_scope_wait(&scope) < 0 ? 0 : TRIPS;
-}
-
-static uint64_t stream_items(unsigned senders, size_t capacity)
-{
-	weir_auto_chan to = weir_chan_new(sizeof(uint64_t), capacity);
-	if (!to)
-		return 0;
-	struct stream stream = { to, NULL, ITEMS / senders };
-	WEIR_SCOPE(scope, WEIR_FOREVER);
-	for (unsigned i = 0; i < senders; i++) {
-		if (weir_spawn(&scope, send_all, &stream) < 0)
-			return 0;
-	}
-	uint64_t item, items = (uint64_t)stream.items * senders;
-	for (uint64_t i = 0; i < items; i++) {
-		if (weir_chan_recv(to, &item) < 0)
-			return 0;
-	}
-	return weir_scope_wait(&scope) < 0 ? 0 : items;
+	return round_trips(TRIPS, 0);
 }
 
 static uint64_t chan_spsc_1(void *arg)
 {
 	(void)arg;
-	return stream_items(1, 1);
+	return stream_items(ITEMS, 1, 1, 1);
 }
 
 static uint64_t chan_spsc_128(void *arg)
 {
 	(void)arg;
-	return stream_items(1, 128);
+	return stream_items(ITEMS, 1, 128, 1);
 }
 
 static uint64_t chan_mpsc_1(void *arg)
 {
 	(void)arg;
-	return stream_items(5, 1);
+	return stream_items(ITEMS, 5, 1, 1);
 }
 
 static uint64_t chan_mpsc_128(void *arg)
 {
 	(void)arg;
-	return stream_items(5, 128);
+	return stream_items(ITEMS, 5, 128, 1);
 }
 
 /* ---- all ----------------------------------------------------------------------------------- */
 
-static int run_all(void *arg)
-{
-	bench_run(arg);
-	return 0;
-}
-
 int main(int argc, char **argv)
 {
 	static struct bench bench;
-	static const struct {
-		const char *name;
-		bench_fn fn;
-	} cases[] = {
+	static const struct bench_row rows[] = {
 		{ "switch_out_of_line", switch_out_of_line },
 		{ "yield_200", yield_200 },
 		{ "yield_1000", yield_1000 },
@@ -413,14 +341,9 @@ int main(int argc, char **argv)
 		{ "chan_spsc_128", chan_spsc_128 },
 		{ "chan_mpsc_1", chan_mpsc_1 },
 		{ "chan_mpsc_128", chan_mpsc_128 },
+		{ NULL, NULL },
 	};
 	bench_init(&bench, "bench_runtime", argc, argv);
-	for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
-		bench_add(&bench, cases[i].name, cases[i].fn, NULL);
-	int err = weir_run(run_all, &bench, .workers = 1);
-	if (err < 0) {
-		fprintf(stderr, "bench_runtime: %s\n", weir_strerror(err));
-		return 1;
-	}
-	return bench_report(&bench);
+	bench_add_rows(&bench, rows);
+	return bench_run_tasks(&bench, bench_run_in_task, 1);
 }

@@ -18,7 +18,7 @@
 
 #include <weir/weir.h>
 
-#include "bench.h"
+#include "tasks.h"
 
 enum {
 	SPAWNS = 10000,
@@ -644,12 +644,6 @@ static uint64_t spawn_alloc(void *arg)
 
 /* ---- all ----------------------------------------------------------------------------------- */
 
-static int run_all(void *arg)
-{
-	bench_run(arg);
-	return 0;
-}
-
 static void add_all(struct bench *bench, unsigned workers)
 {
 	static unsigned few = 10, some = 50, more = 100, twice = 200, many = 500, most = 1000;
@@ -704,10 +698,5 @@ int main(int argc, char **argv)
 	unsigned workers = text ? (unsigned)atoi(text) : 1;
 	bench_init(&bench, "bench_suite", argc, argv);
 	add_all(&bench, workers);
-	int err = weir_run(run_all, &bench, .workers = workers);
-	if (err < 0) {
-		fprintf(stderr, "bench_suite: %s\n", weir_strerror(err));
-		return 1;
-	}
-	return bench_report(&bench);
+	return bench_run_tasks(&bench, bench_run_in_task, workers);
 }

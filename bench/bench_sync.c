@@ -9,9 +9,7 @@
  * machine with fewer than two free CPUs measures its scheduler. bench_suite.c has what Tokio's own
  * benchmarks measure.
  */
-#include <weir/weir.h>
-
-#include "bench.h"
+#include "tasks.h"
 
 enum {
 	ITEMS = 100000,
@@ -39,35 +37,16 @@ static uint64_t select_ready(void *arg)
 	return TURNS;
 }
 
-struct pair {
-	weir_chan *to;
-	weir_chan *back;
-	unsigned items;
-};
-
-static int answer_all(void *arg)
-{
-	const struct pair *pair = arg;
-	uint64_t item;
-	int err;
-	while ((err = weir_chan_recv(pair->to, &item)) == 0) {
-		err = weir_chan_send(pair->back, &item);
-		if (err < 0)
-			return err;
-	}
-	return err == -EPIPE ? 0 : err;
-}
-
 /* A round trip that ends in a select of two channels and a timer, which parks. */
 static uint64_t select_parked(void *arg)
 {
 	weir_auto_chan to = weir_chan_new(sizeof(uint64_t), 1);
 	weir_auto_chan back = weir_chan_new(sizeof(uint64_t), 1);
 	weir_auto_chan never = weir_chan_new(sizeof(uint64_t), 1);
-	struct pair pair = { to, back, 0 };
+	struct stream stream = { to, back, 0 };
 	(void)arg;
 	WEIR_SCOPE(scope, WEIR_FOREVER);
-	if (weir_spawn(&scope, answer_all, &pair) < 0)
+	if (weir_spawn(&scope, answer_all, &stream) < 0)
 		return 0;
 	for (uint64_t i = 0, item; i < TURNS; i++) {
 		struct weir_case cases[] = { weir_case_recv(never, &item),
@@ -162,37 +141,26 @@ static uint64_t watch(void *arg)
 
 /* ---- two workers --------------------------------------------------------------------------- */
 
-static int send_all(void *arg)
-{
-	const struct pair *pair = arg;
-	for (uint64_t i = 0; i < pair->items; i++) {
-		int err = weir_chan_send(pair->to, &i);
-		if (err < 0)
-			return err;
-	}
-	return 0;
-}
-
 static int send_batches(void *arg)
 {
-	const struct pair *pair = arg;
+	const struct stream *stream = arg;
 	uint64_t batch[BATCH] = { 0 };
-	for (unsigned i = 0; i < pair->items; i += BATCH) {
-		ssize_t n = weir_chan_send_many(pair->to, batch, BATCH);
+	for (unsigned i = 0; i < stream->items; i += BATCH) {
+		ssize_t n = weir_chan_send_many(stream->to, batch, BATCH);
 		if (n < 0)
 			return (int)n;
 	}
 	return 0;
 }
 
-static uint64_t stream(weir_fn sender, unsigned senders, size_t capacity)
+static uint64_t stream_from(weir_fn sender, unsigned senders, size_t capacity)
 {
 	weir_auto_chan to = weir_chan_new(sizeof(uint64_t), capacity);
-	struct pair pair = { to, NULL, ITEMS / senders / BATCH * BATCH };
-	uint64_t items = (uint64_t)pair.items * senders, batch[BATCH];
+	struct stream stream = { to, NULL, ITEMS / senders / BATCH * BATCH };
+	uint64_t items = (uint64_t)stream.items * senders, batch[BATCH];
 	WEIR_SCOPE(scope, WEIR_FOREVER);
 	for (unsigned i = 0; i < senders; i++) {
-		if (weir_spawn(&scope, sender, &pair, .worker = WEIR_ON_WORKER(1)) < 0)
+		if (weir_spawn(&scope, sender, &stream, .worker = WEIR_ON_WORKER(1)) < 0)
 			return 0;
 	}
 	for (uint64_t got = 0; got < items;) {
@@ -208,36 +176,25 @@ static uint64_t stream(weir_fn sender, unsigned senders, size_t capacity)
 static uint64_t two_chan_spsc(void *arg)
 {
 	(void)arg;
-	return stream(send_all, 1, 128);
+	return stream_from(send_all, 1, 128);
 }
 
 static uint64_t two_chan_mpsc(void *arg)
 {
 	(void)arg;
-	return stream(send_all, 5, 128);
+	return stream_from(send_all, 5, 128);
 }
 
 static uint64_t two_chan_batches(void *arg)
 {
 	(void)arg;
-	return stream(send_batches, 1, 128);
+	return stream_from(send_batches, 1, 128);
 }
 
 static uint64_t two_chan_pingpong(void *arg)
 {
-	weir_auto_chan to = weir_chan_new(sizeof(uint64_t), 1);
-	weir_auto_chan back = weir_chan_new(sizeof(uint64_t), 1);
-	struct pair pair = { to, back, 0 };
 	(void)arg;
-	WEIR_SCOPE(scope, WEIR_FOREVER);
-	if (weir_spawn(&scope, answer_all, &pair, .worker = WEIR_ON_WORKER(1)) < 0)
-		return 0;
-	for (uint64_t i = 0, item; i < TRIPS; i++) {
-		if (weir_chan_send(to, &i) < 0 || weir_chan_recv(back, &item) < 0)
-			return 0;
-	}
-	weir_chan_close(to);
-	return weir_scope_wait(&scope) < 0 ? 0 : TRIPS;
+	return round_trips(TRIPS, 1);
 }
 
 static int lock_often(void *arg)
@@ -268,19 +225,10 @@ static uint64_t two_mutex(void *arg)
 
 /* ---- all ----------------------------------------------------------------------------------- */
 
-static int run_all(void *arg)
-{
-	bench_run(arg);
-	return 0;
-}
-
 int main(int argc, char **argv)
 {
 	static struct bench bench;
-	static const struct {
-		const char *name;
-		bench_fn fn;
-	} cases[] = {
+	static const struct bench_row rows[] = {
 		{ "select_ready", select_ready },
 		{ "select_parked", select_parked },
 		{ "join_result", join_result },
@@ -291,14 +239,9 @@ int main(int argc, char **argv)
 		{ "two_chan_batches", two_chan_batches },
 		{ "two_chan_pingpong", two_chan_pingpong },
 		{ "two_mutex", two_mutex },
+		{ NULL, NULL },
 	};
 	bench_init(&bench, "bench_sync", argc, argv);
-	for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
-		bench_add(&bench, cases[i].name, cases[i].fn, NULL);
-	int err = weir_run(run_all, &bench, .workers = 2);
-	if (err < 0) {
-		fprintf(stderr, "bench_sync: %s\n", weir_strerror(err));
-		return 1;
-	}
-	return bench_report(&bench);
+	bench_add_rows(&bench, rows);
+	return bench_run_tasks(&bench, bench_run_in_task, 2);
 }

@@ -10,7 +10,7 @@
 
 #include <weir/weir.h>
 
-#include "bench.h"
+#include "tasks.h"
 
 enum {
 	POSTS = 2000, /* fewer than wait for a worker at once */
@@ -144,91 +144,25 @@ static uint64_t tree_any(void *arg)
 
 /* ---- Channels ------------------------------------------------------------------------------- */
 
-struct stream {
-	weir_chan *to;
-	weir_chan *back;
-	unsigned items;
-};
-
-static int answer_all(void *arg)
-{
-	const struct stream *stream = arg;
-	uint64_t item;
-	int err;
-
-	while ((err = weir_chan_recv(stream->to, &item)) == 0) {
-		err = weir_chan_send(stream->back, &item);
-		if (err < 0)
-			return err;
-	}
-	return err == -EPIPE ? 0 : err;
-}
-
 static uint64_t chan_pingpong(void *arg)
 {
 	(void)arg;
-	weir_auto_chan to = weir_chan_new(sizeof(uint64_t), 1);
-	weir_auto_chan back = weir_chan_new(sizeof(uint64_t), 1);
-	struct stream stream = { to, back, 0 };
-	WEIR_SCOPE(scope, WEIR_FOREVER);
-
-	if (!to || !back ||
-	    weir_spawn(&scope, answer_all, &stream, .worker = WEIR_ON_WORKER(1)) < 0)
-		return 0;
-	for (uint64_t i = 0, item; i < TRIPS; i++)
-		if (weir_chan_send(to, &i) < 0 || weir_chan_recv(back, &item) < 0)
-			return 0;
-	weir_chan_close(to);
-	return weir_scope_wait(&scope) < 0 ? 0 : TRIPS;
-}
-
-static int send_all(void *arg)
-{
-	const struct stream *stream = arg;
-
-	for (uint64_t i = 0; i < stream->items; i++) {
-		int err = weir_chan_send(stream->to, &i);
-		if (err < 0)
-			return err;
-	}
-	return 0;
-}
-
-static uint64_t stream_items(unsigned senders)
-{
-	weir_auto_chan to = weir_chan_new(sizeof(uint64_t), 128);
-	struct stream stream = { to, NULL, ITEMS / senders };
-	uint64_t item, items = (uint64_t)stream.items * senders;
-	WEIR_SCOPE(scope, WEIR_FOREVER);
-
-	for (unsigned i = 0; to && i < senders; i++)
-		if (weir_spawn(&scope, send_all, &stream, .worker = WEIR_ON_WORKER(1 - i % 2)) < 0)
-			return 0;
-	for (uint64_t i = 0; i < items; i++)
-		if (weir_chan_recv(to, &item) < 0)
-			return 0;
-	return weir_scope_wait(&scope) < 0 ? 0 : items;
+	return round_trips(TRIPS, 1);
 }
 
 static uint64_t chan_spsc_128(void *arg)
 {
 	(void)arg;
-	return stream_items(1);
+	return stream_items(ITEMS, 1, 128, 2);
 }
 
 static uint64_t chan_mpsc_128(void *arg)
 {
 	(void)arg;
-	return stream_items(SENDERS);
+	return stream_items(ITEMS, SENDERS, 128, 2);
 }
 
 /* ---- Both tables ---------------------------------------------------------------------------- */
-
-static int run_idle(void *arg)
-{
-	bench_run(arg);
-	return 0;
-}
 
 static int run_busy(void *arg)
 {
@@ -243,27 +177,10 @@ static int run_busy(void *arg)
 	return weir_scope_wait(&scope);
 }
 
-struct row {
-	const char *name;
-	bench_fn fn;
-};
-
-static int run_table(struct bench *bench, weir_fn fn, const struct row *rows)
-{
-	for (; rows->name; rows++)
-		bench_add(bench, rows->name, rows->fn, NULL);
-	int err = weir_run(fn, bench, .workers = 2);
-	if (err < 0) {
-		fprintf(stderr, "bench_workers: %s\n", weir_strerror(err));
-		return 1;
-	}
-	return bench_report(bench);
-}
-
 int main(int argc, char **argv)
 {
 	static struct bench idle, busy;
-	static const struct row rows_idle[] = {
+	static const struct bench_row rows_idle[] = {
 		{ "call_idle", call },
 		{ "spawn_many_local", spawn_many_local },
 		{ "spawn_many_any", spawn_many_any },
@@ -275,7 +192,7 @@ int main(int argc, char **argv)
 		{ "chan_mpsc_128", chan_mpsc_128 },
 		{ NULL, NULL },
 	};
-	static const struct row rows_busy[] = {
+	static const struct bench_row rows_busy[] = {
 		{ "post_busy", post },
 		{ "call_busy", call },
 		{ "spawn_many_remote_busy", spawn_many_remote },
@@ -285,6 +202,8 @@ int main(int argc, char **argv)
 
 	bench_init(&idle, "bench_workers", argc, argv);
 	bench_init(&busy, "bench_workers", argc, argv);
-	int failed = run_table(&idle, run_idle, rows_idle);
-	return run_table(&busy, run_busy, rows_busy) || failed;
+	bench_add_rows(&idle, rows_idle);
+	bench_add_rows(&busy, rows_busy);
+	int failed = bench_run_tasks(&idle, bench_run_in_task, 2);
+	return bench_run_tasks(&busy, run_busy, 2) || failed;
 }

@@ -36,6 +36,23 @@ static const char *some_address(void)
 	return addresses[pick(5)];
 }
 
+/* A server, and clients that are given its address; ends when they have. */
+static int serve_clients(weir_fn server, int backlog, weir_fn client, int count)
+{
+	weir_auto_listener listener = NULL;
+	int err = weir_listen(&listener, some_address(), .backlog = backlog);
+
+	if (err < 0)
+		return err;
+	WEIR_SCOPE(serving, WEIR_FOREVER);
+	err = weir_spawn(&serving, server, listener);
+	WEIR_SCOPE(clients, WEIR_FOREVER);
+	for (int i = 0; i < count && err == 0; i++)
+		err = weir_spawn(&clients, client, (void *)weir_listener_address(listener),
+				 .worker = some_worker());
+	return err == 0 ? weir_scope_wait(&clients) : err;
+}
+
 /* A short count means that the next call says why. */
 static int write_all(weir_conn *conn, const void *data, size_t len)
 {
@@ -79,19 +96,8 @@ static int echo_client(void *address)
 
 static int echo_service(void *arg)
 {
-	weir_auto_listener listener = NULL;
-	int err = weir_listen(&listener, some_address());
-
 	(void)arg;
-	if (err < 0)
-		return err;
-	WEIR_SCOPE(server, WEIR_FOREVER);
-	err = weir_spawn(&server, serve_echo, listener);
-	WEIR_SCOPE(clients, WEIR_FOREVER);
-	for (int i = 0; i < 8 && err == 0; i++)
-		err = weir_spawn(&clients, echo_client, (void *)weir_listener_address(listener),
-				 .worker = some_worker());
-	return err == 0 ? weir_scope_wait(&clients) : err;
+	return serve_clients(serve_echo, 0, echo_client, 8);
 }
 
 /* ---- A long stream, half closed ----------------------------------------- */
@@ -160,19 +166,8 @@ static int bulk_client(void *address)
 /* The echo ends its half when the client has: the last lease goes out first. */
 static int bulk_service(void *arg)
 {
-	weir_auto_listener listener = NULL;
-	int err = weir_listen(&listener, some_address());
-
 	(void)arg;
-	if (err < 0)
-		return err;
-	WEIR_SCOPE(server, WEIR_FOREVER);
-	err = weir_spawn(&server, serve_echo, listener);
-	WEIR_SCOPE(clients, WEIR_FOREVER);
-	for (int i = 0; i < 2 && err == 0; i++)
-		err = weir_spawn(&clients, bulk_client, (void *)weir_listener_address(listener),
-				 .worker = some_worker());
-	return err == 0 ? weir_scope_wait(&clients) : err;
+	return serve_clients(serve_echo, 0, bulk_client, 2);
 }
 
 /* ---- Bytes beat timeouts ------------------------------------------------ */
@@ -228,19 +223,8 @@ static int slow_client(void *address)
 
 static int bytes_beat_timeouts(void *arg)
 {
-	weir_auto_listener listener = NULL;
-	int err = weir_listen(&listener, some_address());
-
 	(void)arg;
-	if (err < 0)
-		return err;
-	WEIR_SCOPE(server, WEIR_FOREVER);
-	err = weir_spawn(&server, serve_impatient, listener);
-	WEIR_SCOPE(clients, WEIR_FOREVER);
-	for (int i = 0; i < 3 && err == 0; i++)
-		err = weir_spawn(&clients, slow_client, (void *)weir_listener_address(listener),
-				 .worker = some_worker());
-	return err == 0 ? weir_scope_wait(&clients) : err;
+	return serve_clients(serve_impatient, 0, slow_client, 3);
 }
 
 /* ---- Accepted, and never lost ------------------------------------------- */
@@ -678,19 +662,8 @@ static int serve_names(void *listener)
 
 static int coming_and_going(void *arg)
 {
-	weir_auto_listener listener = NULL;
-	int err = weir_listen(&listener, some_address(), .backlog = 1 + (int)pick(4));
-
 	(void)arg;
-	if (err < 0)
-		return err;
-	WEIR_SCOPE(server, WEIR_FOREVER);
-	err = weir_spawn(&server, serve_names, listener);
-	WEIR_SCOPE(clients, WEIR_FOREVER);
-	for (int i = 0; i < 6 && err == 0; i++)
-		err = weir_spawn(&clients, restless, (void *)weir_listener_address(listener),
-				 .worker = some_worker());
-	return err == 0 ? weir_scope_wait(&clients) : err;
+	return serve_clients(serve_names, 1 + (int)pick(4), restless, 6);
 }
 
 const struct sim_scenario sim_net_scenarios[] = {
