@@ -172,7 +172,7 @@ def cost_jobs():
         cost_job("user instructions", COUNTED, costs.instructions, 7),
         Job("cost", "system calls and CQEs", [*COUNTED, "glommio", "go"],
             lambda p, _: costs.traced(p), 1.5, once=True),
-        cost_job("malloc calls", ["weir", "tokio", "monoio"], costs.mallocs, 1.2),
+        cost_job("malloc calls", COUNTED, costs.mallocs, 1.2),
         Job("cost", "weir's own counters", ["weir"], own, 1, once=True),
     ]
 

@@ -61,7 +61,7 @@ def facts(repo):
         ("compiler", first_line([os.environ.get("CC", "cc"), "--version"]) or "unknown"),
         ("commit", first_line(["git", "-C", repo, "describe", "--always", "--dirty"]) or "unknown"),
         ("pinning", f"servers and runtimes on CPU {server}, load on CPU {load}; "
-                    "rows that say 'unpinned' are left to the scheduler"),
+                    "the rows by workers are left to the scheduler"),
     ]
 
 

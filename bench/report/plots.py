@@ -10,6 +10,7 @@ from stats import median
 COLOURS = ["#1b6ca8", "#9aa5b1", "#c8ced6", "#d1495b", "#e79aa4", "#edae49", "#8d6a9f", "#3c896d",
            "#6b705c"]
 PROGRAMS = ["weir", "uring", "epoll", "tokio", "tokio-mi", "monoio", "glommio", "go", "libuv"]
+FILES = ("echo_cpu.svg", "tasks.svg", "open_p99.svg", "burst_rss.svg")
 LINES = """set terminal svg size {width},{height} font 'sans-serif,13' background '#ffffff'
 set output '{output}'
 set border 3
@@ -77,14 +78,14 @@ def dots(path, title, xlabel, rows, programs, value):
         points = [f"{value(row, program):.5g} {y}" for y, row in enumerate(reversed(rows))
                   if value(row, program)]
         blocks += f"$dots{i} << EOD\n" + "\n".join(points) + "\nEOD\n"
-        columns.append(f"$dots{i} using 1:2 with points pt 7 ps 0.8 "
+        columns.append(f"$dots{i} using 1:2 with points pt 7 ps 0.7 "
                        f"lc rgb '{COLOURS[PROGRAMS.index(program)]}' title {quoted(program)}")
     names = ", ".join(f"{quoted(row)} {y}" for y, row in enumerate(reversed(rows)))
-    script = LINES.format(width=860, height=120 + 17 * len(rows), output=path, title=title)
+    script = LINES.format(width=860, height=120 + 14 * len(rows), output=path, title=title)
     script += f"""set xlabel '{xlabel}'
 set logscale x
 set grid xtics ytics lc rgb '#dddddd'
-set ytics ({names}) scale 0
+set ytics ({names}) scale 0 font ',11'
 set yrange [-0.7:{len(rows) - 0.3}]
 set arrow from first 1, graph 0 to first 1, graph 1 nohead lw 1.5
 """

@@ -17,15 +17,19 @@ from stats import Ratio, median
 
 NAMES = {"rate": "requests/s", "cpu_us": "CPU us/request", "p50_us": "p50 us", "p99_us": "p99 us",
          "p99.9_us": "p99.9 us", "p99.99_us": "p99.99 us", "ns": "ns/operation",
-         "min_ns": "min ns", "count": "cost", "bytes": "bytes each"}
+         "min_ns": "min ns", "count": "cost", "bytes": "resident bytes"}
 WIDE = ("tasks", "alloc", "cost", "memory")  # one table with a column for each program
 ROOFLINES = ("uring", "epoll")
+FILES = ("report.md", "report.html", "samples.csv", "burst.csv")
+DISTURBANCE = ("foreign_percent", "steal_percent")
 RESULTS = os.path.join(build.REPO, "bench", "results")
 
 
 def number(value):
     if value is None:
         return "-"
+    if abs(value) < 0.005:
+        return "0"
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
@@ -165,7 +169,7 @@ def ours(program):
 def best_rival(store, group, row):
     """The rival that comes nearest to weir in the row or is furthest ahead of it."""
     medians = {p: median(store.values(group.name, row, p, group.metric).values())
-               for p in store.programs(group.name) if not ours(p)}
+               for p in store.programs(group.name) if not ours(p) and p not in ROOFLINES}
     known = {program: value for program, value in medians.items() if value is not None}
     return min(known, key=known.get) if known else None
 
@@ -291,11 +295,13 @@ def compose(store, facts, pictures):
 def write_csv(path, store):
     with open(path, "w", encoding="utf-8", newline="") as file:
         out = csv.writer(file, lineterminator="\n")
-        out.writerow(["group", "row", "program", "round", "tries", "usable", "metric", "value"])
+        out.writerow(["group", "row", "program", "round", "tries", "usable", *DISTURBANCE,
+                      "metric", "value"])
         for s in store.samples:
-            for metric, value in s.figures.items():
-                out.writerow([s.group, s.row, s.program, s.round, s.tries, int(store.usable(s)), metric,
-                              f"{value:.6g}"])
+            who = [s.group, s.row, s.program, s.round, s.tries, int(store.usable(s)),
+                   *[f"{s.figures.get(name, 0):.3g}" for name in DISTURBANCE]]
+            out.writerows([*who, metric, f"{value:.6g}"] for metric, value in s.figures.items()
+                          if metric not in DISTURBANCE)
 
 
 def write_burst(path, burst):
@@ -324,14 +330,14 @@ def everything(out, store, facts):
 
 
 def written(folder):
-    """The files of a report that is there."""
-    return [os.path.join(folder, name) for name in sorted(os.listdir(folder))
-            if name in ("report.md", "report.html") or name.endswith((".csv", ".svg"))]
+    """The files of the report that is there."""
+    files = [os.path.join(folder, name) for name in (*FILES, *plots.FILES)]
+    return [file for file in files if os.path.exists(file)]
 
 
 def keep(folder):
     """Copies the last run to where it is committed; the HTML says nothing that the rest does not."""
-    if not os.path.exists(os.path.join(folder, "report.md")):
+    if not written(folder):
         print("bench: no report to keep; make bench writes one", file=sys.stderr)
         return 1
     shutil.rmtree(RESULTS, ignore_errors=True)
