@@ -74,4 +74,12 @@ static inline void compute(int64_t ns)
 	} while (now.tv_sec * WEIR_SEC + now.tv_nsec < end);
 }
 
+/* Gives up on the first error inside a task; the runner sees it as weir_run()'s result. */
+#define TRY(call)                                                                                  \
+	do {                                                                                       \
+		int try_err = (call);                                                              \
+		if (try_err < 0)                                                                   \
+			return try_err;                                                            \
+	} while (0)
+
 #endif

@@ -12,13 +12,6 @@
 
 #include "tests/runtime_test.h"
 
-#define TRY(call)                                                                                  \
-	do {                                                                                       \
-		int try_err = (call);                                                              \
-		if (try_err < 0)                                                                   \
-			return try_err;                                                            \
-	} while (0)
-
 enum { CLIENTS = 64, WORKERS_MAX = 3 };
 
 static _Atomic unsigned served[WORKERS_MAX], now_open[WORKERS_MAX], most_open[WORKERS_MAX];

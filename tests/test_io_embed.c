@@ -14,13 +14,6 @@
 
 #include "tests/runtime_test.h"
 
-#define TRY(call)                                                                                  \
-	do {                                                                                       \
-		int try_err = (call);                                                              \
-		if (try_err < 0)                                                                   \
-			return try_err;                                                            \
-	} while (0)
-
 /* ---- The loop -------------------------------------------------------------------------------- */
 
 /* Sleeps until the runtime or `other_fd` (-1: none) wants attention; true: it was `other_fd`. */

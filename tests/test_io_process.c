@@ -10,13 +10,6 @@
 
 #include "tests/runtime_test.h"
 
-#define TRY(call)                                                                                  \
-	do {                                                                                       \
-		int try_err = (int)(call);                                                         \
-		if (try_err < 0)                                                                   \
-			return try_err;                                                            \
-	} while (0)
-
 #define ARGV(...)                                                                                  \
 	(const char *const[])                                                                      \
 	{                                                                                          \

@@ -17,13 +17,6 @@
 #include "io/cpus.h"
 #include "tests/runtime_test.h"
 
-#define TRY(call)                                                                                  \
-	do {                                                                                       \
-		int try_err = (call);                                                              \
-		if (try_err < 0)                                                                   \
-			return try_err;                                                            \
-	} while (0)
-
 static void nap(int64_t ns)
 {
 	struct timespec time = { ns / WEIR_SEC, ns % WEIR_SEC };

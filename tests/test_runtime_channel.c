@@ -9,13 +9,6 @@
 
 #include "tests/runtime_test.h"
 
-#define TRY(call)                                                                                  \
-	do {                                                                                       \
-		int try_err = (call);                                                              \
-		if (try_err < 0)                                                                   \
-			return try_err;                                                            \
-	} while (0)
-
 static weir_chan *chan;
 static int order[64];
 static unsigned order_len;

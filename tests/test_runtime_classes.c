@@ -9,13 +9,6 @@
 #include "runtime/task.h"
 #include "tests/runtime_test.h"
 
-#define TRY(call)                                                                                  \
-	do {                                                                                       \
-		int try_err = (call);                                                              \
-		if (try_err < 0)                                                                   \
-			return try_err;                                                            \
-	} while (0)
-
 /* ---- Whose turn it is, without a clock ------------------------------------------------------ */
 
 static struct weir__runtime runtime;

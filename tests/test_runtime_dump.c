@@ -12,13 +12,6 @@
 #include "child.h"
 #include "tests/runtime_test.h"
 
-#define TRY(call)                                                                                  \
-	do {                                                                                       \
-		int try_err = (call);                                                              \
-		if (try_err < 0)                                                                   \
-			return try_err;                                                            \
-	} while (0)
-
 /* The portable switch shows the library's frames and the first of ours at least. */
 static bool has_all_frames(void)
 {

@@ -5,13 +5,6 @@
 #include "runtime/interval.h"
 #include "tests/runtime_test.h"
 
-#define TRY(call)                                                                                  \
-	do {                                                                                       \
-		int try_err = (call);                                                              \
-		if (try_err < 0)                                                                   \
-			return try_err;                                                            \
-	} while (0)
-
 /* ---- Without a clock ------------------------------------------------------------------------ */
 
 /* Delivered at these times, the ticks after that are due at those and so many are dropped. */

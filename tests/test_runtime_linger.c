@@ -11,13 +11,6 @@
 #include "runtime/task.h"
 #include "tests/runtime_test.h"
 
-#define TRY(call)                                                                                  \
-	do {                                                                                       \
-		int try_err = (call);                                                              \
-		if (try_err < 0)                                                                   \
-			return try_err;                                                            \
-	} while (0)
-
 enum { MAX_NS = 10000, SHORT_NS = 5000, LONG_NS = 1000000, MANY = 100000 };
 
 /* ---- What is learned ------------------------------------------------------------------------ */

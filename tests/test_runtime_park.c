@@ -10,13 +10,6 @@
 
 #include "tests/runtime_test.h"
 
-#define TRY(call)                                                                                  \
-	do {                                                                                       \
-		int try_err = (call);                                                              \
-		if (try_err < 0)                                                                   \
-			return try_err;                                                            \
-	} while (0)
-
 /* ---- Lost wake-ups -------------------------------------------------------------------------- */
 
 static weir_chan *there, *back;

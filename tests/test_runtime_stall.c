@@ -12,13 +12,6 @@
 #include "child.h"
 #include "tests/runtime_test.h"
 
-#define TRY(call)                                                                                  \
-	do {                                                                                       \
-		int try_err = (call);                                                              \
-		if (try_err < 0)                                                                   \
-			return try_err;                                                            \
-	} while (0)
-
 /* The stays here are multiples of this; long enough for a loaded machine to tell them apart. */
 enum { LIMIT_MS = 40 };
 

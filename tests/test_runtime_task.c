@@ -9,14 +9,6 @@
 
 #include "tests/runtime_test.h"
 
-/* Gives up on the first error inside a task; the runner sees it as weir_run()'s result. */
-#define TRY(call)                                                                                  \
-	do {                                                                                       \
-		int try_err = (call);                                                              \
-		if (try_err < 0)                                                                   \
-			return try_err;                                                            \
-	} while (0)
-
 static _Atomic unsigned ran;
 
 static int count_up(void *arg)

@@ -9,13 +9,6 @@
 
 #include "tests/runtime_test.h"
 
-#define TRY(call)                                                                                  \
-	do {                                                                                       \
-		int try_err = (call);                                                              \
-		if (try_err < 0)                                                                   \
-			return try_err;                                                            \
-	} while (0)
-
 static union {
 	struct weir_mutex mutex;
 	struct weir_rwlock rwlock;

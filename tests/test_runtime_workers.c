@@ -12,13 +12,6 @@
 #include "runtime/task.h"
 #include "tests/runtime_test.h"
 
-#define TRY(call)                                                                                  \
-	do {                                                                                       \
-		int try_err = (call);                                                              \
-		if (try_err < 0)                                                                   \
-			return try_err;                                                            \
-	} while (0)
-
 static struct weir_worker_stats stats_of(int worker)
 {
 	struct weir_worker_stats stats;
