@@ -2,11 +2,15 @@
 /*
  * bench_runtime.c: what tasks, scopes, timers and channels cost.
  *
+ *   bench_runtime [--rounds N] [--csv] [FILTER]    WEIR_WORKERS (1): how many workers
+ *
  * The loops are those of Tokio's own benchmarks where there is one (bench/README.md has the table),
- * and rivals/tokio/src/bin/micro.rs is the same program for Tokio. Everything runs in tasks of one
- * worker. Only the public interface is used, but for the bare context switch, which has none.
+ * and rivals/tokio's tokio_micro is the same program for Tokio. Everything runs in tasks of worker
+ * 0, whatever others there are. Only the public interface is used, but for the bare context switch,
+ * which has none.
  */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -320,6 +324,7 @@ static uint64_t chan_mpsc_128(void *arg)
 int main(int argc, char **argv)
 {
 	static struct bench bench;
+	const char *text = getenv("WEIR_WORKERS");
 	static const struct bench_row rows[] = {
 		{ "switch_out_of_line", switch_out_of_line },
 		{ "yield_200", yield_200 },
@@ -345,5 +350,5 @@ int main(int argc, char **argv)
 	};
 	bench_init(&bench, "bench_runtime", argc, argv);
 	bench_add_rows(&bench, rows);
-	return bench_run_tasks(&bench, bench_run_in_task, 1);
+	return bench_run_tasks(&bench, bench_run_in_task, text ? (unsigned)atoi(text) : 1);
 }

@@ -46,7 +46,9 @@ GROUPS = [
           "requests means little."),
     Group("kv", "Key-value server, redis-benchmark, 50 connections", "cpu_us", LATENCY, ""),
     Group("tasks", "Runtime microbenchmarks", "ns", [],
-          "Nanoseconds per operation; bench/README.md says which row is which of Tokio's."),
+          "Nanoseconds per operation; bench/README.md says which row is which of Tokio's. '2 workers': "
+          "the runtime has two, and the program says of no task where it is to run. 'apart': the "
+          "tasks of a pair are one on each worker, so every item crosses."),
     Group("alloc", "Allocation loops: A1 and A3 of the Zokio document", "ns", [],
           "Nanoseconds of CPU time for an alloc, a touch of the first and last byte (or a memset) "
           "and a free; 'live' is how many blocks are out at a time. weir is weir_alloc and "
@@ -195,17 +197,29 @@ def micro_job(name, programs, seconds):
                lambda p, _: samples.table_of_rows(programs[p], env), seconds)
 
 
-def two_worker_job():
-    """The rows that need another worker, nothing pinned."""
-    programs = {"weir": [built("bench", "bench_suite"), "--csv", "--rounds", "5", "spawn_many"]}
-    for name, target in (("tokio", "tokio"), ("tokio-mi", "tokio-mimalloc")):
-        path = built("bench", target, "release", "tokio_suite")
-        programs[name] = [path, "multi_thread_2", "5", "spawn_many"]
+def two_worker_job(name, c_name, rust_name, go_name=None):
+    """The same loops in runtimes of two workers, nothing pinned: who places tasks places them."""
+    programs = {"weir": [built("bench", c_name), "--csv", "--rounds", "5"]}
+    for rival, target in (("tokio", "tokio"), ("tokio-mi", "tokio-mimalloc")):
+        programs[rival] = [built("bench", target, "release", rust_name), "multi_thread_2", "5"]
+    if go_name:
+        programs["go"] = [built("bench", "go", go_name), "5"]
+    env = {"WEIR_WORKERS": "2", "GOMAXPROCS": "2"}
 
     def take(program, _store):
-        rows = samples.table_of_rows(programs[program], {"WEIR_WORKERS": "2"}, pinned=False)
+        rows = samples.table_of_rows(programs[program], env, pinned=False)
         return {f"{row}, 2 workers": figures for row, figures in rows.items()}
-    return Job("tasks", "two workers", programs, take, 0.7)
+    return Job("tasks", name, programs, take, 1.5)
+
+
+def apart_job():
+    """One task of each pair on each worker, which only weir can be told; nothing pinned."""
+    programs = {"weir": [built("bench", "bench_sync"), "--csv", "--rounds", "5", "two_"]}
+
+    def take(program, _store):
+        rows = samples.table_of_rows(programs[program], pinned=False)
+        return {f"{row.removeprefix('two_')}, apart": figures for row, figures in rows.items()}
+    return Job("tasks", "tasks apart", programs, take, 1)
 
 
 def micro_jobs():
@@ -213,7 +227,10 @@ def micro_jobs():
         micro_job("runtime", micro_programs("bench_runtime", "tokio_micro", "micro"), 1.5),
         micro_job("Tokio's suite", micro_programs("bench_suite", "tokio_suite"), 2),
         micro_job("Tokio's channels", micro_programs("bench_mpsc", "tokio_mpsc"), 0.6),
-        two_worker_job(),
+        two_worker_job("two workers", "bench_runtime", "tokio_micro", "micro"),
+        two_worker_job("Tokio's suite on two workers", "bench_suite", "tokio_suite"),
+        two_worker_job("Tokio's channels on two workers", "bench_mpsc", "tokio_mpsc"),
+        apart_job(),
         Job("tasks", "skynet", memory.SKYNET, single("skynet", lambda p, _: memory.skynet(p)), 2,
             once=True),
     ]
