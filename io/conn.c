@@ -171,7 +171,7 @@ static inline void lend(weir_buf *to, struct weir__block *block)
 	to->block = block;
 }
 
-static __attribute__((noinline)) void recv_done_oddly(struct weir__op *op)
+static __attribute__((noinline)) void recv_done(struct weir__op *op)
 {
 	weir_conn *conn = op->owner;
 	struct weir__block *block = op->block;
@@ -194,20 +194,20 @@ static __attribute__((noinline)) void recv_done_oddly(struct weir__op *op)
 }
 
 /* To the reader who waits, else to the queue. The common case is a leaf function. */
-static void recv_done(struct weir__op *op)
+static void recv_arrived(struct weir__op *op, struct weir__block *block, size_t bytes)
 {
 	weir_conn *conn = op->owner;
-	struct weir__block *block = op->block;
 
-	if (__builtin_expect(!block || !op->more || !conn->reader || conn->is_odd ||
-				     (size_t)op->res == block->cap,
-			     0)) {
-		recv_done_oddly(op);
+	if (__builtin_expect(!conn->reader || conn->is_odd || bytes == block->cap, 0)) {
+		op->block = block;
+		op->res = (int)bytes;
+		op->more = true;
+		recv_done(op);
 		return;
 	}
-	block->len = (size_t)op->res;
+	block->len = bytes;
 	lend(conn->into, block);
-	wake_reader(conn, op->res);
+	wake_reader(conn, (int)bytes);
 }
 
 /* Arms the receive operation. It may complete at once (poll.c). */
@@ -433,6 +433,7 @@ static int await_sent(struct weir__worker *self, weir_conn *conn, int64_t until_
 	if (conn->send_state == WEIR__SEND_LEASE) {
 		conn->writer = self->current;
 		conn->inside++;
+		conn->io->is_send_awaited = true;
 		err = weir__park_until(self, writer_abort, conn, until_ns);
 		leave(conn);
 	}
@@ -577,6 +578,7 @@ int weir__conn_new(struct weir__io *io, int fd, bool is_direct, weir_conn **ret)
 	conn->worker = io->worker;
 	conn->queue_tail = &conn->queue;
 	keep_op(conn, &conn->recv, WEIR__OP_RECV, recv_done);
+	conn->recv.arrived = recv_arrived;
 	keep_op(conn, &conn->send, WEIR__OP_SEND, send_done);
 	conn->recv.multi = true;
 	conn->lend_max = (uint16_t)io->worker->runtime->config.lend_max;

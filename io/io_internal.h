@@ -62,7 +62,12 @@ struct weir__op {
 	 * must not park.
 	 */
 	void (*done)(struct weir__op *op);
-	void *owner; /* done()'s */
+	/*
+	 * RECV of a connection: what the driver may call instead of done() for `bytes` in `block`,
+	 * one reference to which it gives, when more completions follow.
+	 */
+	void (*arrived)(struct weir__op *op, struct weir__block *block, size_t bytes);
+	void *owner; /* of both functions */
 	void *data;
 	size_t len;
 	size_t moved;		   /* poll.c: bytes sent so far */
@@ -84,6 +89,9 @@ struct weir__op {
 	 */
 	bool is_kept;
 	bool has_slot;	      /* ring.c */
+	bool may_be_quiet;    /* SEND, ring.c: the next one is told of only if it fails */
+	bool is_quiet;	      /* SEND, ring.c: and so is this one */
+	uint8_t loud;	      /* SEND, ring.c: so many more are told of */
 	bool socket_has_more; /* RECV: the kernel said that more lies ready */
 	bool is_unsure;	      /* RECV, ring.c: an end behind the data may not be heard */
 	bool has_end;	      /* RECV, ring.c: `why` is the end of the stream, found by a look */
@@ -127,6 +135,11 @@ struct weir__io {
 	struct weir__worker *worker;
 	bool accepts_direct;	/* accepted connections are slots of the ring's table */
 	bool needs_nonblocking; /* descriptors must be O_NONBLOCK */
+	/*
+	 * A task waits for the end of a kept send, which a driver need not be told of: it must not
+	 * sleep before it has looked. The driver takes it back.
+	 */
+	bool is_send_awaited;
 	struct weir__serve_counts {
 		uint64_t accepted, open, failed, accept_pauses;
 	} serve; /* owner writes, others read relaxed */
@@ -185,6 +198,9 @@ static inline void weir__op_init(struct weir__op *op, enum weir__op_code code,
 	op->multi = false;
 	op->is_kept = false;
 	op->has_slot = false;
+	op->may_be_quiet = false;
+	op->is_quiet = false;
+	op->loud = 0;
 	op->block = NULL;
 }
 

@@ -26,7 +26,11 @@
 #include "io/socket.h"
 #include "io/uring_compat.h"
 
-enum { REAP_MAX = 256, SLOTS_FIRST = 64 };
+enum {
+	REAP_MAX = 256,
+	SLOTS_FIRST = 64,
+	LOUD_SENDS = 16, /* after one that its socket had no room for */
+};
 
 /*
  * Codes in user_data beside enum weir__op_code: a look for the end of the stream that the receive
@@ -54,7 +58,7 @@ static uint64_t special(unsigned code, uint32_t argument)
 	return (uint64_t)code << 32 | argument;
 }
 
-static uint64_t tag(const struct weir__ring *ring, const struct weir__op *op)
+static inline uint64_t tag(const struct weir__ring *ring, const struct weir__op *op)
 {
 	return (uint64_t)ring->slots[op->slot].key << 32 | op->slot;
 }
@@ -65,6 +69,12 @@ static uint64_t tag(const struct weir__ring *ring, const struct weir__op *op)
 static inline unsigned queued(const struct weir__ring *ring)
 {
 	return ring->uring.sq.sqe_tail + ring->uring.sq.ring_entries - ring->full_at;
+}
+
+/* The kernel sets these bits for work that waits for us to enter. */
+static inline unsigned sq_flags(const struct weir__ring *ring)
+{
+	return __atomic_load_n(ring->uring.sq.kflags, __ATOMIC_RELAXED);
 }
 
 /* Publishes the queued entries and enters. The index array is the identity, laid out once at
@@ -126,7 +136,7 @@ static int grow_slots(struct weir__ring *ring)
 	return 0;
 }
 
-static inline int take_slot(struct weir__ring *ring, struct weir__op *op)
+static inline int take_slot(struct weir__ring *ring, struct weir__op *op, unsigned code)
 {
 	if (__builtin_expect(ring->slots_free == ring->slots_count, 0)) {
 		int err = grow_slots(ring);
@@ -137,29 +147,23 @@ static inline int take_slot(struct weir__ring *ring, struct weir__op *op)
 	op->slot = ring->slots_free;
 	ring->slots_free = slot->next_free;
 	slot->op = op;
+	slot->key ^= CODE_NONE ^ code;
 	op->has_slot = true;
 	return 0;
 }
 
-/* Completions with the key of this start are not the operation's any more. */
-static inline void retire(struct weir__ring *ring, struct weir__op *op)
-{
-	struct weir__slot *slot = &ring->slots[op->slot];
-
-	slot->key = (slot->key | CODE_NONE) + 0x100;
-}
-
 static void free_slot(struct weir__ring *ring, struct weir__op *op)
 {
+	ring->slots[op->slot].key |= CODE_NONE;
 	ring->slots[op->slot].next_free = ring->slots_free;
 	ring->slots_free = op->slot;
 	op->has_slot = false;
 }
 
-/* The last completion of an operation. */
+/* The last completion of an operation: others with this key are not its any more. */
 static inline void end(struct weir__ring *ring, struct weir__op *op)
 {
-	retire(ring, op);
+	ring->slots[op->slot].key += 0x100;
 	if (op->is_kept) {
 		op->state = WEIR__OP_FREE;
 	} else {
@@ -220,17 +224,17 @@ static void fill_recv(struct weir__ring *ring, struct weir__op *op, struct io_ur
 }
 
 /* The whole entry in wide stores; liburing's helper and mark() make one for each field. */
-static inline void fill_send(const struct weir__op *op, uint64_t user_data,
-			     struct io_uring_sqe *sqe)
+static inline void fill_send(const struct weir__ring *ring, const struct weir__op *op,
+			     struct io_uring_sqe *sqe, unsigned flags, unsigned msg_flags)
 {
 	*sqe = (struct io_uring_sqe){
 		.opcode = IORING_OP_SEND,
-		.flags = op->handle->is_direct ? IOSQE_FIXED_FILE : 0,
+		.flags = (uint8_t)(flags | (op->handle->is_direct ? IOSQE_FIXED_FILE : 0)),
 		.fd = op->handle->fd,
 		.addr = (uintptr_t)op->data,
 		.len = (uint32_t)op->len,
-		.msg_flags = MSG_NOSIGNAL | MSG_WAITALL,
-		.user_data = user_data,
+		.msg_flags = MSG_NOSIGNAL | MSG_WAITALL | msg_flags,
+		.user_data = tag(ring, op),
 	};
 }
 
@@ -251,7 +255,7 @@ static void fill(struct weir__ring *ring, struct weir__op *op, struct io_uring_s
 		fill_recv(ring, op, sqe);
 		break;
 	case WEIR__OP_SEND:
-		fill_send(op, tag(ring, op), sqe);
+		fill_send(ring, op, sqe, 0, 0);
 		return;
 	case WEIR__OP_ACCEPT:
 		fill_accept(ring, op, sqe);
@@ -305,15 +309,32 @@ static void start_waiting(struct weir__ring *ring)
 	}
 }
 
+/*
+ * A send of which the kernel says nothing unless it fails. It does not wait for room either, so it
+ * is over once the kernel has taken its entry and no failure has been reaped: finish_quiet(). That
+ * saves a completion for each request; and where requests come one at a time every second system
+ * call, because the send's completion would end the wait for the next request at once.
+ */
+static inline void send_quietly(struct weir__ring *ring, struct weir__op *op,
+				struct io_uring_sqe *sqe)
+{
+	op->is_quiet = true;
+	*ring->quiet_tail = op;
+	ring->quiet_tail = &op->queue_next;
+	fill_send(ring, op, sqe, IOSQE_CQE_SKIP_SUCCESS, MSG_DONTWAIT);
+}
+
 /* Has a slot already: (re-)submits. */
 static void submit(struct weir__ring *ring, struct weir__op *op)
 {
 	struct io_uring_sqe *sqe = ring->waiting ? NULL : get_sqe(ring);
 
-	if (__builtin_expect(sqe != NULL, 1))
-		fill(ring, op, sqe);
-	else
+	if (__builtin_expect(sqe == NULL, 0))
 		wait_for_sqe(ring, op);
+	else if (op->may_be_quiet)
+		send_quietly(ring, op, sqe);
+	else
+		fill(ring, op, sqe);
 }
 
 /* Makes sure that the buffers of the size a receive wants are there. */
@@ -324,6 +345,11 @@ static int has_group(struct weir__ring *ring, const struct weir__op *op)
 	return !ring->has_buffers || group->ring ? 0 : weir__buffer_ring_fill(group);
 }
 
+static unsigned code_of(const struct weir__op *op)
+{
+	return op->code | (op->code == WEIR__OP_ACCEPT && op->wants_fd ? CODE_WANTS_FD : 0);
+}
+
 static __attribute__((noinline)) bool start_slowly(struct weir__ring *ring, struct weir__op *op)
 {
 	int err = 0;
@@ -332,14 +358,14 @@ static __attribute__((noinline)) bool start_slowly(struct weir__ring *ring, stru
 	op->is_waiting = false;
 	if (op->code == WEIR__OP_RECV)
 		err = has_group(ring, op);
-	if (err == 0 && !op->has_slot)
-		err = take_slot(ring, op);
+	if (err == 0 && !op->has_slot) {
+		err = take_slot(ring, op, code_of(op));
+		op->may_be_quiet = op->code == WEIR__OP_SEND && op->is_kept && ring->skip_success;
+	}
 	if (err < 0) {
 		op->res = err;
 		return true;
 	}
-	unsigned plain = op->code == WEIR__OP_ACCEPT && op->wants_fd ? CODE_WANTS_FD : 0;
-	ring->slots[op->slot].key ^= CODE_NONE ^ (op->code | plain);
 	if (op->is_kept)
 		op->state = WEIR__OP_QUEUED;
 	else
@@ -348,20 +374,17 @@ static __attribute__((noinline)) bool start_slowly(struct weir__ring *ring, stru
 	return false;
 }
 
-/* A connection's send is the common case: 35 instructions without a call. */
+/* A connection's send is the common case, without a call. */
 static bool ring_start(struct weir__io *io, struct weir__op *op)
 {
 	struct weir__ring *ring = ring_of(io);
 
-	if (__builtin_expect(!op->has_slot || op->code != WEIR__OP_SEND || ring->waiting ||
+	if (__builtin_expect(!op->may_be_quiet || ring->waiting ||
 				     ring->uring.sq.sqe_tail == ring->full_at,
 			     0))
 		return start_slowly(ring, op);
-	struct weir__slot *slot = &ring->slots[op->slot];
-	uint32_t key = slot->key ^ CODE_NONE ^ WEIR__OP_SEND;
-	slot->key = key;
 	op->state = WEIR__OP_QUEUED;
-	fill_send(op, (uint64_t)key << 32 | op->slot, next_sqe(ring));
+	send_quietly(ring, op, next_sqe(ring));
 	return false;
 }
 
@@ -372,6 +395,8 @@ static void finish(struct weir__ring *ring, struct weir__op *op, int res)
 	op->res = was_found && (res == 0 || res == -ECANCELED) ? op->why : res;
 	op->block = NULL;
 	op->more = false;
+	if (op->loud > 0)
+		op->may_be_quiet = --op->loud == 0;
 	end(ring, op);
 	op->done(op);
 }
@@ -398,6 +423,11 @@ static void ring_cancel(struct weir__io *io, struct weir__op *op)
 
 	if (op->state != WEIR__OP_QUEUED)
 		return;
+	if (op->is_quiet) { /* it is over before a cancellation could reach it */
+		op->state = WEIR__OP_CANCELLING;
+		io->is_send_awaited = true;
+		return;
+	}
 	if (op->is_waiting) { /* the kernel has never seen it */
 		forget_waiting(ring, op);
 		finish(ring, op, -ECANCELED);
@@ -574,12 +604,12 @@ static void on_empty_recv(struct weir__ring *ring, struct weir__op *op,
 	finish(ring, op, err);
 }
 
-/* A buffer with data. */
-static inline void on_arrival(struct weir__ring *ring, struct weir__op *op,
-			      const struct io_uring_cqe *cqe)
+/* A buffer with data, the last of its receive or the first. */
+static __attribute__((noinline)) void on_odd_arrival(struct weir__ring *ring, struct weir__op *op,
+						     struct weir__block *block,
+						     const struct io_uring_cqe *cqe)
 {
-	op->block = weir__buffer_ring_take(&ring->groups[op->group],
-					   cqe->flags >> IORING_CQE_BUFFER_SHIFT);
+	op->block = block;
 	op->res = cqe->res;
 	op->more = true;
 	if (__builtin_expect(!(cqe->flags & IORING_CQE_F_MORE), 0)) {
@@ -592,12 +622,66 @@ static inline void on_arrival(struct weir__ring *ring, struct weir__op *op,
 	op->done(op);
 }
 
-/* All but a connection's send and what brings it data. */
+/* A buffer with data. */
+static inline void on_arrival(struct weir__ring *ring, struct weir__op *op,
+			      const struct io_uring_cqe *cqe)
+{
+	struct weir__block *block = weir__buffer_ring_take(&ring->groups[op->group],
+							   cqe->flags >> IORING_CQE_BUFFER_SHIFT);
+
+	if (__builtin_expect(!(cqe->flags & IORING_CQE_F_MORE) || op->is_unsure, 0))
+		on_odd_arrival(ring, op, block, cqe);
+	else
+		op->arrived(op, block, (size_t)cqe->res);
+}
+
+static inline bool has_quiet(const struct weir__ring *ring)
+{
+	return ring->quiet_tail != &ring->quiet;
+}
+
+/* What a full socket did not take goes again, loudly, and so do the next ones. */
+static void on_quiet_failure(struct weir__ring *ring, struct weir__op *op, int res)
+{
+	struct weir__op **at = &ring->quiet;
+
+	while (*at != op)
+		at = &(*at)->queue_next;
+	if (ring->quiet_tail == &op->queue_next)
+		ring->quiet_tail = at;
+	*at = op->queue_next;
+	op->is_quiet = op->may_be_quiet = false;
+	op->loud = LOUD_SENDS;
+	if (res == -EAGAIN && op->state == WEIR__OP_QUEUED)
+		submit(ring, op);
+	else
+		finish(ring, op, res == -EAGAIN ? -ECANCELED : res);
+}
+
+/* The kernel has taken their entries, and what failed is not among them any more. */
+static void finish_quiet(struct weir__ring *ring)
+{
+	struct weir__op *next;
+
+	*ring->quiet_tail = NULL;
+	ring->quiet_tail = &ring->quiet;
+	for (struct weir__op *op = ring->quiet; op; op = next) {
+		next = op->queue_next;
+		op->state = WEIR__OP_FREE;
+		op->is_quiet = false;
+		op->res = (int)op->len;
+		op->done(op);
+	}
+}
+
+/* All but what brings a connection data. */
 static __attribute__((noinline)) void
 on_odd_completion(struct weir__ring *ring, struct weir__op *op, const struct io_uring_cqe *cqe)
 {
 	if (op->code == WEIR__OP_RECV) {
 		on_empty_recv(ring, op, cqe);
+	} else if (op->is_quiet) {
+		on_quiet_failure(ring, op, cqe->res);
 	} else if (cqe->flags & IORING_CQE_F_MORE) {
 		op->res = cqe->res;
 		op->more = true;
@@ -633,17 +717,10 @@ static inline void on_completion(struct weir__ring *ring, const struct io_uring_
 		on_other(ring, cqe);
 		return;
 	}
-	struct weir__op *op = slot->op;
-	if ((cqe->flags & IORING_CQE_F_BUFFER) && cqe->res > 0) {
-		on_arrival(ring, op, cqe);
-	} else if ((key & 0xff) == WEIR__OP_SEND && op->is_kept) { /* end() of the slot we have */
-		op->res = cqe->res;
-		op->state = WEIR__OP_FREE;
-		slot->key = (key | CODE_NONE) + 0x100;
-		op->done(op);
-	} else {
-		on_odd_completion(ring, op, cqe);
-	}
+	if ((cqe->flags & IORING_CQE_F_BUFFER) && cqe->res > 0)
+		on_arrival(ring, slot->op, cqe);
+	else
+		on_odd_completion(ring, slot->op, cqe);
 }
 
 /* ---- The driver --------------------------------------------------------- */
@@ -710,11 +787,12 @@ static void ring_submit_and_wait(struct weir__driver *driver, int64_t wait_until
 
 	if (__builtin_expect(ring->waiting != NULL, 0))
 		start_waiting(ring);
-	/* the kernel sets these bits for work that waits for us to enter */
-	unsigned flags = __atomic_load_n(ring->uring.sq.kflags, __ATOMIC_RELAXED);
+	unsigned flags = sq_flags(ring);
 	if (flags & IORING_SQ_CQ_OVERFLOW)
 		weir__count(&driver->cq_overflows, 1);
-	if (wait_until_ns && !io_uring_cq_ready(&ring->uring)) {
+	bool is_awaited = ring->io.is_send_awaited && has_quiet(ring);
+	ring->io.is_send_awaited = false;
+	if (wait_until_ns && !is_awaited && !io_uring_cq_ready(&ring->uring)) {
 		int64_t shrink_ns = shrink_time(ring, flags);
 		sleep_until(ring, wait_until_ns < shrink_ns ? wait_until_ns : shrink_ns);
 	} else if (queued(ring) || flags & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN))
@@ -727,13 +805,18 @@ static unsigned ring_reap(struct weir__driver *driver)
 	struct io_uring_cq *cq = &ring->uring.cq;
 	unsigned head = *cq->khead, count = io_uring_cq_ready(&ring->uring); /* acquires the tail */
 	unsigned mask = cq->ring_mask;
+	bool is_all = !queued(ring) && !(sq_flags(ring) & IORING_SQ_CQ_OVERFLOW);
 
-	if (count > REAP_MAX)
+	if (__builtin_expect(count > REAP_MAX, 0)) {
 		count = REAP_MAX;
+		is_all = false;
+	}
 	for (unsigned end = head + count; head != end; head++)
 		on_completion(ring, &cq->cqes[head & mask]);
 	io_uring_cq_advance(&ring->uring, count);
 	weir__count(&driver->completions, count);
+	if (is_all)
+		finish_quiet(ring);
 	return count;
 }
 
@@ -809,7 +892,9 @@ static int64_t ring_flush(struct weir__driver *driver)
 	if (ring->event_fd >= 0)
 		(void)!read(ring->event_fd, &count, sizeof count);
 	ring_submit_and_wait(driver, 0);
-	return ring->waiting || queued(ring) || io_uring_cq_ready(&ring->uring) ? 0 : INT64_MAX;
+	return ring->waiting || queued(ring) || has_quiet(ring) || io_uring_cq_ready(&ring->uring)
+		       ? 0
+		       : INT64_MAX;
 }
 
 static void ring_close(struct weir__driver *driver)
@@ -863,6 +948,7 @@ static void init_ring(struct weir__ring *ring, struct weir__worker *worker)
 	ring->io.sockets = &weir__kernel_sockets;
 	ring->io.worker = worker;
 	ring->waiting_tail = &ring->waiting;
+	ring->quiet_tail = &ring->quiet;
 	ring->shrink_ns = config->recv_shrink_ms * WEIR_MS;
 	weir__buffer_ring_init(&ring->groups[0], &ring->uring, &ring->io.driver, 0,
 			       config->recv_bytes, config->recv_buffers, config->recv_buffers_max,

@@ -42,6 +42,8 @@ struct weir__ring {
 	uint32_t slots_free;	  /* head of the free list; slots_count: none */
 	struct weir__op *waiting; /* operations that found the submission queue full */
 	struct weir__op **waiting_tail;
+	struct weir__op *quiet; /* quiet sends in flight, in the order of their entries */
+	struct weir__op **quiet_tail;
 	struct weir__buffer_ring groups[WEIR__RING_GROUPS];
 	int64_t shrink_at_ns; /* when the groups are looked at next; 0: none is grown */
 	int64_t shrink_ns;    /* between two looks */

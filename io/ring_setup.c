@@ -91,7 +91,8 @@ static void register_extras(struct weir__ring *ring, const struct weir__config *
 	if (ring->uring.features & WEIR__URING_FEAT_NO_IOWAIT &&
 	    !(config->uring_mask & WEIR__URING_NO_IOWAIT))
 		ring->enter_flags |= WEIR__URING_ENTER_NO_IOWAIT;
-	if (ring->uring.features & IORING_FEAT_CQE_SKIP)
+	if (ring->uring.features & IORING_FEAT_CQE_SKIP &&
+	    !(config->uring_mask & WEIR__URING_CQE_SKIP))
 		ring->skip_success = IOSQE_CQE_SKIP_SUCCESS;
 	if (ring->io.accepts_direct && io_uring_register_files_sparse(&ring->uring, files) < 0)
 		ring->io.accepts_direct = false;

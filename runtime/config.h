@@ -30,7 +30,8 @@
 	XX(FIXED,        "fixed")        /* direct descriptors */ \
 	XX(MSG_RING,     "msg_ring")     /* messages between rings */ \
 	XX(RING_FD,      "ring_fd")      /* registered ring descriptor */ \
-	XX(NO_IOWAIT,    "no_iowait")    /* waiting that is not counted as I/O wait */
+	XX(NO_IOWAIT,    "no_iowait")    /* waiting that is not counted as I/O wait */ \
+	XX(CQE_SKIP,     "cqe_skip")     /* success without a completion */
 
 #define WEIR__WORD(name, word)  "|" word
 #define WEIR__WORDS(map)        (("" map(WEIR__WORD)) + 1)
