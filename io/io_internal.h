@@ -95,7 +95,7 @@ struct weir__op {
 	bool socket_has_more; /* RECV: the kernel said that more lies ready */
 	bool is_unsure;	      /* RECV, ring.c: an end behind the data may not be heard */
 	bool has_end;	      /* RECV, ring.c: `why` is the end of the stream, found by a look */
-	uint32_t slot;	      /* ring.c: place in its table */
+	uint64_t tag;	      /* ring.c: its user_data; sim_driver.c: the place of its record */
 };
 
 /* ---- The worker's I/O --------------------------------------------------- */

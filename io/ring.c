@@ -58,11 +58,6 @@ static uint64_t special(unsigned code, uint32_t argument)
 	return (uint64_t)code << 32 | argument;
 }
 
-static inline uint64_t tag(const struct weir__ring *ring, const struct weir__op *op)
-{
-	return (uint64_t)ring->slots[op->slot].key << 32 | op->slot;
-}
-
 /* ---- Entering the kernel ------------------------------------------------ */
 
 /* Entries filled and not taken by the kernel. */
@@ -136,6 +131,11 @@ static int grow_slots(struct weir__ring *ring)
 	return 0;
 }
 
+static inline struct weir__slot *slot_of(struct weir__ring *ring, const struct weir__op *op)
+{
+	return &ring->slots[(uint32_t)op->tag];
+}
+
 static inline int take_slot(struct weir__ring *ring, struct weir__op *op, unsigned code)
 {
 	if (__builtin_expect(ring->slots_free == ring->slots_count, 0)) {
@@ -143,27 +143,33 @@ static inline int take_slot(struct weir__ring *ring, struct weir__op *op, unsign
 		if (err < 0)
 			return err;
 	}
-	struct weir__slot *slot = &ring->slots[ring->slots_free];
-	op->slot = ring->slots_free;
+	uint32_t index = ring->slots_free;
+	struct weir__slot *slot = &ring->slots[index];
 	ring->slots_free = slot->next_free;
 	slot->op = op;
 	slot->key ^= CODE_NONE ^ code;
+	op->tag = (uint64_t)slot->key << 32 | index;
 	op->has_slot = true;
 	return 0;
 }
 
 static void free_slot(struct weir__ring *ring, struct weir__op *op)
 {
-	ring->slots[op->slot].key |= CODE_NONE;
-	ring->slots[op->slot].next_free = ring->slots_free;
-	ring->slots_free = op->slot;
+	struct weir__slot *slot = slot_of(ring, op);
+
+	slot->key |= CODE_NONE;
+	slot->next_free = ring->slots_free;
+	ring->slots_free = (uint32_t)op->tag;
 	op->has_slot = false;
 }
 
 /* The last completion of an operation: others with this key are not its any more. */
 static inline void end(struct weir__ring *ring, struct weir__op *op)
 {
-	ring->slots[op->slot].key += 0x100;
+	struct weir__slot *slot = slot_of(ring, op);
+
+	slot->key += 0x100;
+	op->tag = (uint64_t)slot->key << 32 | (uint32_t)op->tag;
 	if (op->is_kept) {
 		op->state = WEIR__OP_FREE;
 	} else {
@@ -224,8 +230,8 @@ static void fill_recv(struct weir__ring *ring, struct weir__op *op, struct io_ur
 }
 
 /* The whole entry in wide stores; liburing's helper and mark() make one for each field. */
-static inline void fill_send(const struct weir__ring *ring, const struct weir__op *op,
-			     struct io_uring_sqe *sqe, unsigned flags, unsigned msg_flags)
+static inline void fill_send(const struct weir__op *op, struct io_uring_sqe *sqe, unsigned flags,
+			     unsigned msg_flags)
 {
 	*sqe = (struct io_uring_sqe){
 		.opcode = IORING_OP_SEND,
@@ -234,16 +240,16 @@ static inline void fill_send(const struct weir__ring *ring, const struct weir__o
 		.addr = (uintptr_t)op->data,
 		.len = (uint32_t)op->len,
 		.msg_flags = MSG_NOSIGNAL | MSG_WAITALL | msg_flags,
-		.user_data = tag(ring, op),
+		.user_data = op->tag,
 	};
 }
 
 /* What every entry has. */
-static inline void mark(struct weir__ring *ring, struct weir__op *op, struct io_uring_sqe *sqe)
+static inline void mark(const struct weir__op *op, struct io_uring_sqe *sqe)
 {
 	if (op->handle->is_direct)
 		sqe->flags |= IOSQE_FIXED_FILE;
-	sqe->user_data = tag(ring, op);
+	sqe->user_data = op->tag;
 }
 
 static void fill(struct weir__ring *ring, struct weir__op *op, struct io_uring_sqe *sqe)
@@ -255,7 +261,7 @@ static void fill(struct weir__ring *ring, struct weir__op *op, struct io_uring_s
 		fill_recv(ring, op, sqe);
 		break;
 	case WEIR__OP_SEND:
-		fill_send(ring, op, sqe, 0, 0);
+		fill_send(op, sqe, 0, 0);
 		return;
 	case WEIR__OP_ACCEPT:
 		fill_accept(ring, op, sqe);
@@ -273,12 +279,12 @@ static void fill(struct weir__ring *ring, struct weir__op *op, struct io_uring_s
 		io_uring_prep_rw(WEIR__URING_OP_FIXED_FD_INSTALL, sqe, fd, NULL, 0, 0);
 		break;
 	}
-	mark(ring, op, sqe);
+	mark(op, sqe);
 }
 
 static void fill_cancel(struct weir__ring *ring, struct weir__op *op, struct io_uring_sqe *sqe)
 {
-	io_uring_prep_cancel64(sqe, tag(ring, op), 0);
+	io_uring_prep_cancel64(sqe, op->tag, 0);
 	sqe->flags |= ring->skip_success;
 	sqe->user_data = special(CODE_IGNORE, 0);
 }
@@ -321,7 +327,7 @@ static inline void send_quietly(struct weir__ring *ring, struct weir__op *op,
 	op->is_quiet = true;
 	*ring->quiet_tail = op;
 	ring->quiet_tail = &op->queue_next;
-	fill_send(ring, op, sqe, IOSQE_CQE_SKIP_SUCCESS, MSG_DONTWAIT);
+	fill_send(op, sqe, IOSQE_CQE_SKIP_SUCCESS, MSG_DONTWAIT);
 }
 
 /* Has a slot already: (re-)submits. */
@@ -524,7 +530,7 @@ static void look_for_end(struct weir__ring *ring, struct weir__op *op)
 		return; /* after the next data, then */
 	op->is_unsure = false;
 	io_uring_prep_recv(sqe, op->handle->fd, &ring->peeked, 1, MSG_PEEK | MSG_DONTWAIT);
-	mark(ring, op, sqe);
+	mark(op, sqe);
 	sqe->user_data ^= (uint64_t)(WEIR__OP_RECV ^ CODE_LOOK) << 32;
 }
 

@@ -305,7 +305,7 @@ static bool sim_start(struct weir__io *io, struct weir__op *op)
 		unpin(sim, record);
 		return true;
 	}
-	op->slot = record->index;
+	op->tag = record->index;
 	op->state = WEIR__OP_QUEUED;
 	record->is_linked = !op->is_kept || sim->plan.lists_kept;
 	if (record->is_linked)
@@ -396,7 +396,7 @@ static void sim_cancel(struct weir__io *io, struct weir__op *op)
 
 	if (op->state != WEIR__OP_QUEUED)
 		return;
-	struct weir__sim_op *record = sim->records[op->slot];
+	struct weir__sim_op *record = sim->records[op->tag];
 	WEIR_ASSERT(record && record->op == op);
 	if (!record->is_final && !is_queued(worker, record) &&
 	    weir__sim_chance(sim, sim->plan.cancels_at_once)) {

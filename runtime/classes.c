@@ -34,10 +34,8 @@ static bool is_behind(const struct weir__class *one, const struct weir__class *o
 /* The running task's next park or yield is the end of this turn. What ran counts for the pace. */
 static void end_turn_soon(struct weir__worker *self)
 {
-	if (!self->current || self->slice_left <= 0)
-		return;
-	self->slice_resumes -= (uint32_t)self->slice_left;
-	self->slice_left = 0;
+	if (self->current)
+		weir__slice_cut(self);
 }
 
 void weir__class_ready(struct weir__worker *self, struct weir__task *task)

@@ -85,12 +85,25 @@ static __attribute__((noinline)) struct weir__task *pick_fresh(struct weir__work
 	return NULL;
 }
 
+/* False when the slice is used up. What is left of it in order may be followed by depth first. */
+static inline bool has_slice(struct weir__worker *self)
+{
+	if (self->slice_left > 0)
+		return true;
+	if (self->slice_deep == 0)
+		return false;
+	self->slice_left = self->slice_deep;
+	self->slice_deep = 0;
+	self->depth_first = true;
+	return true;
+}
+
 /* The next ready task, NULL when there is none or the slice is used up. */
 static inline struct weir__task *pick(struct weir__worker *self)
 {
 	struct weir__task *task = self->runq_head;
 
-	if (self->slice_left <= 0 || (!task && weir__fresh_count(&self->fresh) == 0))
+	if ((!task && weir__fresh_count(&self->fresh) == 0) || !has_slice(self))
 		return NULL;
 	self->slice_left--;
 	if (!task)

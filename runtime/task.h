@@ -188,7 +188,8 @@ struct weir__worker {
 	struct weir__task *runq_head; /* of the class that has its turn; see classes.h */
 	struct weir__task **runq_tail;
 	struct weir__task **born; /* where in the queue the current task's next child goes */
-	int32_t slice_left;	  /* resumptions until the loop looks at the clock again */
+	int32_t slice_left;	  /* resumptions until the loop looks at the clock again, */
+	int32_t slice_deep;	  /* or until so many more that go depth first: see run_slice() */
 	int32_t budget;		  /* operations the current task may complete without parking */
 	int64_t now_ns;		  /* the clock when it was last read: see run_slice() */
 	void *scheduler_sp;
@@ -428,6 +429,16 @@ uint8_t weir__stack_shift(const struct weir__runtime *runtime, enum weir_stack_c
 static inline struct weir__scope *weir__scope_of(struct weir_scope *scope)
 {
 	return (struct weir__scope *)(void *)scope;
+}
+
+/* The slice ends with the running task's next park; what was not used of it does not count. */
+static inline void weir__slice_cut(struct weir__worker *self)
+{
+	int32_t left = self->slice_left > 0 ? self->slice_left : 0;
+
+	self->slice_resumes -= (uint32_t)(left + self->slice_deep);
+	self->slice_left -= left;
+	self->slice_deep = 0;
 }
 
 /* Called by the worker that ran it, when a task has ended; the record is gone afterwards. */

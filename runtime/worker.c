@@ -208,10 +208,10 @@ static uint32_t next_resumes(uint32_t resumes, int64_t took_ns)
  * A reading of the clock costs as much as five switches, so it is taken every so many resumptions;
  * slow tasks bring that down to one.
  *
- * From the first reading to the end of the slice the order is depth first: what a task has spawned
- * runs when it parks, and an opener runs when its last child has ended. A tree of tasks then has as
- * many stacks as it is deep, where in the order of spawning it has as many as it is broad. Until
- * the first reading all queue at the end: so everybody moves up, in each slice, whoever spawns.
+ * After the first few resumptions of a slice the order is depth first: what a task has spawned runs
+ * when it parks, and an opener runs when its last child has ended. A tree of tasks then has as many
+ * stacks as it is deep, where in the order of spawning it has as many as it is broad. Until then
+ * all queue at the end: so everybody moves up, in each slice, whoever spawns.
  */
 static void run_slice(struct weir__worker *self)
 {
@@ -221,9 +221,12 @@ static void run_slice(struct weir__worker *self)
 	if (self->classes_waiting)
 		weir__class_next(self, 0);
 	while (read < end) {
-		if (!self->depth_first && self->slice_resumes > RESUMES_IN_ORDER)
-			self->slice_resumes = RESUMES_IN_ORDER;
 		self->slice_left = (int32_t)self->slice_resumes;
+		self->slice_deep = 0;
+		if (!self->depth_first && self->slice_left > RESUMES_IN_ORDER) {
+			self->slice_deep = self->slice_left - RESUMES_IN_ORDER;
+			self->slice_left = RESUMES_IN_ORDER;
+		}
 		if (atomic_load_explicit(&self->runtime->has_fresh, memory_order_relaxed))
 			weir__fresh_feed(self);
 		weir__run_ready(self);
@@ -231,8 +234,7 @@ static void run_slice(struct weir__worker *self)
 		    weir__fresh_count(&self->fresh) == 0)
 			break;
 		self->now_ns = weir__clock_ns();
-		if (self->slice_left > 0) /* the class has run dry */
-			self->slice_resumes -= (uint32_t)self->slice_left;
+		weir__slice_cut(self); /* the class has run dry */
 		self->slice_resumes = next_resumes(self->slice_resumes, self->now_ns - read);
 		if (self->classes_waiting)
 			weir__class_next(self, self->now_ns - read);
