@@ -38,7 +38,7 @@ static pthread_mutex_t reclaim_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct weir_reclaimer reclaimers[RECLAIMERS_MAX];
 static __thread bool reclaiming;
 
-static _Atomic uint64_t compact_event; /* weir_mem_compact() calls: all workers answer */
+_Atomic uint64_t weir__compact_event;
 static _Atomic uint32_t compact_level;
 
 struct weir__compact_counts weir__compact_counts;
@@ -263,16 +263,9 @@ static void stage(struct weir__home *home, uint32_t level, size_t want)
 	      atomic_load(&weir__os_counts.purged_bytes) - before);
 }
 
-bool weir__compact_is_due(const struct weir__home *home)
-{
-	uint32_t level = atomic_load_explicit(&weir__level, memory_order_relaxed);
-	return (level > home->level && level >= WEIR_MEM_MEDIUM) ||
-	       atomic_load_explicit(&compact_event, memory_order_relaxed) != home->compact_seen;
-}
-
 void weir__compact_turn(struct weir__home *home)
 {
-	uint64_t event = atomic_load_explicit(&compact_event, memory_order_acquire);
+	uint64_t event = atomic_load_explicit(&weir__compact_event, memory_order_acquire);
 	if (event != home->compact_seen) {
 		home->compact_seen = event;
 		uint32_t asked = atomic_load_explicit(&compact_level, memory_order_relaxed);
@@ -302,7 +295,8 @@ size_t weir_mem_compact(size_t want, enum weir_mem_level level)
 	struct weir__home *home = weir__home_self();
 	atomic_store_explicit(&compact_level, level, memory_order_relaxed);
 	/* release: who sees the event sees its level */
-	uint64_t event = atomic_fetch_add_explicit(&compact_event, 1, memory_order_release) + 1;
+	uint64_t event =
+		atomic_fetch_add_explicit(&weir__compact_event, 1, memory_order_release) + 1;
 	uint32_t at_once = level;
 	weir__lent_each(stage_of_lent, &at_once);
 	weir__remote_wake_all();

@@ -381,8 +381,10 @@ static void epoch(struct weir__home *home)
 void weir__home_turn(struct weir__home *home, int64_t now_ns)
 {
 	weir__home_sync_mode(home);
-	weir__remote_post(home);
-	weir__remote_drain(home);
+	if (home->has_outgoing)
+		weir__remote_post(home);
+	if (weir__remote_waiting(home))
+		weir__remote_drain(home);
 	home->now_ns = now_ns;
 	if (now_ns >= home->epoch_ns || weir__compact_is_due(home))
 		epoch(home);

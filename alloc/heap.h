@@ -441,7 +441,11 @@ void weir__remote_unlock(void);
 void weir__remote_drain(struct weir__home *home);
 /* Whether somebody has freed it and it is on its way home. */
 bool weir__remote_is_returning(const void *block);
-bool weir__remote_waiting(struct weir__home *home);
+static inline bool weir__remote_waiting(const struct weir__home *home)
+{
+	return home->returned != NULL ||
+	       atomic_load_explicit(&home->inbox, memory_order_relaxed) != NULL;
+}
 
 /* The heap has no owner from here on, and nothing in its inbox. Under the heaps lock. */
 void weir__remote_leave(struct weir__home *home);
@@ -538,8 +542,16 @@ uint64_t weir__limit(void);
 /* Whether `bytes` more are within the limit, after giving back what `home` does not need. */
 bool weir__within_limit(struct weir__home *home, uint64_t bytes);
 
+extern _Atomic uint64_t weir__compact_event; /* weir_mem_compact() calls: all workers answer */
+
 /* Whether a level that has risen, or weir_mem_compact(), asks something new of this heap. */
-bool weir__compact_is_due(const struct weir__home *home);
+static inline bool weir__compact_is_due(const struct weir__home *home)
+{
+	uint32_t level = atomic_load_explicit(&weir__level, memory_order_relaxed);
+	return (level > home->level && level >= WEIR_MEM_MEDIUM) ||
+	       atomic_load_explicit(&weir__compact_event, memory_order_relaxed) !=
+		       home->compact_seen;
+}
 
 /* Gives back what a heap caches and has free, as `level` asks; no foreign code is run. */
 void weir__compact_home(struct weir__home *home, uint32_t level);

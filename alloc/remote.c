@@ -211,9 +211,3 @@ void weir__remote_leave(struct weir__home *home)
 	atomic_thread_fence(memory_order_seq_cst);
 	drain_all(home);
 }
-
-bool weir__remote_waiting(struct weir__home *home)
-{
-	return home->returned != NULL ||
-	       atomic_load_explicit(&home->inbox, memory_order_relaxed) != NULL;
-}

@@ -464,6 +464,20 @@ static __attribute__((noinline)) ssize_t tell_broken(weir_conn *conn)
 	return conn->send_error;
 }
 
+/* What a driver does that has no shorter way for a connection's send. */
+ssize_t weir__conn_send(struct weir__io *io, struct weir__op *op)
+{
+	weir_conn *conn = op->owner;
+	ssize_t len = (ssize_t)op->len;
+
+	if (io->ops->start(io, op)) {
+		send_done(op);
+		if (__builtin_expect(conn->send_state == WEIR__SEND_BROKEN, 0))
+			return tell_broken(conn);
+	}
+	return len;
+}
+
 /*
  * The lease goes to the driver, all of its 1 to SEND_BYTES_MAX bytes. Returns how many, or -errno
  * when it is known already that they do not go out.
@@ -471,19 +485,13 @@ static __attribute__((noinline)) ssize_t tell_broken(weir_conn *conn)
 static inline ssize_t send_lease(weir_conn *conn, weir_buf *buf)
 {
 	struct weir__op *op = &conn->send;
-	size_t len = buf->len;
 
 	op->data = buf->data;
-	op->len = len;
+	op->len = buf->len;
 	conn->sent = buf->block;
 	conn->send_state = WEIR__SEND_LEASE;
 	*buf = (weir_buf)WEIR_BUF_INIT;
-	if (conn->io->ops->start(conn->io, op)) {
-		send_done(op);
-		if (__builtin_expect(conn->send_state == WEIR__SEND_BROKEN, 0))
-			return tell_broken(conn);
-	}
-	return (ssize_t)len;
+	return conn->io->ops->send(conn->io, op);
 }
 
 static __attribute__((noinline)) ssize_t send_oddly(weir_conn *conn, weir_buf *buf)

@@ -106,6 +106,8 @@ struct weir__io_ops {
 	 * completed already: res (and block) are set, done() is not called, `more` is false.
 	 */
 	bool (*start)(struct weir__io *io, struct weir__op *op);
+	/* Starts a connection's send. Returns its `len`, or how it has failed already. */
+	ssize_t (*send)(struct weir__io *io, struct weir__op *op);
 	/* Asks for the end of an operation that was started. May call done() before it returns. */
 	void (*cancel)(struct weir__io *io, struct weir__op *op);
 	/* A kept operation, not in flight, will not be started again. */
@@ -238,6 +240,9 @@ void weir__handle_close(struct weir__io *io, struct weir__handle *handle);
 
 /* Open descriptors this process may have (RLIMIT_NOFILE), at most 262,144. */
 unsigned weir__descriptors_max(void);
+
+/* `send` of a driver that has no shorter way than start(). */
+ssize_t weir__conn_send(struct weir__io *io, struct weir__op *op);
 
 /* Makes a connection of a descriptor (is_direct: slot), which it takes; on -ENOMEM it has not. */
 WEIR_MUST int weir__conn_new(struct weir__io *io, int fd, bool is_direct, weir_conn **ret);

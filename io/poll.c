@@ -615,6 +615,7 @@ static void poll_forget(struct weir__io *io, struct weir__op *op)
 
 static const struct weir__io_ops io_ops = {
 	.start = poll_start,
+	.send = weir__conn_send,
 	.cancel = poll_cancel,
 	.forget = poll_forget,
 	.close = poll_close_handle,

@@ -29,7 +29,8 @@
 enum {
 	REAP_MAX = 256,
 	SLOTS_FIRST = 64,
-	LOUD_SENDS = 16, /* after one that its socket had no room for */
+	GENERATION_SHIFT = 40, /* in user_data */
+	LOUD_SENDS = 16,       /* after one that its socket had no room for */
 };
 
 /*
@@ -124,7 +125,7 @@ static int grow_slots(struct weir__ring *ring)
 	if (!slots)
 		return -ENOMEM;
 	for (uint32_t i = ring->slots_count; i < count; i++)
-		slots[i] = (struct weir__slot){ .key = CODE_NONE, .next_free = i + 1 };
+		slots[i] = (struct weir__slot){ .next_free = i + 1, .tag = special(CODE_NONE, i) };
 	ring->slots = slots;
 	ring->slots_free = ring->slots_count;
 	ring->slots_count = count;
@@ -143,12 +144,11 @@ static inline int take_slot(struct weir__ring *ring, struct weir__op *op, unsign
 		if (err < 0)
 			return err;
 	}
-	uint32_t index = ring->slots_free;
-	struct weir__slot *slot = &ring->slots[index];
+	struct weir__slot *slot = &ring->slots[ring->slots_free];
 	ring->slots_free = slot->next_free;
 	slot->op = op;
-	slot->key ^= CODE_NONE ^ code;
-	op->tag = (uint64_t)slot->key << 32 | index;
+	slot->tag ^= special(CODE_NONE ^ code, 0);
+	op->tag = slot->tag;
 	op->has_slot = true;
 	return 0;
 }
@@ -157,19 +157,19 @@ static void free_slot(struct weir__ring *ring, struct weir__op *op)
 {
 	struct weir__slot *slot = slot_of(ring, op);
 
-	slot->key |= CODE_NONE;
+	slot->tag |= special(CODE_NONE, 0);
 	slot->next_free = ring->slots_free;
 	ring->slots_free = (uint32_t)op->tag;
 	op->has_slot = false;
 }
 
-/* The last completion of an operation: others with this key are not its any more. */
+/* The last completion of an operation: others with this tag are not its any more. */
 static inline void end(struct weir__ring *ring, struct weir__op *op)
 {
 	struct weir__slot *slot = slot_of(ring, op);
 
-	slot->key += 0x100;
-	op->tag = (uint64_t)slot->key << 32 | (uint32_t)op->tag;
+	slot->tag += (uint64_t)1 << GENERATION_SHIFT;
+	op->tag = slot->tag;
 	if (op->is_kept) {
 		op->state = WEIR__OP_FREE;
 	} else {
@@ -356,8 +356,9 @@ static unsigned code_of(const struct weir__op *op)
 	return op->code | (op->code == WEIR__OP_ACCEPT && op->wants_fd ? CODE_WANTS_FD : 0);
 }
 
-static __attribute__((noinline)) bool start_slowly(struct weir__ring *ring, struct weir__op *op)
+static bool ring_start(struct weir__io *io, struct weir__op *op)
 {
+	struct weir__ring *ring = ring_of(io);
 	int err = 0;
 
 	op->more = false;
@@ -380,18 +381,17 @@ static __attribute__((noinline)) bool start_slowly(struct weir__ring *ring, stru
 	return false;
 }
 
-/* A connection's send is the common case, without a call. */
-static bool ring_start(struct weir__io *io, struct weir__op *op)
+static ssize_t ring_send(struct weir__io *io, struct weir__op *op)
 {
 	struct weir__ring *ring = ring_of(io);
 
 	if (__builtin_expect(!op->may_be_quiet || ring->waiting ||
 				     ring->uring.sq.sqe_tail == ring->full_at,
 			     0))
-		return start_slowly(ring, op);
+		return weir__conn_send(io, op);
 	op->state = WEIR__OP_QUEUED;
 	send_quietly(ring, op, next_sqe(ring));
-	return false;
+	return (ssize_t)op->len;
 }
 
 static void finish(struct weir__ring *ring, struct weir__op *op, int res)
@@ -531,17 +531,16 @@ static void look_for_end(struct weir__ring *ring, struct weir__op *op)
 	op->is_unsure = false;
 	io_uring_prep_recv(sqe, op->handle->fd, &ring->peeked, 1, MSG_PEEK | MSG_DONTWAIT);
 	mark(op, sqe);
-	sqe->user_data ^= (uint64_t)(WEIR__OP_RECV ^ CODE_LOOK) << 32;
+	sqe->user_data ^= special(WEIR__OP_RECV ^ CODE_LOOK, 0);
 }
 
 static void on_look(struct weir__ring *ring, const struct io_uring_cqe *cqe)
 {
-	uint32_t key = (uint32_t)(cqe->user_data >> 32), index = (uint32_t)cqe->user_data;
-	uint32_t generation = key >> 8;
+	uint64_t tag = cqe->user_data ^ special(WEIR__OP_RECV ^ CODE_LOOK, 0);
+	uint32_t index = (uint32_t)tag;
 	int res = cqe->res;
 
-	if (index >= ring->slots_count || ring->slots[index].key >> 8 != generation ||
-	    (ring->slots[index].key & 0xff) != WEIR__OP_RECV)
+	if (index >= ring->slots_count || ring->slots[index].tag != tag)
 		return;
 	struct weir__op *op = ring->slots[index].op;
 	if (res > 0) {
@@ -716,10 +715,10 @@ static __attribute__((noinline)) void on_other(struct weir__ring *ring,
 
 static inline void on_completion(struct weir__ring *ring, const struct io_uring_cqe *cqe)
 {
-	uint32_t key = (uint32_t)(cqe->user_data >> 32), index = (uint32_t)cqe->user_data;
+	uint32_t index = (uint32_t)cqe->user_data;
 	struct weir__slot *slot = &ring->slots[index];
 
-	if (__builtin_expect(index >= ring->slots_count || slot->key != key, 0)) {
+	if (__builtin_expect(index >= ring->slots_count || slot->tag != cqe->user_data, 0)) {
 		on_other(ring, cqe);
 		return;
 	}
@@ -938,6 +937,7 @@ static const struct weir__driver_ops driver_ops = {
 
 static const struct weir__io_ops io_ops = {
 	.start = ring_start,
+	.send = ring_send,
 	.cancel = ring_cancel,
 	.forget = ring_forget,
 	.close = ring_close_handle,

@@ -14,13 +14,15 @@
 enum { WEIR__RING_GROUPS = 2 }; /* receive buffers: small and bulk */
 
 /*
- * `key` is the high half of the user_data that belongs to the operation in the slot: 24 bits of
- * generation, 8 of code. A free slot has a code that no completion carries.
+ * `tag` is the user_data that belongs to the operation in the slot: 24 bits of generation, 8 of
+ * code, 32 of the slot's place. A free slot has a code that no completion carries.
  */
 struct weir__slot {
-	struct weir__op *op;
-	uint32_t key;
-	uint32_t next_free;
+	union {
+		struct weir__op *op;
+		uint32_t next_free;
+	};
+	uint64_t tag;
 };
 
 struct weir__ring {

@@ -489,6 +489,7 @@ static const struct weir__driver_ops driver_ops = {
 
 static const struct weir__io_ops io_ops = {
 	.start = sim_start,
+	.send = weir__conn_send,
 	.cancel = sim_cancel,
 	.forget = sim_forget,
 	.close = sim_close_handle,

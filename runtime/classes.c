@@ -4,10 +4,10 @@
  *
  * Each class counts the time its tasks have run, divided by its shares; the one with the smallest
  * count has the next turn. The loop decides between two readings of its clock (worker.c): that is
- * how long a turn is, about 20 us or one resumption, whatever takes longer. A class that becomes
- * ready after it was idle begins at the count that the running one has at the end of its turn: it
- * has no claim on the past. It cannot starve, for the counts of the others grow while its own
- * stands still.
+ * how long a turn is, about 20 us (an eighth of WEIR_SLICE_US) or one resumption, whatever takes
+ * longer. A class that becomes ready after it was idle begins at the count that the running one has
+ * at the end of its turn: it has no claim on the past. It cannot starve, for the counts of the
+ * others grow while its own stands still.
  */
 #include "runtime/task.h"
 

@@ -511,7 +511,8 @@ static inline void arm(struct weir__worker *self, struct weir__task *task, int64
 		weir__timer_arm(&self->wheel, &task->timer, wake_ns);
 }
 
-static inline int park(struct weir__worker *self, weir__abort_fn abort, void *wait, int64_t wake_ns)
+static inline __attribute__((always_inline)) int
+park(struct weir__worker *self, weir__abort_fn abort, void *wait, int64_t wake_ns)
 {
 	struct weir__task *task = self->current;
 
@@ -530,6 +531,11 @@ static inline int park(struct weir__worker *self, weir__abort_fn abort, void *wa
 int weir__park(struct weir__worker *self, weir__abort_fn abort, void *wait)
 {
 	return park(self, abort, wait, self->current->deadline_ns);
+}
+
+void weir__park_for(struct weir__worker *self, const char *what)
+{
+	(void)park(self, NULL, (void *)what, 0);
 }
 
 int weir__park_until(struct weir__worker *self, weir__abort_fn abort, void *wait, int64_t until_ns)

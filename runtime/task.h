@@ -333,16 +333,13 @@ static inline int weir__interrupted(struct weir__worker *self, const struct weir
 
 /*
  * Parks the running task until weir__ready(); `abort` (with `wait` in task->wait) may end it
- * before, at the task's deadline or by cancellation; NULL: neither can. Returns the result given to
- * weir__ready().
+ * before, at the task's deadline or by cancellation. Returns the result given to weir__ready().
  */
-int weir__park(struct weir__worker *self, weir__abort_fn abort, void *wait);
+int weir__park(struct weir__worker *self, weir__abort_fn abort, void *wait)
+	__attribute__((nonnull(2)));
 
 /* Where nothing can end the wait early: `what` is a static text, such as "close". */
-static inline void weir__park_for(struct weir__worker *self, const char *what)
-{
-	(void)weir__park(self, NULL, (void *)what);
-}
+void weir__park_for(struct weir__worker *self, const char *what);
 
 /* The same with a time of its own at which abort(task, 0) is called. */
 int weir__park_until(struct weir__worker *self, weir__abort_fn abort, void *wait, int64_t until_ns);

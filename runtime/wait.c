@@ -120,7 +120,7 @@ int weir__wait(struct weir__worker *self, struct weir__waiter *waiter,
 
 int weir__wait_shielded(struct weir__worker *self, struct weir__waiter *waiter, const char *what)
 {
-	(void)weir__park(self, NULL, (void *)what);
+	weir__park_for(self, what);
 	return waiter->result;
 }
 

@@ -23,8 +23,9 @@
 
 enum {
 	RESUMES_PER_CLOCK_MAX = 64,
-	RESUMES_IN_ORDER = 16,	 /* of a slice; 64: five times the memory for a tree of a million */
-	CLOCK_PERIOD_NS = 20000, /* the clock is read about that often while tasks run */
+	RESUMES_GROWTH = 8,	/* from one reading of the clock to the next */
+	RESUMES_IN_ORDER = 16,	/* of a slice; 64: five times the memory for a tree of a million */
+	READINGS_PER_SLICE = 8, /* of the clock, about, while tasks run */
 	TIMERS_PER_TURN = 256,
 	MESSAGES_PER_TURN = 256,
 };
@@ -191,17 +192,16 @@ static void expire_timers(struct weir__worker *self)
 }
 
 /* How many resumptions fit between two readings, going by how long the last `resumes` took. */
-static uint32_t next_resumes(uint32_t resumes, int64_t took_ns)
+static uint32_t next_resumes(uint32_t resumes, int64_t took_ns, int64_t period_ns)
 {
 	if (weir__virtual) /* which has a say before each */
 		return 1;
-	if (took_ns > CLOCK_PERIOD_NS)
-		resumes = (uint32_t)(resumes * (int64_t)CLOCK_PERIOD_NS / took_ns);
-	else
-		resumes *= 2;
-	if (resumes > RESUMES_PER_CLOCK_MAX)
+	if (took_ns < period_ns / RESUMES_GROWTH)
+		took_ns = period_ns / RESUMES_GROWTH;
+	int64_t next = took_ns > 0 ? resumes * period_ns / took_ns : resumes;
+	if (next > RESUMES_PER_CLOCK_MAX)
 		return RESUMES_PER_CLOCK_MAX;
-	return resumes ? resumes : 1;
+	return next > 0 ? (uint32_t)next : 1;
 }
 
 /*
@@ -216,7 +216,8 @@ static uint32_t next_resumes(uint32_t resumes, int64_t took_ns)
 static void run_slice(struct weir__worker *self)
 {
 	int64_t read = self->now_ns;
-	int64_t end = read + (int64_t)self->runtime->config.slice_us * WEIR_US;
+	int64_t slice = (int64_t)self->runtime->config.slice_us * WEIR_US;
+	int64_t end = read + slice;
 
 	if (self->classes_waiting)
 		weir__class_next(self, 0);
@@ -235,7 +236,8 @@ static void run_slice(struct weir__worker *self)
 			break;
 		self->now_ns = weir__clock_ns();
 		weir__slice_cut(self); /* the class has run dry */
-		self->slice_resumes = next_resumes(self->slice_resumes, self->now_ns - read);
+		self->slice_resumes = next_resumes(self->slice_resumes, self->now_ns - read,
+						   slice / READINGS_PER_SLICE);
 		if (self->classes_waiting)
 			weir__class_next(self, self->now_ns - read);
 		read = self->now_ns;
