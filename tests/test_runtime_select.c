@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "tests/runtime_test.h"
+#include "tests/parties.h"
 
 enum { CHANS = 4 };
 static weir_chan *chans[CHANS];
@@ -408,7 +408,7 @@ END_TEST
  * Tasks of two workers send and receive by selects over all channels at once, a semaphore among
  * them; some run out of time. Every number is sent once; who reports that it was must be right.
  */
-enum { PARTIES = 8, NUMBERS_MAX = 200000, UNITS = 2 };
+enum { NUMBERS_MAX = 200000, UNITS = 2 };
 
 static _Atomic uint8_t sent[NUMBERS_MAX], received[NUMBERS_MAX];
 static _Atomic unsigned next_number;
@@ -440,33 +440,6 @@ static int choose(uint64_t *seed)
 	return 0;
 }
 
-static int take_part(void *arg)
-{
-	uint64_t seed = *(uint64_t *)arg;
-	int64_t patience = (int64_t)(random_next(&seed) % 60000);
-	WEIR_SCOPE(scope, patience < 30000 ? patience : WEIR_FOREVER);
-
-	for (int err = 0; err == 0;) {
-		err = choose(&seed);
-		if (err == 0 && random_next(&seed) % 32 == 0)
-			err = weir_yield();
-	}
-	return 0;
-}
-
-static int party_round(uint64_t *seed)
-{
-	uint64_t seeds[PARTIES];
-	WEIR_SCOPE(scope, WEIR_FOREVER);
-
-	for (int i = 0; i < PARTIES; i++) {
-		seeds[i] = random_next(seed);
-		TRY(weir_spawn(&scope, take_part, &seeds[i],
-			       .worker = WEIR_ON_WORKER((unsigned)random_next(seed) % 2)));
-	}
-	return weir_sleep((int64_t)(random_next(seed) % 400000));
-}
-
 static int hold_parties(void *arg)
 {
 	uint64_t *seed = arg;
@@ -475,7 +448,7 @@ static int hold_parties(void *arg)
 	TRY(open_chans(1 + random_next(seed) % 3));
 	weir_sem_init(&sem, UNITS);
 	for (int round = 0; round < ROUNDS(1000); round++)
-		TRY(party_round(seed));
+		TRY(party_round(seed, choose, 30000));
 	for (int i = 0; i < CHANS; i++)
 		while (weir_chan_try_recv(chans[i], &number) == 0)
 			received[number]++;

@@ -7,7 +7,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-#include "tests/runtime_test.h"
+#include "tests/parties.h"
 
 static union {
 	struct weir_mutex mutex;
@@ -678,7 +678,7 @@ END_TEST
  * Tasks of two workers take and give back, some give up waiting after microseconds. What the locks
  * protect must hold at every moment, and in the end everything has been given back.
  */
-enum { PARTIES = 8, UNITS = 3 };
+enum { UNITS = 3 };
 
 static uint64_t guarded[2];
 static _Atomic int inside_read, inside_written, units_out;
@@ -733,39 +733,12 @@ static int use_sem(uint64_t *seed)
 static int (*const uses[])(uint64_t *seed) = { use_mutex, use_rwlock, use_sem };
 static int (*use)(uint64_t *seed);
 
-static int take_part(void *arg)
-{
-	uint64_t seed = *(uint64_t *)arg;
-	int64_t patience = (int64_t)(random_next(&seed) % 30000);
-	WEIR_SCOPE(scope, patience < 15000 ? patience : WEIR_FOREVER);
-
-	for (int err = 0; err == 0;) {
-		err = use(&seed);
-		if (err == 0 && random_next(&seed) % 32 == 0)
-			err = weir_yield();
-	}
-	return 0;
-}
-
-static int party_round(uint64_t *seed)
-{
-	uint64_t seeds[PARTIES];
-	WEIR_SCOPE(scope, WEIR_FOREVER);
-
-	for (int i = 0; i < PARTIES; i++) {
-		seeds[i] = random_next(seed);
-		TRY(weir_spawn(&scope, take_part, &seeds[i],
-			       .worker = WEIR_ON_WORKER((unsigned)random_next(seed) % 2)));
-	}
-	return weir_sleep((int64_t)(random_next(seed) % 400000)); /* then all are cancelled */
-}
-
 static int hold_parties(void *arg)
 {
 	uint64_t *seed = arg;
 
 	for (int round = 0; round < ROUNDS(1000); round++)
-		TRY(party_round(seed));
+		TRY(party_round(seed, use, 15000));
 	return 0;
 }
 
