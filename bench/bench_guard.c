@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <unistd.h>
 #include <valgrind/callgrind.h>
 
 #include <weir/weir.h>
@@ -198,7 +199,9 @@ static int ask(weir_conn *conn, unsigned operations)
 static int echo_turn(unsigned operations)
 {
 	weir_auto_listener listener = NULL;
-	int err = weir_listen(&listener, "unix:@weir-bench-guard");
+	char address[48]; /* another run beside this one has its own */
+	snprintf(address, sizeof(address), "unix:@weir-bench-guard-%d", (int)getpid());
+	int err = weir_listen(&listener, address);
 	if (err < 0)
 		return err;
 	WEIR_SCOPE(scope, WEIR_FOREVER);
