@@ -168,7 +168,9 @@ static bool look_at(struct weir__stalls *stalls, unsigned i, int64_t now)
 	bool is_awake =
 		atomic_load_explicit(&worker->park_state, memory_order_relaxed) == WEIR__AWAKE;
 
-	if (!is_awake || switches != stay->switches || turns != stay->turns) {
+	bool has_begun = switches > 0 || turns > 0; /* we may be there before its first turn */
+
+	if (!is_awake || !has_begun || switches != stay->switches || turns != stay->turns) {
 		bool gets_on = is_awake || turns != stay->turns;
 		begin(stay, switches, turns, now);
 		return gets_on;

@@ -5,11 +5,14 @@
  */
 #include <dirent.h>
 #include <errno.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "child.h"
+#include "runtime/stall.h"
 #include "tests/runtime_test.h"
 
 /* The stays here are multiples of this; long enough for a loaded machine to tell them apart. */
@@ -304,6 +307,37 @@ START_TEST(after_idleness_it_looks_again)
 }
 END_TEST
 
+static volatile sig_atomic_t times_asked;
+
+static void count_asked(int number)
+{
+	(void)number;
+	times_asked++;
+}
+
+/* The thread is there, between its start and its first turn, for as long as the machine likes. */
+START_TEST(a_worker_that_has_not_begun_is_not_asked)
+{
+	static struct weir__worker worker;
+	static struct weir__capture capture;
+	struct weir__worker *workers[] = { &worker };
+	struct weir__runtime runtime = { .workers = workers, .workers_count = 1 };
+
+	runtime.config.stall_ms = 1;
+	worker.thread = pthread_self();
+	ck_assert_int_eq(sem_init(&capture.answered, 0, 0), 0);
+	ck_assert_ptr_ne(signal(SIGURG, count_asked), SIG_ERR);
+	struct weir__stalls *stalls = weir__stalls_new(&runtime, &capture);
+	ck_assert_ptr_nonnull(stalls);
+	for (int look = 0; look < 8; look++) {
+		(void)weir__stalls_look(stalls);
+		(void)usleep(1000);
+	}
+	weir__stalls_free(stalls);
+	ck_assert_int_eq(times_asked, 0);
+}
+END_TEST
+
 Suite *runtime_stall_suite(void)
 {
 	Suite *suite = suite_create("runtime_stall");
@@ -315,6 +349,7 @@ Suite *runtime_stall_suite(void)
 	tcase_add_test(stall, nobody_is_looked_at_when_told_so);
 	tcase_add_test(stall, waiting_for_a_list_of_tasks_is_no_stall);
 	tcase_add_test(stall, the_watcher_sleeps_while_all_workers_do);
+	tcase_add_test(stall, a_worker_that_has_not_begun_is_not_asked);
 	suite_add_tcase(suite, stall);
 
 	tcase_set_timeout(signals, 20);
