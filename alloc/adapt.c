@@ -34,6 +34,7 @@ enum {
 	FIRST_BYTES = 4 << 10,
 	FIRST_MAX = 64,
 	RESERVE_BYTES = 16 << 10,
+	LIMIT_SHARE = 8,
 	MOVE_SHARE = 20,     /* of the budget, at once */
 	MOVE_HYSTERESIS = 5, /* a donor has at most 4/5 of the recipient's misses */
 };
@@ -53,7 +54,7 @@ struct weir__alloc_config weir__config = {
 	.grow_pressure_percent = 80,
 	.shrink_hit_percent = 30,
 	.reserve = 4,
-	.worker_bytes = 8 << 20,
+	.worker_bytes = 16 << 20,
 };
 
 void weir__alloc_config_get(struct weir__alloc_config *ret)
@@ -222,19 +223,26 @@ static uint32_t reserve(uint32_t index)
 	return n < 1 ? 1 : n;
 }
 
+/* What all caches of a heap may hold: where memory is limited, of that an eighth at most. */
+static uint64_t budget_bytes(void)
+{
+	uint64_t share = weir__limit() / LIMIT_SHARE;
+	return share == 0 || share > weir__config.worker_bytes ? weir__config.worker_bytes : share;
+}
+
 uint32_t weir__adapt_first_cap(const struct weir__home *home, uint32_t index)
 {
 	uint32_t object_bytes = weir__pools[index].object_bytes;
 	uint32_t kept = weir__adapt_kept(index);
 	uint32_t cap = FIRST_BYTES / object_bytes;
-	if (home->cap_bytes + (uint64_t)kept * object_bytes <= weir__config.worker_bytes &&
-	    kept > 0)
+	uint64_t budget = budget_bytes();
+	if (home->cap_bytes + (uint64_t)kept * object_bytes <= budget && kept > 0)
 		return kept;
 	if (cap > FIRST_MAX)
 		cap = FIRST_MAX;
 	if (cap < 2)
 		cap = 2;
-	bool fits = home->cap_bytes + (uint64_t)cap * object_bytes <= weir__config.worker_bytes;
+	bool fits = home->cap_bytes + (uint64_t)cap * object_bytes <= budget;
 	return fits ? cap : 1; /* without room to keep one, it would not be a cache */
 }
 
@@ -269,9 +277,9 @@ static void epoch_end(struct weir__home *home, uint32_t index, int64_t now_ns)
 static uint32_t afford(struct weir__home *home, uint32_t index, uint32_t want)
 {
 	const struct weir__cache *cache = &home->heap.cache[index];
-	uint64_t left = 0;
-	if (home->cap_bytes < weir__config.worker_bytes)
-		left = (weir__config.worker_bytes - home->cap_bytes) / cache->object_bytes;
+	uint64_t left = 0, budget = budget_bytes();
+	if (home->cap_bytes < budget)
+		left = (budget - home->cap_bytes) / cache->object_bytes;
 	if (want <= cache->cap || want - cache->cap <= left)
 		return want;
 	home->bins[index].demand.refused = true;
@@ -361,8 +369,7 @@ void weir__adapt_budget(struct weir__home *home, int64_t now_ns)
 		return;
 	home->moved_ns = now_ns;
 	const struct weir__cache *cache = &home->heap.cache[from];
-	uint32_t give =
-		(uint32_t)(weir__config.worker_bytes / MOVE_SHARE / cache->object_bytes) + 1;
+	uint32_t give = (uint32_t)(budget_bytes() / MOVE_SHARE / cache->object_bytes) + 1;
 	uint32_t least = reserve(from);
 	weir__cache_resize(home, from, cache->cap > give + least ? cache->cap - give : least);
 }

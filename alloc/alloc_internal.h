@@ -158,7 +158,7 @@ struct weir__alloc_config {
 	uint32_t debug;			/* 0 to 3, see alloc/check.c; before the first heap */
 	uint32_t oom;			/* enum weir__oom */
 	uint32_t reserve;		/* 4: objects no cache shrinks below, within 16 KiB */
-	uint64_t worker_bytes;		/* 8 MiB: all caches of a heap together, when full */
+	uint64_t worker_bytes;		/* 16 MiB: all caches of a heap together, when full */
 	uint64_t guard_bytes;		/* 0: none; about one block in so many bytes is guarded */
 	uint64_t mem_limit;		/* 0: none; bytes of all heaps, stacks not counted */
 	int64_t epoch_ns;		/* 100 ms */

@@ -145,8 +145,8 @@
 	   "geom4|geom4, pow2, zokio, grpc, graded, or ascending sizes, as 8k,16k,1m", \
 	   "block sizes; requests above the last of them have the default ones") \
 	XX(pool_worker_bytes, BYTES, "WEIR_POOL_WORKER_BYTES", \
-	   8 << 20, 1 << 16, 1LL << 40, "bytes", \
-	   "all caches of a worker together, when full") \
+	   16 << 20, 1 << 16, 1LL << 40, "bytes", \
+	   "all caches of a worker together, when full; at most an eighth of the memory limit") \
 	XX(mem_decay_ms, NUMBER, "WEIR_MEM_DECAY_MS", 10000, 0, 3600000, "ms", \
 	   "until memory nobody uses goes back to the system") \
 	XX(mem_halflife_ms, NUMBER, "WEIR_MEM_HALFLIFE_MS", 60000, 1, 3600000, "ms", \

@@ -169,7 +169,7 @@ END_TEST
 
 START_TEST(memory_of_one_pool_serves_the_others)
 {
-	enum { BLOCKS = 4000 };
+	enum { BLOCKS = 16000 }; /* of 4 KiB: four times what caches may hold */
 	static void *block[BLOCKS];
 	attach();
 	for (int i = 0; i < BLOCKS; i++)
