@@ -84,7 +84,7 @@ rivals:  ## weir and its rivals, which come from their registries once (Rust, Go
 bench:  ## weir beside its rivals: build/bench/report.html; about 12 minutes
 	@.ci/deps bench || true
 	$(Q)B=$B python3 bench/report
-bench-alloc: bench-build $B/libweir-malloc.so  ## the allocator beside four others: tables, CSV, plots; 10 minutes
+bench-alloc: bench-build $B/libweir-malloc.so $B/tests/run  ## the allocator beside four others, what it must reach, plots; 10 minutes
 	$(Q)B=$B bench/alloc_plots
 bench-quick:  ## the core rows of it; about 90 seconds
 	@.ci/deps bench || true

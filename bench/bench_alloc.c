@@ -410,6 +410,13 @@ static void sort_rounds(size_t rival, size_t loop, unsigned rounds)
 	qsort(cold[rival][loop], rounds, sizeof(double), alloc_by_value);
 }
 
+/* All rounds are as long as those that were. */
+static void say_left(unsigned done, unsigned rounds, double started)
+{
+	double each = (alloc_clock_ns(CLOCK_MONOTONIC) - started) / 1e9 / done;
+	fprintf(stderr, "  round %u of %u: %.0f s left\n", done, rounds, each * (rounds - done));
+}
+
 static int run_all(const struct alloc_options *options)
 {
 	bool here[ALLOC_RIVALS];
@@ -422,11 +429,14 @@ static int run_all(const struct alloc_options *options)
 	}
 	for (size_t i = 0; i < LOOPS_COUNT; i++)
 		chosen[i] = options->mode == NULL || strstr(loops[i].name, options->mode) != NULL;
-	for (unsigned round = 0; round < options->rounds; round++)
+	double started = alloc_clock_ns(CLOCK_MONOTONIC);
+	for (unsigned round = 0; round < options->rounds; round++) {
 		for (size_t i = 0; i < LOOPS_COUNT; i++)
 			for (size_t r = 0; r < ALLOC_RIVALS; r++)
 				if (chosen[i] && here[r] && !run_one(r, i, round, options->quick))
 					return 1;
+		say_left(round + 1, options->rounds, started);
+	}
 	for (size_t r = 0; r < ALLOC_RIVALS; r++)
 		for (size_t i = 0; i < LOOPS_COUNT; i++)
 			sort_rounds(r, i, options->rounds);

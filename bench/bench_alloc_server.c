@@ -239,6 +239,8 @@ static int burst_in_task(void *arg)
 	struct burst *b = arg;
 	double before = resident_mb(), busy = alloc_clock_ns(CLOCK_PROCESS_CPUTIME_ID), peak = 0;
 	b->started = alloc_clock_ns(CLOCK_MONOTONIC);
+	if (b->series)
+		printf("%.1f %.2f\n", 0.0, before);
 	for (int i = 0; i < 3; i++) {
 		burst_fill(b);
 		double now = resident_mb() - before;
