@@ -446,6 +446,31 @@ void weir__task_free(struct weir__task *task)
 	weir_pool_put(task_pool, task);
 }
 
+static inline __attribute__((always_inline)) int
+spawn_known(struct weir__worker *self, struct weir_scope *scope, const struct weir_task_opts *opts)
+{
+	if (!opts->fn || opts->stack > WEIR_STACK_1M || opts->priority > WEIR_PRIORITY_BACKGROUND ||
+	    opts->worker > self->runtime->workers_count)
+		return -EINVAL;
+	if (opts->any && opts->worker)
+		return -EINVAL;
+	struct weir__spawn spawn = {
+		.fn = opts->fn,
+		.arg = opts->arg,
+		.name = opts->name,
+		.site = opts->site,
+		.worker = opts->worker ? self->runtime->workers[opts->worker - 1] : NULL,
+		.stack_shift = opts->stack ? weir__stack_shift(self->runtime, opts->stack)
+					   : self->stack_shift,
+		.any = opts->any && self->runtime->workers_count > 1,
+		.priority = (uint8_t)opts->priority,
+	};
+	if (opts->join)
+		return weir__join_spawn(weir__scope_of(scope), &spawn, opts->join);
+	return weir__spawn(weir__scope_of(scope), &spawn);
+}
+
+/* Options of this version's size are read where they are. */
 int weir_spawn_with(struct weir_scope *scope, const struct weir_task_opts *opts)
 {
 	struct weir__worker *self = weir__worker_self();
@@ -453,27 +478,10 @@ int weir_spawn_with(struct weir_scope *scope, const struct weir_task_opts *opts)
 
 	if (!self)
 		return -EINVAL;
+	if (__builtin_expect(opts->size == sizeof known, 1))
+		return spawn_known(self, scope, opts);
 	int err = weir__opts_copy(&known, sizeof known, opts, opts->size);
-	if (err < 0)
-		return err;
-	if (!known.fn || known.stack > WEIR_STACK_1M || known.priority > WEIR_PRIORITY_BACKGROUND ||
-	    known.worker > self->runtime->workers_count)
-		return -EINVAL;
-	if (known.any && known.worker)
-		return -EINVAL;
-	struct weir__spawn spawn = {
-		.fn = known.fn,
-		.arg = known.arg,
-		.name = known.name,
-		.site = known.site,
-		.worker = known.worker ? self->runtime->workers[known.worker - 1] : NULL,
-		.stack_shift = weir__stack_shift(self->runtime, known.stack),
-		.any = known.any && self->runtime->workers_count > 1,
-		.priority = (uint8_t)known.priority,
-	};
-	if (known.join)
-		return weir__join_spawn(weir__scope_of(scope), &spawn, known.join);
-	return weir__spawn(weir__scope_of(scope), &spawn);
+	return err < 0 ? err : spawn_known(self, scope, &known);
 }
 
 void weir__task_root(struct weir__runtime *runtime, weir_fn fn, void *arg)

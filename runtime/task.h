@@ -196,8 +196,9 @@ struct weir__worker {
 	uint8_t priority;	 /* of the run queue */
 	uint8_t classes_waiting; /* bit p: class p, which is not that, has ready tasks */
 	uint8_t classes_new;	 /* the same, of those that had none when the turn began */
-	int32_t budget_full;	 /* from the configuration, like the next */
-	bool depth_first;	 /* children before what was ready before them: see run_slice() */
+	uint8_t stack_shift;	 /* of tasks that ask for none; from the configuration, like: */
+	int32_t budget_full;
+	bool depth_first; /* children before what was ready before them: see run_slice() */
 	bool use_ucontext;
 	bool stopping;		 /* leave the loop when nothing is left */
 	_Atomic bool is_settled; /* about to sleep, or asleep; owner writes */

@@ -435,6 +435,7 @@ void weir__worker_init(struct weir__worker *worker, struct weir__runtime *runtim
 	worker->runtime = runtime;
 	worker->index = (uint16_t)index;
 	worker->budget_full = (int32_t)runtime->config.budget;
+	worker->stack_shift = weir__stack_shift(runtime, WEIR_STACK_DEFAULT);
 	worker->use_ucontext = runtime->use_ucontext;
 	worker->slice_resumes = 1;
 	worker->runq_tail = &worker->runq_head;
