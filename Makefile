@@ -103,9 +103,10 @@ symbols: $(LIBS)  ## the same at link time; nothing foreign exported, no executa
 	$(Q)tests/symbols.sh $B
 headers: $(HEADERS)  ## each public header alone, C11 and C++11, -Wpedantic -Werror
 	$(Q)tests/headers.sh $B/include
-doc-examples: $(HEADERS)  ## every C block of README.md and docs/ compiles, and cancellation.md has every call
+doc-examples: $(HEADERS)  ## every C block of README.md and docs/ compiles, cancellation.md has every call, and tests named are there
 	$(Q)CC=$(CC) tests/doc_examples.sh $B/include
 	$(Q)CC=$(CC) tests/call_table.sh $B/include
+	$(Q)tests/scenario_table.sh
 lint:  ## clang-format, line and function length, SPDX lines
 	$(Q)tests/lint.sh
 # The liburing headers are the same on every machine, unlike what lies beside them in /usr/include.
