@@ -18,13 +18,6 @@
 #include "child.h"
 #include "tests/runtime_test.h"
 
-#define TRY(call)                                                                                  \
-	do {                                                                                       \
-		int try_err = (int)(call);                                                         \
-		if (try_err < 0)                                                                   \
-			return try_err;                                                            \
-	} while (0)
-
 static int echo(weir_conn *conn)
 {
 	for (;;) {
