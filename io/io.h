@@ -155,6 +155,8 @@ enum weir_balance {
 	 * when there are few and they stay. Costs a message for each client that goes elsewhere.
 	 */
 	WEIR_BALANCE_HANDOFF,
+	/* The caller's worker has them all: for what is its own, and for few who share much. */
+	WEIR_BALANCE_FIXED,
 };
 
 struct weir_serve_opts {

@@ -733,6 +733,8 @@ static int serve_all(struct serve *serve)
 
 	for (unsigned i = 0; i < self->runtime->workers_count && err == 0; i++) {
 		struct weir__worker *worker = self->runtime->workers[i];
+		if (serve->opts.balance == WEIR_BALANCE_FIXED && worker != self)
+			continue;
 		err = weir__spawn(
 			weir__scope_of(&acceptors),
 			&(struct weir__spawn){
@@ -763,7 +765,7 @@ int weir_serve_with(const struct weir_serve_opts *opts)
 	if (err < 0)
 		return err;
 	if (!serve.opts.listener || !serve.opts.handler || serve.opts.stack > WEIR_STACK_1M ||
-	    serve.opts.balance > WEIR_BALANCE_HANDOFF)
+	    serve.opts.balance > WEIR_BALANCE_FIXED)
 		return -EINVAL;
 	serve.listener = serve.opts.listener;
 	if (serve.listener->io->worker != self)

@@ -101,6 +101,32 @@ START_TEST(handing_over_is_even)
 }
 END_TEST
 
+START_TEST(the_caller_s_worker_keeps_them_all)
+{
+	enum weir_balance balance = WEIR_BALANCE_FIXED;
+
+	run_on(2, spread, &balance);
+	ck_assert_uint_eq(served[0], CLIENTS);
+	ck_assert_uint_eq(served[1], 0);
+}
+END_TEST
+
+static int serve_anyhow(void *arg)
+{
+	weir_auto_listener listener = NULL;
+
+	(void)arg;
+	TRY(weir_listen(&listener, "127.0.0.1:0"));
+	ck_assert_int_eq(weir_serve(listener, echo, .balance = WEIR_BALANCE_FIXED + 1), -EINVAL);
+	return 0;
+}
+
+START_TEST(a_balance_that_is_none_is_refused)
+{
+	run_on(2, serve_anyhow, NULL);
+}
+END_TEST
+
 /* One in a hundred billion runs has fewer than eight of 64 on a side. */
 START_TEST(the_kernel_s_choice_is_roughly_even)
 {
@@ -232,6 +258,8 @@ Suite *io_balance_suite(void)
 	tcase_set_tags(balance, "fast");
 	tcase_set_timeout(balance, 20);
 	tcase_add_test(balance, handing_over_is_even);
+	tcase_add_test(balance, the_caller_s_worker_keeps_them_all);
+	tcase_add_test(balance, a_balance_that_is_none_is_refused);
 	tcase_add_test(balance, the_kernel_s_choice_is_roughly_even);
 	tcase_add_test(balance, no_worker_has_more_than_conns_max);
 	tcase_add_test(balance, a_server_that_hands_over_ends_at_any_time);
