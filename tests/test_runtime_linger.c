@@ -168,10 +168,29 @@ static uint64_t lingers(void)
 	return stats.lingers;
 }
 
+/* As if all that has been learned were that it pays. */
+static int want_to_linger(void *arg)
+{
+	struct weir__worker *self = weir__worker_self();
+
+	(void)arg;
+	self->linger.allowance_ns = self->runtime->linger_ns;
+	return 0;
+}
+
+static int want_all(void)
+{
+	TRY(want_to_linger(NULL));
+	return weir_call_on(1, want_to_linger, NULL);
+}
+
 static int talk_without_lingering(void *arg)
 {
 	(void)arg;
-	TRY(ping_pong(2000));
+	for (int i = 0; i < 20; i++) {
+		TRY(want_all());
+		TRY(ping_pong(50));
+	}
 	ck_assert_uint_eq(lingers(), 0);
 	return 0;
 }
@@ -188,22 +207,6 @@ START_TEST(none_lingers_when_told_not_to)
 	run_on(2, talk_without_lingering, NULL);
 }
 END_TEST
-
-/* As if all that has been learned were that it pays. */
-static int want_to_linger(void *arg)
-{
-	struct weir__worker *self = weir__worker_self();
-
-	(void)arg;
-	self->linger.allowance_ns = self->runtime->linger_ns;
-	return 0;
-}
-
-static int want_all(void)
-{
-	TRY(want_to_linger(NULL));
-	return weir_call_on(1, want_to_linger, NULL);
-}
 
 /* Both ways: the answer comes while it lingers, and after that. */
 static int talk(void *arg)

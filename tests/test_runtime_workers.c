@@ -372,13 +372,13 @@ static int read_late(void *arg)
 	return 0;
 }
 
-/* What it submits is answered when the lost wake-up has been made good. */
+/* The watcher sleeps by then. What is submitted is answered when the wake-up was made good. */
 static void *lose_wakes_outside(void *arg)
 {
 	weir_runtime *runtime = arg;
 
 	for (int i = 0; i < 20 && late_seen == 0; i++) {
-		(void)nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
+		(void)nanosleep(&(struct timespec){ .tv_nsec = 150000000 }, NULL);
 		while (!steal_wake(lonely))
 			(void)nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
 		expect(weir_submit(*runtime, read_late, runtime) == 0);
