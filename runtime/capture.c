@@ -83,7 +83,9 @@ static bool accept_asked(struct weir__capture *capture, uint32_t asked)
 static void on_signal(int number, siginfo_t *info, void *context)
 {
 	struct weir__worker *self = weir__worker_self();
-	struct weir__capture *capture = self ? self->capture : NULL;
+	/* acquire: pairs with the release in weir__watcher_start() */
+	struct weir__capture *capture =
+		self ? __atomic_load_n(&self->capture, __ATOMIC_ACQUIRE) : NULL;
 	int saved = errno;
 	bool hold = capture && accept_asked(capture, ASKED_TO_HOLD);
 

@@ -412,7 +412,9 @@ int weir__watcher_start(struct weir__runtime *runtime)
 		return err;
 	}
 	for (unsigned i = 0; i < runtime->workers_count; i++)
-		runtime->workers[i]->capture = &watch->captures[i];
+		/* pairs with on_signal(): a worker that has yet to start may be asked already */
+		__atomic_store_n(&runtime->workers[i]->capture, &watch->captures[i],
+				 __ATOMIC_RELEASE);
 	runtime->watch = watch;
 	return 0;
 }
