@@ -39,6 +39,16 @@ for t in threads: t.join()
 print(sorted(sums.items()))
 print(subprocess.run(["echo", "forked"], capture_output=True).stdout)
 PY
+cat >"$dir/overflow.py" <<'PY'
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+libc.calloc.argtypes = [ctypes.c_size_t] * 2
+libc.reallocarray.argtypes = [ctypes.c_void_p] + [ctypes.c_size_t] * 2
+libc.calloc.restype = libc.reallocarray.restype = ctypes.c_void_p
+for count, size in ((2**33, 2**33), (2**63, 2), (3, 2**63), (2**64 - 1, 2**64 - 1)):
+    print(libc.calloc(count, size), ctypes.get_errno())
+    print(libc.reallocarray(None, count, size), ctypes.get_errno())
+PY
 cat >"$dir/fill.sql" <<'SQL'
 create table t(a integer primary key, b text);
 with recursive n(i) as (select 1 union all select i + 1 from n where i < 50000)
@@ -55,6 +65,7 @@ C
 
 both git git -C "$(dirname "$0")/.." log --stat -50
 both python3 python3 "$dir/churn.py"
+both overflow python3 "$dir/overflow.py"
 both sqlite3 sqlite3 :memory: ".read $dir/fill.sql"
 both gcc gcc -O2 -S -o - "$dir/unit.c"
 both sort sh -c 'seq 300000 | sort --parallel=4 -R --random-source=/dev/zero | md5sum'

@@ -234,6 +234,21 @@ START_TEST(a_working_set_above_the_budget_stays_within_it)
 }
 END_TEST
 
+START_TEST(caches_hold_an_eighth_of_a_limit_at_most)
+{
+	struct weir__alloc_config config;
+	configure(WEIR__ADAPT_DEMAND, 16 << 20);
+	weir__alloc_config_get(&config);
+	config.mem_limit = 32 << 20;
+	ck_assert_int_eq(weir__alloc_configure(&config), 0);
+	begin(&trace, "large", 1024);
+	for (int i = 0; i < 100; i++)
+		swing(&trace, 8000, 0);
+	ck_assert_uint_le(weir__home_self()->cap_bytes, 4 << 20);
+	ck_assert_uint_gt(weir__home_self()->cap_bytes, 3 << 20);
+}
+END_TEST
+
 START_TEST(budget_follows_a_phase_shift_from_one_pool_to_another)
 {
 	enum { BUDGET = 512 << 10 };
@@ -367,6 +382,7 @@ Suite *alloc_adapt_suite(void)
 	tcase_add_test(traces, after_a_spike_everything_is_given_back);
 	tcase_add_test(traces, off_freezes_the_capacity);
 	tcase_add_test(traces, a_working_set_above_the_budget_stays_within_it);
+	tcase_add_test(traces, caches_hold_an_eighth_of_a_limit_at_most);
 	tcase_add_test(traces, budget_follows_a_phase_shift_from_one_pool_to_another);
 	tcase_add_test(traces, a_thousand_random_traces_break_no_invariant);
 	suite_add_tcase(s, traces);

@@ -383,6 +383,25 @@ START_TEST(nearing_the_limit_raises_the_level)
 }
 END_TEST
 
+START_TEST(a_refusal_has_the_level_looked_at_before_a_second_is_over)
+{
+	limit(64 << 20);
+	ck_assert_int_eq(weir__heap_attach(), 0);
+	now = weir__os_now();
+	pass(1000); /* a look: there is enough */
+	ck_assert_int_lt(weir_mem_level_get(), WEIR_MEM_HIGH);
+	for (int i = 0; i < 60; i++)
+		block[i] = weir_alloc(1 << 20);
+	pass(100);
+	ck_assert_int_lt(weir_mem_level_get(), WEIR_MEM_HIGH); /* not yet seen */
+	ck_assert_ptr_null(weir_alloc(8 << 20));
+	pass(100);
+	ck_assert_int_ge(weir_mem_level_get(), WEIR_MEM_HIGH);
+	for (int i = 0; i < 60; i++)
+		weir_free(block[i]);
+}
+END_TEST
+
 /* ---- A cgroup ------------------------------------------------------------------------------- */
 
 static const struct {
@@ -474,6 +493,7 @@ Suite *alloc_pressure_suite(void)
 	tcase_set_timeout(within, 20);
 	tcase_add_test(within, the_limit_is_kept_and_service_goes_on);
 	tcase_add_test(within, nearing_the_limit_raises_the_level);
+	tcase_add_test(within, a_refusal_has_the_level_looked_at_before_a_second_is_over);
 	suite_add_tcase(s, within);
 	TCase *cgroup = tcase_create("cgroup");
 	tcase_set_timeout(cgroup, 20);
