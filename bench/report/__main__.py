@@ -7,6 +7,7 @@ report.html, samples.csv and the plots into build/bench/.
 import argparse
 import os
 import resource
+import signal
 import sys
 import time
 
@@ -103,6 +104,7 @@ def main():
         print(f"bench: {error}" if error else "bench: built", file=sys.stderr)
         return 1 if error else 0
     raise_file_limit()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers end with us
     os.chdir(build.REPO)
     start = time.time()
     patience = args.patience if args.patience is not None else (20 if args.quick else 120)
@@ -112,7 +114,7 @@ def main():
          + f", {count} rounds, {(time.time() - start) / 60:.1f} minutes"),
         ("command", " ".join(["python3 bench/report", *sys.argv[1:]]))]
     write.everything(args.out, store, facts)
-    return 0
+    return 130 if store.interrupted else 0
 
 
 if __name__ == "__main__":

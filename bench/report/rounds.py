@@ -49,6 +49,7 @@ class Store:
         self.keep_noisy = keep_noisy
         self.samples = []
         self.failures = {}  # (group, job, program): why there is no sample
+        self.interrupted = False
         self.burst = None  # memory.Burst, with what was read after it
 
     def usable(self, sample):
@@ -175,16 +176,17 @@ def finish(jobs, store, interrupted):
 
 
 def run_rounds(jobs, rounds, patience_seconds, keep_noisy):
+    """All samples; those until then when the run is interrupted."""
     store = Store(keep_noisy)
     patience = Patience(patience_seconds)
     progress = Progress(expected_seconds(jobs, rounds))
-    interrupted = True
     try:
         for number in range(1, rounds + 1):
             for job in (j for j in jobs if number == 1 or not j.once):
                 sample_job(job, number, store, progress, patience, rounds)
-        interrupted = False
+    except (KeyboardInterrupt, SystemExit):
+        store.interrupted = True
     finally:
-        finish(jobs, store, interrupted)
+        finish(jobs, store, store.interrupted)
         progress.clear()
     return store

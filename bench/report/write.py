@@ -247,6 +247,8 @@ def noise(document, store):
     noisy = [s for s in samples if not s.quiet]
     again = [s for s in samples if s.tries > 1]
     share = sorted(s.disturbance for s in samples)
+    if store.interrupted:
+        document.text("**The run was interrupted: rows and rounds are missing.**")
     document.text(
         f"{len(samples)} samples; others used {median(share):.1f} % of a CPU (median; at most "
         f"{share[-1]:.1f} %); {len(again)} were repeated; {len(noisy)} were above "
