@@ -42,8 +42,8 @@ class Ratio:
     def text(self):
         if self.value is None:
             return "-"
-        if self.interval is None:
-            return f"{self.value:.2f}"
+        if self.interval is None or self.value < 0.1:
+            return f"{self.value:.{2 if self.value >= 0.1 else 4}f}"
         return f"{self.value:.2f} ({self.interval[0]:.2f}-{self.interval[1]:.2f})"
 
     def verdict(self, higher_is_better):

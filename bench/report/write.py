@@ -235,8 +235,9 @@ def goals_table(document, store):
     document.table(["row", "must", "measured", "verdict"],
                    [[v.row, v.must, v.measured, v.word if v.met else f"**{v.word}**"]
                     for v in verdicts], words=True)
+    unknown = sorted(set(unknown) - {verdict.row for verdict in verdicts}, key=unknown.index)
     if unknown:
-        document.text("Not measured in this run: " + "; ".join(dict.fromkeys(unknown)) + ".")
+        document.text("Not measured in this run: " + "; ".join(unknown) + ".")
 
 
 def noise(document, store):
