@@ -40,12 +40,14 @@ def totals(folder):
 
 
 def count_once(driver):
-    """The compiler that made the program, and instructions per operation by path."""
+    """The compiler that made the program, and instructions per operation by path. Slices are as
+    much longer as valgrind makes everything slower, or their ends would be counted, as they fall."""
     with tempfile.TemporaryDirectory() as folder:
         out = run(["valgrind", "-q", "--tool=callgrind",
                    "--callgrind-out-file=" + os.path.join(folder, "out"),
                    build.built("bench", "bench_guard")],
-                  env={"WEIR_DRIVER": driver, "WEIR_WORKERS": "1"})
+                  env={"WEIR_DRIVER": driver, "WEIR_WORKERS": "1",
+                       "WEIR_SLICE_US": "7500"})
         lines = dict(line.split(" ", 1) for line in out.splitlines())
         compiler = lines.pop("compiler") + " " + platform.machine()
         return compiler, {path: count / int(lines[path]) for path, count in totals(folder)}
