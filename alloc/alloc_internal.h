@@ -57,7 +57,10 @@ static inline struct weir__heap *weir__heap_switch(struct weir__heap *heap)
 /* The heap of a thread that has none. */
 extern struct weir__heap weir__heap_none;
 
-/* Until it is detached the calling thread's heap has no epochs: its turns are on another clock. */
+/*
+ * Until it is detached the calling thread's heap has no epochs but those that a shortage of memory
+ * asks for, and is not lent: its turns are on another clock, its thread has several.
+ */
 void weir__heap_stop_clock(void);
 
 /*

@@ -253,6 +253,8 @@ void weir__heap_detach(void)
 	home->wake = NULL;
 	weir__remote_unlock();
 	home->turns_itself = false;
+	if (home->epoch_ns == CLOCK_STOPPED)
+		home->epoch_ns = 0;
 	WEIR__SET(home->worker, -1);
 	weir__stacks_drop(home);
 	for (uint32_t i = 1; i < home->bins_end; i++)
@@ -367,7 +369,8 @@ static void purge(struct weir__home *home)
 
 static void epoch(struct weir__home *home)
 {
-	home->epoch_ns = home->now_ns + weir__config.epoch_ns;
+	if (home->epoch_ns != CLOCK_STOPPED)
+		home->epoch_ns = home->now_ns + weir__config.epoch_ns;
 	close_dead_pools(home);
 	for (uint32_t i = 1; i < home->bins_end; i++)
 		if (home->bins[i].open)

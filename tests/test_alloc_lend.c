@@ -307,6 +307,29 @@ START_TEST(what_is_held_goes_when_memory_is_short)
 }
 END_TEST
 
+/* ---- On another clock ----------------------------------------------------------------------- */
+
+START_TEST(a_stopped_clock_stays_stopped_until_the_heap_changes_hands)
+{
+	ck_assert_int_eq(weir__heap_attach(), 0);
+	weir__heap_stop_clock();
+	now = weir__os_now();
+	(void)weir_mem_compact(SIZE_MAX, WEIR_MEM_MEDIUM); /* all heaps answer in their turns */
+	weir__heap_turn(now);
+	weir_mem_level_force(WEIR_MEM_CRITICAL);
+	weir__heap_turn(now += WEIR__MS);
+	ck_assert_int_eq(weir__heap_idle(now), INT64_MAX);
+	weir__heap_lend(); /* workers of one thread cannot: it would be another's that comes back */
+	struct weir__home *home = weir__home_self();
+	ck_assert_ptr_nonnull(home);
+	weir__heap_detach();
+	ck_assert_int_eq(weir__heap_attach(), 0);
+	ck_assert_ptr_eq(weir__home_self(), home);
+	ck_assert_int_le(home->epoch_ns, now); /* has one again, and it is over */
+	weir__heap_detach();
+}
+END_TEST
+
 Suite *alloc_lend_suite(void)
 {
 	Suite *s = suite_create("alloc_lend");
@@ -317,6 +340,7 @@ Suite *alloc_lend_suite(void)
 	tcase_add_test(lending, a_thread_whose_heap_is_lent_allocates_and_frees);
 	if (!WEIR__ASAN && !WEIR__TSAN)
 		tcase_add_test(lending, compaction_reaches_workers_asleep_at_once);
+	tcase_add_test(lending, a_stopped_clock_stays_stopped_until_the_heap_changes_hands);
 	suite_add_tcase(s, lending);
 	TCase *stress = tcase_create("stress");
 	tcase_set_timeout(stress, 60);
