@@ -413,7 +413,10 @@ static int find_listeners(struct weir__sim *sim, struct weir__address *to,
 			found = at;
 	}
 	*ret_with_room = found;
-	return all ? 0 : -ECONNREFUSED;
+	if (all)
+		return 0;
+	/* a file that weir_listen() made goes with its listener */
+	return to->any.sa_family == AF_UNIX && to->un.sun_path[0] ? -ENOENT : -ECONNREFUSED;
 }
 
 static int meet(struct weir__sim *sim, struct weir__sim_socket *client,

@@ -4,6 +4,7 @@
  * library is the business of tests/sim.c.
  */
 #include <check.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,6 +32,11 @@ static int run_saying(const struct weir_sim_opts *opts)
 	fclose(with_report.report);
 	return err;
 }
+static void use_own_seeds(void)
+{
+	unsetenv("WEIR_SIM_SEED");
+}
+
 static void forget(void)
 {
 	free(said_before);
@@ -320,7 +326,8 @@ static int connect_nowhere(void *address)
 START_TEST(nobody_listens_there)
 {
 	ck_assert_int_eq(run_sim(1, connect_nowhere, "127.0.0.1:9"), -ECONNREFUSED);
-	ck_assert_int_eq(run_sim(1, connect_nowhere, "unix:/nowhere"), -ECONNREFUSED);
+	ck_assert_int_eq(run_sim(1, connect_nowhere, "unix:@nowhere"), -ECONNREFUSED);
+	ck_assert_int_eq(run_sim(1, connect_nowhere, "unix:/nowhere"), -ENOENT);
 }
 END_TEST
 
@@ -357,16 +364,40 @@ START_TEST(every_suspension_can_be_cancelled)
 }
 END_TEST
 
+/* ---- Outside of it ------------------------------------------------------ */
+
+static int await_signal(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_SEC);
+
+	(void)arg;
+	expect(weir_signal_wait(SIGUSR1) == -ETIME);
+	return 0;
+}
+
+START_TEST(no_signal_comes_and_handlers_are_left_alone)
+{
+	struct sigaction after;
+
+	ck_assert_ptr_eq(signal(SIGUSR1, SIG_IGN), SIG_DFL);
+	ck_assert_int_eq(run_sim(1, await_signal, NULL), 0);
+	ck_assert_int_eq(sigaction(SIGUSR1, NULL, &after), 0);
+	ck_assert_ptr_eq(after.sa_handler, SIG_IGN);
+}
+END_TEST
+
 Suite *io_sim_suite(void)
 {
 	Suite *suite = suite_create("io_sim");
 	TCase *seeds = tcase_create("seeds"), *time = tcase_create("time");
 	TCase *verdicts = tcase_create("verdicts"), *faults = tcase_create("faults");
+	TCase *outside = tcase_create("outside");
 
-	tcase_add_checked_fixture(seeds, NULL, forget);
-	tcase_add_checked_fixture(time, NULL, forget);
-	tcase_add_checked_fixture(verdicts, NULL, forget);
-	tcase_add_checked_fixture(faults, NULL, forget);
+	tcase_add_checked_fixture(seeds, use_own_seeds, forget);
+	tcase_add_checked_fixture(time, use_own_seeds, forget);
+	tcase_add_checked_fixture(verdicts, use_own_seeds, forget);
+	tcase_add_checked_fixture(faults, use_own_seeds, forget);
+	tcase_add_checked_fixture(outside, use_own_seeds, forget);
 
 	tcase_add_test(seeds, the_same_seed_gives_the_same_run);
 	tcase_add_test(seeds, the_same_seed_gives_the_same_run_with_failures);
@@ -389,5 +420,7 @@ Suite *io_sim_suite(void)
 	tcase_add_test(faults, failures_are_errors_and_leave_nothing);
 	tcase_add_test(faults, every_suspension_can_be_cancelled);
 	suite_add_tcase(suite, faults);
+	tcase_add_test(outside, no_signal_comes_and_handlers_are_left_alone);
+	suite_add_tcase(suite, outside);
 	return suite;
 }
