@@ -26,7 +26,7 @@ struct weir_run_opts {
 	size_t size;	      /* filled by the macro */
 	unsigned workers;     /* 0: WEIR_WORKERS, else as many as the affinity mask and cgroup quota
 				 allow */
-	const char *driver;   /* "uring", "epoll"; NULL: WEIR_DRIVER, else the best there is */
+	const char *driver;   /* "uring", "epoll", "sim"; NULL: WEIR_DRIVER, else the best */
 	size_t stack_bytes;   /* a task's stack; 0: WEIR_STACK_KB, else 64 KiB */
 	int64_t drain_ns;     /* how long a first SIGINT or SIGTERM lets clients finish; 0:
 				 WEIR_DRAIN_MS, 1 s */
@@ -42,7 +42,8 @@ struct weir_run_opts {
  * SIGINT and SIGTERM drain the servers, then cancel: fn sees -ECANCELED. A second one cancels at
  * once, in shields too; tasks that have not ended after WEIR_STOP_MS are listed on stderr and
  * weir_run() returns -ECANCELED without them: they stay behind, so the program should end. A third
- * signal kills.
+ * signal kills. With the driver "sim" the run is simulated: see weir_sim_run(), whose errors come
+ * with it, and docs/simulator.md.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_run_with(const struct weir_run_opts *opts);
 #define weir_run(...)                                                                              \
@@ -63,7 +64,8 @@ typedef struct weir_embed weir_embed;
 
 /*
  * Gives a runtime whose first task is fn(arg), not begun yet. SIGINT and SIGTERM stay the
- * program's. Returns 0, -ECANCELED (WEIR_HELP=1 was set and answered) or the errors of weir_run().
+ * program's. Returns 0, -ECANCELED (WEIR_HELP=1 was set and answered), -EOPNOTSUPP (the driver
+ * "sim") or the errors of weir_run().
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_embed_open_with(weir_embed **ret,
 							 const struct weir_run_opts *opts);

@@ -256,6 +256,12 @@ void weir__conn_free(weir_conn *conn);
 WEIR_MUST int weir__process_enter(const struct weir__config *config);
 void weir__process_leave(void);
 
+/* weir_run() on the driver "sim": see sim.c. Options and configuration are read and good. */
+WEIR_MUST int weir__sim_instead(const struct weir__config *config,
+				const struct weir_run_opts *opts);
+/* WEIR_VERBOSE=1: what the calling worker's runtime has done, on standard error. */
+void weir__run_report(const struct weir__runtime *runtime);
+
 /* A process-wide pool for connections, made once. Called under io/run.c's start lock. */
 WEIR_MUST int weir__conn_pool_init(void);
 

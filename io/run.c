@@ -225,7 +225,7 @@ static int start_all(struct run *run, int err, unsigned *ret_started)
 	return err;
 }
 
-static void report(const struct weir__runtime *runtime)
+void weir__run_report(const struct weir__runtime *runtime)
 {
 	struct weir_worker_stats stats;
 	struct weir_mem_stats mem;
@@ -258,7 +258,7 @@ static int main_task(void *arg)
 	int result = weir__runtime_main(&run->runtime, run->fn, run->arg);
 
 	if (run->runtime.config.verbose)
-		report(&run->runtime);
+		weir__run_report(&run->runtime);
 	weir__watcher_stop(&run->runtime);
 	return result;
 }
@@ -505,7 +505,8 @@ static int run_new(const struct weir__config *config, struct run **ret)
 }
 
 /* 0, or 1 when the process is only to print its help, or -errno. */
-static int prepare(struct weir_run_opts *known, const struct weir_run_opts *opts, struct run **ret)
+static int prepare(struct weir_run_opts *known, const struct weir_run_opts *opts,
+		   struct weir__config *ret)
 {
 	struct weir__config config;
 
@@ -524,17 +525,26 @@ static int prepare(struct weir_run_opts *known, const struct weir_run_opts *opts
 	err = weir__process_enter(&config);
 	if (err < 0)
 		return err;
-	err = run_new(&config, ret);
+	if (config.verbose) {
+		fprintf(stderr, "weir %s\n", WEIR_VERSION);
+		weir__config_dump(&config, stderr);
+	}
+	*ret = config;
+	return 0;
+}
+
+/* The other half, on a machine. */
+static int prepare_run(const struct weir_run_opts *known, const struct weir__config *config,
+		       struct run **ret)
+{
+	int err = run_new(config, ret);
+
 	if (err < 0) {
 		weir__process_leave();
 		return err;
 	}
 	if (known->hooks)
 		(*ret)->runtime.hooks = *known->hooks;
-	if (config.verbose) {
-		fprintf(stderr, "weir %s\n", WEIR_VERSION);
-		weir__config_dump(&config, stderr);
-	}
 	return 0;
 }
 
@@ -550,11 +560,20 @@ static int conclude(struct run *run, int err)
 int weir_run_with(const struct weir_run_opts *opts)
 {
 	struct weir_run_opts known = { 0 };
+	struct weir__config config;
 	struct run *run = NULL;
 
-	int err = prepare(&known, opts, &run);
+	int err = prepare(&known, opts, &config);
 	if (err != 0)
 		return err < 0 ? err : 0;
+	if (config.driver == WEIR__DRIVER_SIM) {
+		err = weir__sim_instead(&config, &known);
+		weir__process_leave();
+		return err;
+	}
+	err = prepare_run(&known, &config, &run);
+	if (err < 0)
+		return err;
 	err = run_begin(run, &known);
 	if (err == 0)
 		weir__worker_run(run->runtime.workers[0]);
@@ -611,12 +630,19 @@ static int begin_embedded(weir_embed *embed, struct run *run, struct weir_run_op
 int weir_embed_open_with(weir_embed **ret, const struct weir_run_opts *opts)
 {
 	struct weir_run_opts known = { 0 };
+	struct weir__config config;
 	struct run *run = NULL;
 	weir_embed *embed = calloc(1, sizeof *embed); /* like the run: outlives our heaps */
 
 	if (!embed)
 		return -ENOMEM;
-	int err = prepare(&known, opts, &run);
+	int err = prepare(&known, opts, &config);
+	if (err == 0 && config.driver == WEIR__DRIVER_SIM) {
+		weir__process_leave();
+		err = -EOPNOTSUPP;
+	}
+	if (err == 0)
+		err = prepare_run(&known, &config, &run);
 	if (err == 0)
 		err = begin_embedded(embed, run, &known);
 	if (err != 0) {

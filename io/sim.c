@@ -31,6 +31,11 @@ enum {
 
 static __thread struct weir__sim *current;
 
+bool weir__sim_is_here(const struct weir__sim *sim)
+{
+	return sim == current;
+}
+
 /* ---- The hash and the trace --------------------------------------------- */
 
 static void mix(struct weir__sim *sim, uint64_t value)
@@ -257,7 +262,8 @@ static int64_t sim_clock(void)
 	}
 	if (may_be_left(worker)) {
 		meddle(worker);
-		if (worker->stalled_ns > sim->now_ns || weir__sim_chance(sim, sim->plan.preempt))
+		if (worker->stalled_ns > sim->now_ns || weir__sim_chance(sim, sim->plan.preempt) ||
+		    ++worker->readings >= READINGS_MAX)
 			leave_worker(worker, false);
 	}
 	return sim->now_ns;
@@ -320,17 +326,29 @@ static void worker_main(void *arg)
 		until = weir__worker_settle(self);
 		(void)sim_clock(); /* somebody may look for us just now */
 	} while (weir__worker_turn(self, until));
+	weir__worker_finish(self);
 	worker->is_over = true;
 	leave_worker(worker, true);
 	__builtin_unreachable();
 }
 
-static bool can_go_on(const struct weir__sim *sim, const struct weir__sim_worker *worker)
+/* By a thread that is no worker of the run. What it does is in no seed. */
+static bool is_woken_from_outside(struct weir__sim_worker *worker)
+{
+	if (!atomic_load_explicit(&worker->is_called, memory_order_relaxed))
+		return false;
+	/* acquire: pairs with the release in sim_wake() */
+	worker->is_woken |=
+		atomic_exchange_explicit(&worker->is_called, false, memory_order_acquire);
+	return worker->is_woken;
+}
+
+static bool can_go_on(const struct weir__sim *sim, struct weir__sim_worker *worker)
 {
 	if (worker->is_over || worker->stalled_ns > sim->now_ns)
 		return false;
 	return !worker->is_waiting || worker->is_woken || worker->done ||
-	       worker->until_ns <= sim->now_ns;
+	       worker->until_ns <= sim->now_ns || is_woken_from_outside(worker);
 }
 
 static struct weir__sim_worker *choose(struct weir__sim *sim)
@@ -384,6 +402,31 @@ static bool come_to_a_stop(struct weir__sim *sim, int error)
 	return true;
 }
 
+/* A thread that is none of the run's has sent something, or is about to wake somebody. */
+static bool is_called_from_outside(const struct weir__sim *sim)
+{
+	/* acquire: when its post is over, its wake-up is seen below */
+	bool is_called =
+		atomic_load_explicit(&sim->runtime->foreign_posts, memory_order_acquire) > 0;
+
+	for (unsigned i = 0; i < sim->workers_count; i++)
+		is_called |=
+			atomic_load_explicit(&sim->workers[i]->is_called, memory_order_relaxed);
+	return is_called;
+}
+
+/* Nobody can go on now: time passes. False: nobody ever will. */
+static bool wait_for_next(struct weir__sim *sim)
+{
+	int64_t next = next_time(sim);
+
+	if (next == INT64_MAX)
+		return is_called_from_outside(sim) || come_to_a_stop(sim, -EDEADLK);
+	if (next > sim->now_ns)
+		sim->now_ns = next;
+	return true;
+}
+
 /* Until every worker's loop has ended. False: they never will. */
 static bool run_workers(struct weir__sim *sim)
 {
@@ -392,15 +435,10 @@ static bool run_workers(struct weir__sim *sim)
 	while (!is_over(sim)) {
 		fire_due(sim);
 		struct weir__sim_worker *worker = choose(sim);
-		if (worker) {
+		if (worker)
 			enter_worker(sim, worker);
-		} else {
-			int64_t next = next_time(sim);
-			if (next == INT64_MAX && !come_to_a_stop(sim, -EDEADLK))
-				return false;
-			if (next != INT64_MAX && next > sim->now_ns)
-				sim->now_ns = next;
-		}
+		else if (!wait_for_next(sim))
+			return false;
 		if (sim->result.steps >= most) {
 			most = 2 * sim->result.steps;
 			if (!come_to_a_stop(sim, -ELOOP))
@@ -427,8 +465,12 @@ static int open_worker(struct weir__sim *sim, unsigned index)
 	worker->driver = &own->io.driver;
 	(void)weir__heap_switch(&weir__heap_none);
 	int err = weir__heap_attach();
+	weir__heap_set_worker(index);
 	weir__heap_stop_clock();
 	own->stack = err == 0 ? weir__stack_get(LOOP_STACK_BYTES) : NULL;
+	weir__worker_tls = worker;
+	weir__hook(worker, sim->runtime->hooks.start);
+	weir__worker_tls = NULL;
 	own->in_use_before = weir__heap_in_use();
 	own->heap = weir__heap_switch(sim->thread_heap);
 	if (!own->stack)
@@ -450,6 +492,9 @@ static void close_worker(struct weir__sim *sim, unsigned index)
 		return;
 	}
 	(void)weir__heap_switch(own->heap ? own->heap : &weir__heap_none);
+	weir__worker_tls = own->io.worker;
+	weir__hook(own->io.worker, sim->runtime->hooks.stop);
+	weir__worker_tls = NULL;
 	if (own->stack)
 		weir__stack_put(own->stack);
 	own->io.driver.ops->close(&own->io.driver);
@@ -466,14 +511,24 @@ static void free_sim(struct weir__sim *sim)
 		free(sim->records[i]);
 	free(sim->records);
 	free(sim->records_free);
-	free(sim->runtime->workers);
-	free(sim->runtime);
+	if (!sim->is_lost) {
+		free(sim->runtime->workers);
+		free(sim->runtime);
+	}
 	free(sim);
 }
 
-static struct weir__sim *new_sim(const struct weir_sim_opts *opts, uint64_t seed,
-				 const struct weir__config *config)
+/* What to simulate: a call of weir_sim_run(), or of weir_run() on the driver "sim". */
+struct request {
+	const struct weir_sim_opts *opts;
+	const struct weir__config *config;
+	const struct weir_run_opts *instead; /* of this; NULL: weir_sim_run() */
+};
+
+static struct weir__sim *new_sim(const struct request *request, uint64_t seed)
 {
+	const struct weir_sim_opts *opts = request->opts;
+	const struct weir__config *config = request->config;
 	struct weir__sim *sim = calloc(1, sizeof(*sim));
 	struct weir__runtime *runtime = calloc(1, sizeof(*runtime));
 
@@ -493,12 +548,16 @@ static struct weir__sim *new_sim(const struct weir_sim_opts *opts, uint64_t seed
 	(void)weir__heap_switch(sim->thread_heap);
 	weir__san_thread(&sim->thread_stack);
 	weir__sim_plan_draw(sim, opts);
+	if (request->instead)
+		weir__sim_plan_spare(sim);
 	runtime->config = *config;
 	runtime->config.workers = sim->workers_count;
 	weir__sim_plan_config(sim, &runtime->config);
 	runtime->use_ucontext = sim->use_ucontext;
 	runtime->drain_until_ns = INT64_MAX;
 	runtime->workers_count = sim->workers_count;
+	if (request->instead && request->instead->hooks)
+		runtime->hooks = *request->instead->hooks;
 	runtime->workers = calloc(sim->workers_count, sizeof(struct weir__worker *));
 	if (!runtime->workers) {
 		free_sim(sim);
@@ -525,7 +584,11 @@ static int main_task(void *arg)
 	struct weir__sim *sim = arg;
 
 	inject(sim, true);
-	return weir__runtime_main(sim->runtime, sim->opts->fn, sim->opts->arg);
+	int result = weir__runtime_main(sim->runtime, sim->opts->fn, sim->opts->arg);
+
+	if (sim->runtime->config.verbose)
+		weir__run_report(sim->runtime);
+	return result;
 }
 
 static void start_root(struct weir__sim *sim)
@@ -556,30 +619,29 @@ static int run(struct weir__sim *sim)
 		err = sim->error ? sim->error : sim->runtime->root_result;
 		if (has_ended && weir__sim_report_left(sim) > 0 && !sim->error)
 			err = -ENOTEMPTY;
-		if (!has_ended) /* tasks stand on its stacks: what they hold is lost */
-			opened = 0;
+		sim->is_lost = !has_ended;
 	}
 	sim->result.elapsed_ns = sim->now_ns - WEIR__SIM_START_NS;
-	for (unsigned i = 0; i < opened; i++)
+	for (unsigned i = 0; i < opened && !sim->is_lost; i++)
 		close_worker(sim, i);
 	weir__virtual = NULL;
 	current = NULL;
 	return err;
 }
 
-static int run_seed(const struct weir_sim_opts *opts, uint64_t seed,
-		    const struct weir__config *config)
+static int run_seed(const struct request *request, uint64_t seed)
 {
-	struct weir__sim *sim = new_sim(opts, seed, config);
+	struct weir__sim *sim = new_sim(request, seed);
 
 	if (!sim)
 		return -ENOMEM;
 	int err = run(sim);
-	if (err < 0)
+	/* what weir_run() returns is the program's business, if it is the program's */
+	if (err < 0 && (!request->instead || err != sim->runtime->root_result))
 		fprintf(sim->out, "weir: seed %llu ends with %s; WEIR_SIM_SEED=%llu repeats it\n",
 			(unsigned long long)seed, weir_errname(err), (unsigned long long)seed);
-	if (opts->result)
-		*opts->result = sim->result;
+	if (request->opts->result)
+		*request->opts->result = sim->result;
 	free_sim(sim);
 	return err;
 }
@@ -592,10 +654,12 @@ static uint64_t seed_of_the_day(void)
 	return (uint64_t)now.tv_sec * 1000003u + (uint64_t)now.tv_nsec;
 }
 
-static int run_seeds(const struct weir_sim_opts *opts, const struct weir__config *config)
+static int run_seeds(const struct request *request)
 {
-	uint64_t seed = config->sim_seed ? config->sim_seed : opts->seed;
-	uint64_t runs = config->sim_seed || !opts->runs ? 1 : opts->runs;
+	const struct weir_sim_opts *opts = request->opts;
+	uint64_t given = request->config->sim_seed;
+	uint64_t seed = given ? given : opts->seed;
+	uint64_t runs = given || !opts->runs ? 1 : opts->runs;
 	int err = weir__fatal_attach_thread();
 
 	if (err < 0)
@@ -603,7 +667,7 @@ static int run_seeds(const struct weir_sim_opts *opts, const struct weir__config
 	if (!seed)
 		seed = seed_of_the_day();
 	for (uint64_t i = 0; i < runs && err >= 0; i++)
-		err = run_seed(opts, seed + i, config);
+		err = run_seed(request, seed + i);
 	weir__fatal_detach_thread();
 	return err;
 }
@@ -623,7 +687,21 @@ int weir_sim_run_with(const struct weir_sim_opts *opts)
 		err = weir__process_enter(&config);
 	if (err < 0)
 		return err;
-	err = run_seeds(&known, &config);
+	err = run_seeds(&(struct request){ .opts = &known, .config = &config });
 	weir__process_leave();
 	return err;
+}
+
+int weir__sim_instead(const struct weir__config *config, const struct weir_run_opts *opts)
+{
+	const struct weir_sim_opts as = {
+		.seed = 1,
+		.fn = opts->fn,
+		.arg = opts->arg,
+		.workers = (unsigned)config->workers,
+	};
+
+	if (as.workers > WEIR__SIM_WORKERS_MAX)
+		return -EINVAL;
+	return run_seeds(&(struct request){ .opts = &as, .config = config, .instead = opts });
 }

@@ -42,12 +42,18 @@ struct weir__sim_plan {
 	int64_t delay_ns;	    /* of an operation, at most */
 	int64_t tick_ns;	    /* between two readings of the clock, at most */
 	size_t pipe_bytes;	    /* a stream holds, one way */
-	bool is_multi;		    /* multishot operations are */
-	bool lists_kept;	    /* kept operations are in the handle's list */
-	bool is_direct;		    /* accepted connections are slots */
+	int64_t backlog_least;
+	bool is_multi;	 /* multishot operations are */
+	bool lists_kept; /* kept operations are in the handle's list */
+	bool is_direct;	 /* accepted connections are slots */
 };
 
 void weir__sim_plan_draw(struct weir__sim *sim, const struct weir_sim_opts *opts);
+/*
+ * For programs that were not written for the simulator: takes out what no machine does to them, a
+ * worker's tasks in another order than they became ready, and listeners with hardly a backlog.
+ */
+void weir__sim_plan_spare(struct weir__sim *sim);
 /* Options of the runtime that nobody has set. */
 void weir__sim_plan_config(struct weir__sim *sim, struct weir__config *config);
 
@@ -74,6 +80,9 @@ struct weir__sim_event {
  */
 void weir__sim_pause(struct weir__sim_worker *worker, int64_t until_ns);
 
+/* Whether the calling thread is the one that simulates. */
+bool weir__sim_is_here(const struct weir__sim *sim);
+
 /* Calls fn(sim, what) at now + delay_ns, between two turns of workers. False: no memory. */
 bool weir__sim_at(struct weir__sim *sim, int64_t delay_ns,
 		  void (*fn)(struct weir__sim *sim, void *what), void *what);
@@ -99,6 +108,7 @@ struct weir__sim_worker {
 	bool is_over;		   /* its loop has ended */
 	bool is_waiting;
 	bool is_woken;
+	_Atomic bool is_called;	    /* woken by a thread that is none of the run's; it sets */
 	int64_t until_ns;	    /* of its wait */
 	int64_t stalled_ns;	    /* its thread stands still until then */
 	unsigned readings;	    /* of the clock since it went on */
@@ -239,6 +249,7 @@ struct weir__sim {
 	FILE *out;
 	bool is_traced;
 	bool is_ending;		    /* everything was cancelled, for it had come to a stop */
+	bool is_lost;		    /* tasks stand on its stacks for ever; the runtime stays */
 	int error;		    /* of the run, whatever fn said */
 	struct weir__msg cancel[2]; /* of everything: asked for, and because it came to a stop */
 	struct weir_sim_result result;

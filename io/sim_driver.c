@@ -441,12 +441,17 @@ static void send_wake(struct weir__sim *sim, struct weir__sim_worker *target)
 		target->is_woken = true;
 }
 
-/* From a worker's loop it goes out with the next submission; from a task or a stranger at once. */
+/*
+ * From a worker's loop it goes out with the next submission; from a task or a stranger at once.
+ * Another thread touches nothing but the flag.
+ */
 static void sim_wake(struct weir__driver *target, struct weir__driver *from)
 {
 	struct weir__sim_worker *worker = worker_of_driver(target);
 
-	if (from)
+	if (!weir__sim_is_here(worker->sim))
+		atomic_store_explicit(&worker->is_called, true, memory_order_release);
+	else if (from)
 		worker_of_driver(from)->wakes |= 1u << worker->io.worker->index;
 	else
 		send_wake(worker->sim, worker);

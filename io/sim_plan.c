@@ -110,7 +110,7 @@ void weir__sim_plan_draw(struct weir__sim *sim, const struct weir_sim_opts *opts
 
 	sim->state[0] = scramble(&state);
 	sim->state[1] = scramble(&state);
-	*plan = (struct weir__sim_plan){ .pipe_bytes = 1 << 18 };
+	*plan = (struct weir__sim_plan){ .pipe_bytes = 1 << 18, .backlog_least = 1 };
 	plan->is_multi = weir__sim_below(sim, 4) > 0;
 	plan->lists_kept = weir__sim_below(sim, 2);
 	plan->is_direct = weir__sim_below(sim, 2);
@@ -123,6 +123,12 @@ void weir__sim_plan_draw(struct weir__sim *sim, const struct weir_sim_opts *opts
 		plan->faults = *opts->faults;
 }
 
+void weir__sim_plan_spare(struct weir__sim *sim)
+{
+	sim->plan.reorder = 0;
+	sim->plan.backlog_least = 512;
+}
+
 static void set(struct weir__config *config, enum weir__option option, uint64_t value)
 {
 	if (config->source[option] == WEIR__SOURCE_DEFAULT)
@@ -133,7 +139,7 @@ void weir__sim_plan_config(struct weir__sim *sim, struct weir__config *config)
 {
 	uint64_t budget = (uint64_t)magnitude(sim, 1, 128), lend = 1 + weir__sim_below(sim, 8);
 	uint64_t small = (uint64_t)magnitude(sim, 512, 4096);
-	uint64_t backlog = (uint64_t)magnitude(sim, 1, 4096);
+	uint64_t backlog = (uint64_t)magnitude(sim, sim->plan.backlog_least, 4096);
 
 	if (sim->opts->calm)
 		return;

@@ -49,9 +49,9 @@
 #define WEIR_CONFIG_MAP(XX) \
 	XX(workers, NUMBER, "WEIR_WORKERS", 0, 0, 256, "threads", \
 	   "workers; 0: as many as the affinity mask and the cgroup's CPU quota allow") \
-	XX(driver, CHOICE, "WEIR_DRIVER", WEIR__DRIVER_AUTO, 0, WEIR__DRIVER_EPOLL, \
-	   "auto|uring|epoll", \
-	   "what workers sleep in; auto: io_uring, or epoll where that is refused") \
+	XX(driver, CHOICE, "WEIR_DRIVER", WEIR__DRIVER_AUTO, 0, WEIR__DRIVER_SIM, \
+	   "auto|uring|epoll|sim", \
+	   "what workers sleep in; auto: io_uring, or epoll if refused; sim: simulated") \
 	XX(uring_mask, SET, "WEIR_URING_MASK", 0, 0, (1 << WEIR__URING_PARTS) - 1, \
 	   WEIR__WORDS(WEIR_URING_PART_MAP), \
 	   "parts of io_uring to do without, as on an older kernel") \
@@ -166,9 +166,9 @@
 	XX(mem_debug, NUMBER, "WEIR_MEM_DEBUG", 0, 0, 3, "level", \
 	   "1: double frees; 2: writes after free and past the end; 3: where, and leaks") \
 	XX(sim_seed, NUMBER, "WEIR_SIM_SEED", 0, 0, INT64_MAX, "seed", \
-	   "the only run that weir_sim_run() makes; 0: as the program says") \
+	   "of weir_run() on the driver sim, 0: 1; the only run of weir_sim_run(), 0: its own") \
 	XX(sim_trace, BOOL, "WEIR_SIM_TRACE", 0, 0, 1, "", \
-	   "weir_sim_run() writes each step to its report") \
+	   "what is simulated writes each step to its report") \
 	XX(verbose, BOOL, "WEIR_VERBOSE", 0, 0, 1, "", \
 	   "say at start what was found and where each option came from") \
 	XX(help, BOOL, "WEIR_HELP", 0, 0, 1, "", \
@@ -181,6 +181,7 @@ enum {
 	WEIR__DRIVER_AUTO,
 	WEIR__DRIVER_URING,
 	WEIR__DRIVER_EPOLL,
+	WEIR__DRIVER_SIM,
 };
 
 enum {

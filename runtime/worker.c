@@ -363,9 +363,9 @@ static void leave_together(struct weir__runtime *runtime)
 	/* acq_rel: pairs with the load below, in the other workers */
 	atomic_fetch_add_explicit(&runtime->left, 1, memory_order_acq_rel);
 	while (atomic_load_explicit(&runtime->left, memory_order_acquire) < runtime->workers_count)
-		sched_yield();
+		weir__relax();
 	while (atomic_load_explicit(&runtime->foreign_posts, memory_order_acquire) > 0)
-		sched_yield();
+		weir__relax();
 }
 
 /* A sleep is over; `before_ns` is the clock as it was read last before it. */

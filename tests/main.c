@@ -6,8 +6,9 @@
  *   run alloc_heap io_     the suite of this name, or those whose names begin so
  *
  * Check's variables work as documented: CK_RUN_SUITE, CK_RUN_CASE, CK_FORK, CK_VERBOSITY,
- * CK_INCLUDE_TAGS. What the suites say about a driver holds for the one WEIR_DRIVER names. suites.h
- * is made by tests.mk from the names of the files.
+ * CK_INCLUDE_TAGS. What the suites say about a driver holds for the one WEIR_DRIVER names; with
+ * WEIR_DRIVER=sim they run in the simulator, with the seed WEIR_SIM_SEED, but for cases tagged
+ * `real`. suites.h is made by tests.mk from the names of the files.
  */
 #include <check.h>
 #include <stdbool.h>
@@ -57,11 +58,24 @@ static int no_such_suite(void)
 	return 2;
 }
 
+/* Threads, signals, children and descriptors of the system are nothing a seed can repeat. */
+static void leave_out_real(void)
+{
+	const char *driver = getenv("WEIR_DRIVER"), *others = getenv("CK_EXCLUDE_TAGS");
+	char tags[256];
+
+	if (!driver || strcmp(driver, "sim") != 0)
+		return;
+	snprintf(tags, sizeof tags, "real %s", others ? others : "");
+	setenv("CK_EXCLUDE_TAGS", tags, 1);
+}
+
 int main(int argc, char **argv)
 {
 	SRunner *runner = srunner_create(NULL);
 	size_t wanted = 0;
 	(void)argc;
+	leave_out_real();
 	for (size_t i = 0; i < SUITES; i++) {
 		if (!is_wanted(suites[i].name, argv + 1))
 			continue;

@@ -156,7 +156,7 @@ static int crowd(void *arg)
 	WEIR_SCOPE(serving, WEIR_FOREVER);
 
 	(void)arg;
-	TRY(weir_listen(&listener, "127.0.0.1:0"));
+	TRY(weir_listen(&listener, "127.0.0.1:0", .backlog = 200));
 	server.listener = listener;
 	TRY(weir_spawn(&serving, serve, &server));
 	WEIR_SCOPE(clients, WEIR_FOREVER);

@@ -358,16 +358,20 @@ static int send_and_close(void *arg)
 static int send_close_read(void *arg)
 {
 	struct ends ends = { 0 };
-	struct request request = { .data = pattern(BIG_BYTES), .len = BIG_BYTES };
-	char *got = malloc(BIG_BYTES);
+	const char *driver = getenv("WEIR_DRIVER");
+	/* simulated networks are slow, and closing waits for 5 s; 8 MB are more than a real one
+	 * holds */
+	size_t len = driver && strcmp(driver, "sim") == 0 ? BIG_BYTES / 64 : BIG_BYTES;
+	struct request request = { .data = pattern(len), .len = len };
+	char *got = malloc(len);
 	open_ends(&ends, arg);
 	request.conn = ends.near;
 	ends.near = NULL;
 	WEIR_SCOPE(sender, WEIR_FOREVER);
 	spawn(&sender, send_and_close, &request);
 	settle();
-	ck_assert_int_eq(weir_read_full(ends.far, got, BIG_BYTES), 0);
-	ck_assert_mem_eq(got, request.data, BIG_BYTES);
+	ck_assert_int_eq(weir_read_full(ends.far, got, len), 0);
+	ck_assert_mem_eq(got, request.data, len);
 	ck_assert_int_eq(weir_read_full(ends.far, got, 1), -ENODATA);
 	ck_assert_int_eq(weir_scope_wait(&sender), 0);
 	close_ends(&ends);
@@ -501,13 +505,15 @@ Suite *io_echo_suite(void)
 			    COUNT(addresses));
 	tcase_add_test(reading, lines_may_be_longer_than_any_buffer);
 	tcase_add_loop_test(reading, one_byte_at_a_time_works_too, 0, COUNT(addresses));
-	tcase_add_test(reading, a_lease_can_be_narrowed_sent_and_kept);
 	tcase_add_loop_test(reading, what_was_sent_before_closing_arrives, 0, COUNT(addresses));
 	TCase *naming = add_case(suite, "naming");
 	tcase_add_loop_test(naming, a_connection_knows_its_peer, 0, COUNT(addresses));
 	tcase_add_loop_test(naming, a_closed_listener_leaves_its_address_at_once, 0,
 			    COUNT(addresses));
 	tcase_add_test(naming, where_nobody_listens_connecting_is_refused);
-	tcase_add_test(naming, a_name_is_looked_up_and_its_addresses_are_tried);
+	TCase *real = add_case(suite, "real");
+	tcase_set_tags(real, "net real"); /* arrivals in one piece, names of the system's */
+	tcase_add_test(real, a_lease_can_be_narrowed_sent_and_kept);
+	tcase_add_test(real, a_name_is_looked_up_and_its_addresses_are_tried);
 	return suite;
 }

@@ -281,7 +281,7 @@ Suite *io_embed_suite(void)
 	Suite *suite = suite_create("io_embed");
 	TCase *loop = tcase_create("loop");
 
-	tcase_set_tags(loop, "fast");
+	tcase_set_tags(loop, "fast real"); /* the loop is the program's */
 	tcase_set_timeout(loop, 5);
 	tcase_add_loop_test(loop, a_server_answers_from_a_foreign_loop, 0, 4);
 	tcase_add_test(loop, other_workers_wake_it);

@@ -245,6 +245,7 @@ static int late_bytes(void *arg)
 {
 	struct ends ends = { 0 };
 	weir_auto_buf buf = WEIR_BUF_INIT;
+	char rest[4];
 	(void)arg;
 	open_ends(&ends, "127.0.0.1:0");
 	for (int i = 0; i < 5; i++) {
@@ -252,7 +253,9 @@ static int late_bytes(void *arg)
 		ck_assert_int_eq(weir_recv(ends.near, &buf), -ETIME);
 		weir_scope_close(&brief);
 		put(ends.far, "late");
-		ck_assert_int_eq(weir_recv(ends.near, &buf), 4);
+		ssize_t n = weir_recv(ends.near, &buf); /* all, as a rule */
+		ck_assert_int_gt(n, 0);
+		ck_assert_int_eq(weir_read_full(ends.near, rest, 4 - (size_t)n), 0);
 	}
 	close_ends(&ends);
 	return 0;
@@ -349,11 +352,15 @@ Suite *io_ending_suite(void)
 	Suite *suite = suite_create("io_ending");
 	TCase *ending = add_case(suite, "ending");
 	tcase_add_loop_test(ending, half_a_connection_goes_on, 0, COUNT(addresses));
-	tcase_add_test(ending, a_reset_is_econnreset);
 	tcase_add_test(ending, an_error_that_is_known_at_once_is_told_at_once);
-	tcase_add_loop_test(ending, a_deadline_ends_a_parked_call_with_etime, 0, PARKED);
-	tcase_add_loop_test(ending, cancelling_ends_a_parked_call_with_ecanceled, 0, PARKED);
+	tcase_add_loop_test(ending, a_deadline_ends_a_parked_call_with_etime, 0, IN_CONNECT);
+	tcase_add_loop_test(ending, cancelling_ends_a_parked_call_with_ecanceled, 0, IN_CONNECT);
 	tcase_add_test(ending, bytes_that_miss_a_deadline_wait_for_the_next_call);
 	tcase_add_loop_test(ending, closing_ends_the_calls_of_other_tasks, 0, 2);
+	TCase *raw = add_case(suite, "raw");
+	tcase_set_tags(raw, "net real"); /* sockets of the system's */
+	tcase_add_test(raw, a_reset_is_econnreset);
+	tcase_add_loop_test(raw, a_deadline_ends_a_parked_call_with_etime, IN_CONNECT, PARKED);
+	tcase_add_loop_test(raw, cancelling_ends_a_parked_call_with_ecanceled, IN_CONNECT, PARKED);
 	return suite;
 }

@@ -247,6 +247,7 @@ Suite *io_pressure_suite(void)
 	tcase_add_test(accepting, a_server_that_waits_for_memory_can_be_cancelled);
 	suite_add_tcase(s, accepting);
 	TCase *asleep = tcase_create("asleep");
+	tcase_set_tags(asleep, "real"); /* simulated workers do not look after each other's heaps */
 	tcase_set_timeout(asleep, 20);
 	tcase_add_test(asleep, a_worker_asleep_is_woken_for_what_others_have_freed);
 	tcase_add_test(asleep, workers_asleep_give_back_too_when_memory_gets_short);

@@ -309,6 +309,7 @@ Suite *io_process_suite(void)
 	Suite *suite = suite_create("io_process");
 	TCase *child = tcase_create("child");
 
+	tcase_set_tags(child, "real");
 	tcase_set_timeout(child, 20);
 	tcase_add_test(child, what_goes_into_cat_comes_out);
 	tcase_add_test(child, streams_environment_directory_and_status_are_as_asked);

@@ -311,7 +311,7 @@ Suite *io_quiet_suite(void)
 	TCase *tcase = tcase_create("sends");
 
 	tcase_set_timeout(tcase, 30);
-	tcase_set_tags(tcase, "fast");
+	tcase_set_tags(tcase, "fast real"); /* sockets of the system's */
 	tcase_add_test(tcase, a_second_send_needs_no_other_event);
 	tcase_add_test(tcase, closing_after_a_send_needs_no_other_event);
 	tcase_add_test(tcase, what_a_full_socket_refused_arrives_in_order);

@@ -546,25 +546,38 @@ Suite *io_runtimes_suite(void)
 {
 	Suite *suite = suite_create("io_runtimes");
 	TCase *several = tcase_create("several");
+	TCase *hooks = tcase_create("hooks");
+	TCase *limits = tcase_create("limits");
 	TCase *cpus = tcase_create("cpus");
+	TCase *forking = tcase_create("forking");
 	TCase *system = tcase_create("system");
 
+	tcase_set_tags(several, "real"); /* on threads of the system's */
 	tcase_set_timeout(several, 30);
 	tcase_add_test(several, runtimes_come_and_go_beside_each_other);
 	tcase_add_test(several, tasks_of_two_runtimes_share_a_channel);
-	tcase_add_test(several, hooks_run_on_each_worker);
 	suite_add_tcase(suite, several);
 
-	tcase_set_tags(cpus, "fast");
-	tcase_add_checked_fixture(cpus, make_root, remove_root);
-	tcase_add_test(cpus, a_quota_of_any_level_limits_the_count);
-	tcase_add_test(cpus, so_does_one_of_the_old_kind);
+	tcase_add_test(hooks, hooks_run_on_each_worker);
+	suite_add_tcase(suite, hooks);
+
+	tcase_set_tags(limits, "fast");
+	tcase_add_checked_fixture(limits, make_root, remove_root);
+	tcase_add_test(limits, a_quota_of_any_level_limits_the_count);
+	tcase_add_test(limits, so_does_one_of_the_old_kind);
+	suite_add_tcase(suite, limits);
+
+	tcase_set_tags(cpus, "fast real");
 	tcase_add_test(cpus, workers_are_as_many_as_cpus_allowed);
 	tcase_add_test(cpus, pinned_workers_have_a_cpu_each);
 	suite_add_tcase(suite, cpus);
 
+	tcase_set_timeout(forking, 30);
+	tcase_add_test(forking, a_child_of_fork_is_outside_and_the_parent_goes_on);
+	suite_add_tcase(suite, forking);
+
+	tcase_set_tags(system, "real"); /* signals, and threads that are stopped */
 	tcase_set_timeout(system, 30);
-	tcase_add_test(system, a_child_of_fork_is_outside_and_the_parent_goes_on);
 	tcase_add_test(system, interrupted_calls_are_no_errors);
 	/* swapcontext() gives each task the signal mask it began with: none takes SIGUSR1 */
 	if (!getenv("WEIR_SWITCH"))

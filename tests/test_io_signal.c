@@ -216,7 +216,7 @@ Suite *io_signal_suite(void)
 	TCase *wait = tcase_create("wait");
 	TCase *many = tcase_create("many");
 
-	tcase_set_tags(wait, "fast");
+	tcase_set_tags(wait, "fast real");
 	tcase_set_timeout(wait, 20);
 	tcase_add_test(wait, a_task_is_told_which_signal_came);
 	tcase_add_test(wait, all_who_wait_are_told);
@@ -227,6 +227,7 @@ Suite *io_signal_suite(void)
 	tcase_add_test(wait, handlers_go_back_with_the_runtime);
 	suite_add_tcase(suite, wait);
 
+	tcase_set_tags(many, "real");
 	tcase_set_timeout(many, 20);
 	tcase_add_test(many, a_storm_of_signals_leaves_nobody_waiting);
 	suite_add_tcase(suite, many);

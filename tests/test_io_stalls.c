@@ -290,6 +290,7 @@ Suite *io_stalls_suite(void)
 {
 	Suite *s = suite_create("io_stalls");
 	TCase *trigger = tcase_create("trigger");
+	tcase_set_tags(trigger, "real"); /* descriptors of the system's */
 	tcase_add_test(trigger, worker_0_waits_for_stalls_while_it_runs_and_not_longer);
 	if (!WEIR__TSAN) /* which allows no threads in a child */
 		tcase_add_test(trigger, a_child_has_its_own);

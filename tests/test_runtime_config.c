@@ -183,8 +183,9 @@ START_TEST(every_bad_value_is_named_and_nothing_is_stored)
 	setenv("WEIR_DRIVER", "iocp", 1);
 	setenv("WEIR_PIN", "yes", 1);
 	ck_assert_int_eq(weir__config_load(&config, err), -EINVAL);
-	ck_assert_str_eq(spoken(), "weir: WEIR_DRIVER=\"iocp\": want one of auto, uring, epoll\n"
-				   "weir: WEIR_PIN=\"yes\": want 0 or 1\n");
+	ck_assert_str_eq(spoken(),
+			 "weir: WEIR_DRIVER=\"iocp\": want one of auto, uring, epoll, sim\n"
+			 "weir: WEIR_PIN=\"yes\": want 0 or 1\n");
 	ck_assert_mem_eq(&config, &before, sizeof(config));
 }
 END_TEST
@@ -358,7 +359,7 @@ START_TEST(a_bad_choice_of_the_program_is_refused)
 	ck_assert_str_eq(
 		spoken(),
 		"weir: option workers = \"257\": want a whole number of threads from 0 to 256\n"
-		"weir: option driver = \"kqueue\": want one of auto, uring, epoll\n");
+		"weir: option driver = \"kqueue\": want one of auto, uring, epoll, sim\n");
 }
 END_TEST
 
@@ -466,8 +467,9 @@ END_TEST
 START_TEST(a_bad_option_ends_the_start)
 {
 	ck_assert_int_eq(end_of(run_program, (void *)"kqueue"), 0);
-	ck_assert_str_eq(said, "weir: option driver = \"kqueue\": want one of auto, uring, epoll\n"
-			       "returned -22\n");
+	ck_assert_str_eq(said,
+			 "weir: option driver = \"kqueue\": want one of auto, uring, epoll, sim\n"
+			 "returned -22\n");
 }
 END_TEST
 

@@ -530,6 +530,7 @@ Suite *runtime_dump_suite(void)
 	Suite *suite = suite_create("runtime_dump");
 	TCase *list = tcase_create("list");
 	TCase *hard = tcase_create("hard times");
+	TCase *busy = tcase_create("busy");
 	TCase *quit = tcase_create("sigquit");
 
 	tcase_set_tags(list, "fast");
@@ -547,10 +548,15 @@ Suite *runtime_dump_suite(void)
 	tcase_add_test(hard, thousands_on_two_workers_are_all_there);
 	tcase_add_test(hard, workers_that_ask_at_once_are_all_answered);
 	tcase_add_test(hard, a_list_amid_births_and_deaths_is_sound);
-	if (SIGNALS_COME)
-		tcase_add_test(hard, a_worker_that_does_not_let_go_is_shown_with_what_it_runs);
 	suite_add_tcase(suite, hard);
 
+	tcase_set_tags(busy, "real"); /* who holds a worker holds the one thread there is */
+	tcase_set_timeout(busy, 20);
+	if (SIGNALS_COME)
+		tcase_add_test(busy, a_worker_that_does_not_let_go_is_shown_with_what_it_runs);
+	suite_add_tcase(suite, busy);
+
+	tcase_set_tags(quit, "real");
 	tcase_set_timeout(quit, 20);
 	tcase_add_test(quit, sigquit_lists_and_goes_on);
 	tcase_add_test(quit, sigquit_is_left_alone_when_told_so);

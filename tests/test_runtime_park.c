@@ -179,7 +179,7 @@ static int ask_spinning(void *arg)
 		int got = -1;
 		TRY(weir_chan_try_send(there, &i));
 		while (weir_chan_try_recv(back, &got) == -EAGAIN)
-			;
+			(void)weir_now(); /* for the simulator: see spin() */
 		expect(got == i);
 		for (volatile uint64_t wait = random_next(&seed) % 4096; wait > 0; wait--)
 			;
@@ -285,7 +285,9 @@ Suite *runtime_park_suite(void)
 {
 	Suite *suite = suite_create("runtime_park");
 	TCase *wakes = tcase_create("wakes");
+	TCase *foreign = tcase_create("foreign");
 	TCase *idle = tcase_create("idle");
+	TCase *blocked = tcase_create("blocked");
 
 	/* the time limit is the watchdog: a lost wake-up is a hang */
 	tcase_set_timeout(wakes, 60);
@@ -293,11 +295,17 @@ Suite *runtime_park_suite(void)
 	tcase_add_test(wakes, a_message_that_comes_while_parking_is_seen);
 	tcase_add_test(wakes, millions_of_messages_both_ways_all_arrive);
 	tcase_add_test(wakes, a_worker_is_woken_while_the_sender_computes);
-	tcase_add_test(wakes, threads_that_are_no_workers_wake_a_worker);
 	suite_add_tcase(suite, wakes);
+	tcase_set_tags(foreign, "real"); /* a thread of the system's */
+	tcase_set_timeout(foreign, 60);
+	tcase_add_test(foreign, threads_that_are_no_workers_wake_a_worker);
+	suite_add_tcase(suite, foreign);
 	tcase_set_timeout(idle, 60);
-	tcase_add_test(idle, idle_workers_come_to_rest);
 	tcase_add_test(idle, a_sleep_of_seconds_takes_few_turns);
 	suite_add_tcase(suite, idle);
+	tcase_set_tags(blocked, "real"); /* one worker's thread is blocked beside the others' */
+	tcase_set_timeout(blocked, 60);
+	tcase_add_test(blocked, idle_workers_come_to_rest);
+	suite_add_tcase(suite, blocked);
 	return suite;
 }

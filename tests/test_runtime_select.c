@@ -599,6 +599,7 @@ Suite *runtime_select_suite(void)
 {
 	Suite *suite = suite_create("runtime_select");
 	TCase *rules = tcase_create("rules");
+	TCase *descriptors = tcase_create("descriptors");
 	TCase *stress = tcase_create("stress");
 
 	tcase_set_tags(rules, "fast");
@@ -612,9 +613,13 @@ Suite *runtime_select_suite(void)
 	tcase_add_test(rules, the_first_of_two_tasks);
 	tcase_add_test(rules, a_spawn_that_failed_has_nothing_to_join);
 	tcase_add_test(rules, a_task_without_a_stack_is_joined_too);
-	tcase_add_test(rules, a_descriptor_is_a_case_among_others);
-	tcase_add_test(rules, a_descriptor_that_lost_may_be_closed);
 	suite_add_tcase(suite, rules);
+
+	tcase_set_tags(descriptors, "fast real"); /* the system's */
+	tcase_set_timeout(descriptors, 10);
+	tcase_add_test(descriptors, a_descriptor_is_a_case_among_others);
+	tcase_add_test(descriptors, a_descriptor_that_lost_may_be_closed);
+	suite_add_tcase(suite, descriptors);
 
 	tcase_set_timeout(stress, 60);
 	tcase_add_test(stress, a_case_that_loses_loses_nothing);

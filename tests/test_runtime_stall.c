@@ -344,6 +344,7 @@ Suite *runtime_stall_suite(void)
 	TCase *stall = tcase_create("stall");
 	TCase *signals = tcase_create("signals");
 
+	tcase_set_tags(stall, "real"); /* who holds the worker holds the one thread there is */
 	tcase_set_timeout(stall, 20);
 	tcase_add_loop_test(stall, a_busy_worker_that_gets_on_is_no_stall, 1, 3);
 	tcase_add_test(stall, nobody_is_looked_at_when_told_so);
@@ -352,6 +353,7 @@ Suite *runtime_stall_suite(void)
 	tcase_add_test(stall, a_worker_that_has_not_begun_is_not_asked);
 	suite_add_tcase(suite, stall);
 
+	tcase_set_tags(signals, "real"); /* the same */
 	tcase_set_timeout(signals, 20);
 	if (SIGNALS_COME) {
 		tcase_add_loop_test(signals, a_task_that_holds_its_worker_is_named_once, 0, 2);

@@ -323,6 +323,7 @@ Suite *runtime_stop_suite(void)
 	tcase_add_test(stop, stop_of_a_runtime_that_ends_anyway_is_harmless);
 	suite_add_tcase(suite, stop);
 
+	tcase_set_tags(signals, "real");
 	tcase_set_timeout(signals, 20);
 	tcase_add_loop_test(signals, one_signal_ends_a_runtime_without_servers_at_once, 0, 4);
 	tcase_add_test(signals, the_second_signal_goes_through_shields);

@@ -254,6 +254,7 @@ Suite *runtime_token_suite(void)
 	Suite *suite = suite_create("runtime_token");
 	TCase *rules = tcase_create("rules");
 	TCase *stress = tcase_create("stress");
+	TCase *foreign = tcase_create("foreign");
 
 	tcase_set_tags(rules, "fast");
 	tcase_set_timeout(rules, 20);
@@ -263,9 +264,12 @@ Suite *runtime_token_suite(void)
 	tcase_add_test(rules, only_the_opener_binds);
 	suite_add_tcase(suite, rules);
 	tcase_set_timeout(stress, 60);
-	tcase_add_test(stress, a_foreign_thread_cancels_scopes_of_all_workers);
 	tcase_add_test(stress, a_task_cancels_scopes_of_all_workers);
-	tcase_add_test(stress, scopes_may_close_while_their_token_is_cancelled);
 	suite_add_tcase(suite, stress);
+	tcase_set_tags(foreign, "real"); /* threads of the system's */
+	tcase_set_timeout(foreign, 60);
+	tcase_add_test(foreign, a_foreign_thread_cancels_scopes_of_all_workers);
+	tcase_add_test(foreign, scopes_may_close_while_their_token_is_cancelled);
+	suite_add_tcase(suite, foreign);
 	return suite;
 }

@@ -50,7 +50,7 @@ static int spawn_and_compute(void *arg)
 	for (unsigned i = 0; i < 100; i++)
 		TRY(weir_spawn(&scope, note_worker, NULL, .any = true));
 	while (ran < 100)
-		(void)sched_yield();
+		spin();
 	ck_assert_uint_eq(ran_on[0], 0);
 	ck_assert_uint_eq(stats_of(WEIR_ALL_WORKERS).steals >= 100, 1);
 	return weir_scope_wait(&scope);
@@ -72,7 +72,7 @@ static int meet_other(void *arg)
 	(void)arg;
 	meeting |= bit;
 	while (meeting == bit)
-		(void)sched_yield();
+		spin();
 	return 0;
 }
 
@@ -298,7 +298,7 @@ static int watch_flood(void *arg)
 
 	*is_blocked = true;
 	while (*is_blocked)
-		(void)sched_yield();
+		spin();
 	TRY(weir_yield());
 	ck_assert_uint_le(stats_of(1).tasks, 1 + 256);
 	return 0;
@@ -312,7 +312,7 @@ static int flood(void *arg)
 	(void)arg;
 	TRY(weir_spawn(&scope, watch_flood, &is_blocked, .worker = WEIR_ON_WORKER(1)));
 	while (!is_blocked)
-		(void)sched_yield();
+		spin();
 	for (unsigned i = 0; i < 10000; i++)
 		TRY(weir_spawn(&scope, nothing, NULL, .worker = WEIR_ON_WORKER(1)));
 	is_blocked = false;
@@ -402,7 +402,7 @@ static int be_lonely(void *arg)
 	return pthread_join(thread, NULL);
 }
 
-START_TEST(so_is_that_of_a_thread_that_is_no_worker)
+START_TEST(a_lost_wake_up_from_outside_is_made_good_too)
 {
 	ck_assert_int_eq(setenv("WEIR_POOL_EPOCH_MS", "60000", 1), 0);
 	ck_assert_int_eq(setenv("WEIR_MEM_DECAY_MS", "3600000", 1), 0);
@@ -565,7 +565,7 @@ static int hold_worker(void *arg)
 
 	*is_held = true;
 	while (*is_held)
-		(void)sched_yield();
+		spin();
 	return 0;
 }
 
@@ -584,7 +584,7 @@ static int post_too_many(void *arg)
 	(void)arg;
 	TRY(weir_spawn(&scope, hold_worker, &is_held, .worker = WEIR_ON_WORKER(1)));
 	while (!is_held)
-		(void)sched_yield();
+		spin();
 	for (int i = 0; i < 4096; i++)
 		TRY(weir_post(1, count_only, NULL));
 	ck_assert_int_eq(weir_post(1, count_only, NULL), -EAGAIN);
@@ -817,7 +817,6 @@ Suite *runtime_workers_suite(void)
 	tcase_set_timeout(messages, 30);
 	tcase_add_test(messages, messages_are_taken_in_bounded_numbers);
 	tcase_add_test(messages, a_lost_wake_up_is_noticed_and_made_good);
-	tcase_add_test(messages, so_is_that_of_a_thread_that_is_no_worker);
 	suite_add_tcase(suite, messages);
 
 	tcase_set_tags(calls, "fast");
@@ -831,9 +830,11 @@ Suite *runtime_workers_suite(void)
 	tcase_add_test(calls, what_posts_forever_ends_with_the_runtime);
 	suite_add_tcase(suite, calls);
 
+	tcase_add_test(calls, a_task_is_told_that_it_would_wait_for_itself);
+	tcase_set_tags(foreign, "real"); /* threads of the system's */
 	tcase_set_timeout(foreign, 30);
 	tcase_add_test(foreign, a_foreign_thread_submits_and_waits);
-	tcase_add_test(foreign, a_task_is_told_that_it_would_wait_for_itself);
+	tcase_add_test(foreign, a_lost_wake_up_from_outside_is_made_good_too);
 	tcase_add_test(foreign, no_submission_is_left_behind_at_the_end);
 	tcase_add_test(foreign, stopping_cancels_what_was_submitted);
 	tcase_add_test(foreign, the_end_of_main_cancels_what_was_submitted);
