@@ -116,13 +116,17 @@ static inline struct weir__task *pick(struct weir__worker *self)
 	return task;
 }
 
-/* The same, with a stack. A task that cannot get one ends here with -ENOMEM. */
+/*
+ * The same, with a stack. A task that cannot get one ends here with -ENOMEM. One that has inherited
+ * its stack has no `sp` before it leaves it: it may be picked while it yields.
+ */
 static struct weir__task *pick_runnable(struct weir__worker *self)
 {
 	struct weir__task *task;
 
 	while ((task = pick(self)) != NULL) {
-		if (__builtin_expect(task->sp != NULL, 1) || bind_stack(self, task) == 0)
+		if (__builtin_expect(task->sp != NULL, 1) || task == self->current ||
+		    bind_stack(self, task) == 0)
 			return task;
 		end_unborn(self, task);
 	}

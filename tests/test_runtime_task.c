@@ -296,6 +296,40 @@ START_TEST(stacks_of_mixed_classes_are_inherited_by_their_own)
 }
 END_TEST
 
+static int yield_thrice(void *arg)
+{
+	(void)arg;
+	for (int i = 0; i < 3; i++)
+		TRY(weir_yield());
+	return 0;
+}
+
+/* The second has the stack of the first, and nobody to yield to. */
+static int inherit_and_yield(void *arg)
+{
+	struct weir_mem_stats stats;
+	uint64_t before;
+
+	(void)arg;
+	weir_mem_stats_get(&stats);
+	before = stats.stacks;
+	for (int i = 0; i < 10; i++) {
+		WEIR_SCOPE(scope, WEIR_FOREVER);
+		TRY(weir_spawn(&scope, count_up, NULL));
+		TRY(weir_spawn(&scope, yield_thrice, NULL));
+		TRY(weir_scope_wait(&scope));
+	}
+	weir_mem_stats_get(&stats);
+	ck_assert_uint_eq(stats.stacks, before);
+	return 0;
+}
+
+START_TEST(who_inherited_a_stack_keeps_it_when_there_is_nobody_to_yield_to)
+{
+	run_on(1, inherit_and_yield, NULL);
+}
+END_TEST
+
 /* ---- Without memory ------------------------------------------------------------------------- */
 
 static int spawn_without_memory(void *arg)
@@ -617,6 +651,7 @@ Suite *runtime_task_suite(void)
 	tcase_add_test(one, tasks_start_in_the_order_of_spawning);
 	tcase_add_test(one, the_result_of_the_first_task_is_that_of_run);
 	tcase_add_test(one, a_hundred_thousand_queued_tasks_hold_no_stack);
+	tcase_add_test(one, who_inherited_a_stack_keeps_it_when_there_is_nobody_to_yield_to);
 	tcase_add_loop_test(one, stacks_of_mixed_classes_are_inherited_by_their_own, 0, 2);
 	tcase_add_test(one, a_failed_spawn_has_taken_nothing);
 	tcase_add_test(one, outside_tasks_there_is_nothing_to_ask);
