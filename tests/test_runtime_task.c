@@ -650,9 +650,7 @@ Suite *runtime_task_suite(void)
 	tcase_set_timeout(one, 20);
 	tcase_add_test(one, tasks_start_in_the_order_of_spawning);
 	tcase_add_test(one, the_result_of_the_first_task_is_that_of_run);
-	tcase_add_test(one, a_hundred_thousand_queued_tasks_hold_no_stack);
 	tcase_add_test(one, who_inherited_a_stack_keeps_it_when_there_is_nobody_to_yield_to);
-	tcase_add_loop_test(one, stacks_of_mixed_classes_are_inherited_by_their_own, 0, 2);
 	tcase_add_test(one, a_failed_spawn_has_taken_nothing);
 	tcase_add_test(one, outside_tasks_there_is_nothing_to_ask);
 	tcase_add_test(one, options_of_other_versions_are_understood);
@@ -662,7 +660,6 @@ Suite *runtime_task_suite(void)
 	tcase_set_tags(more, "fast");
 	tcase_set_timeout(more, 20);
 	tcase_add_test(more, a_tree_over_two_workers_joins);
-	tcase_add_test(more, a_tree_has_about_as_many_stacks_as_it_is_deep);
 	tcase_add_test(more, who_spawns_for_ever_keeps_nobody_waiting);
 	tcase_add_loop_test(more, a_task_that_gets_no_stack_ends_with_enomem, 0, 2);
 	tcase_add_test(more, names_are_kept_and_ids_differ);
@@ -672,9 +669,13 @@ Suite *runtime_task_suite(void)
 	tcase_add_test(more, one_runtime_after_another_leaves_nothing_open);
 	tcase_add_test(more, two_runtimes_run_side_by_side);
 	suite_add_tcase(suite, more);
-	/* not under memcheck, to which every stack is known by a list */
+	/* not under memcheck, to which every stack is known by a list, and every instruction is
+	 * fifty */
 	TCase *many = tcase_create("many");
 	tcase_set_timeout(many, 20);
+	tcase_add_test(many, a_hundred_thousand_queued_tasks_hold_no_stack);
+	tcase_add_loop_test(many, stacks_of_mixed_classes_are_inherited_by_their_own, 0, 2);
+	tcase_add_test(many, a_tree_has_about_as_many_stacks_as_it_is_deep);
 	tcase_add_test(many, a_parked_task_costs_a_page_and_a_record);
 	suite_add_tcase(suite, many);
 	return suite;

@@ -24,11 +24,10 @@ $B/tests/sim: $(SIM_OBJS) $B/libweir.a
 sim: $B/tests/sim  ## the library's own scenarios with 10,000 seeds each (SEEDS=) in the simulator
 	$(Q)$(RUN) $< -n $(or $(SEEDS),10000)
 
-# The allocator knows no driver.
-SIM_SUITES := $(filter-out alloc_%,$(SUITES))
+DRIVEN_SUITES := $(filter-out alloc_%,$(SUITES))
 test-sim: $B/have-test $B/tests/run  ## the suites in the simulator, with the seeds 1 to 10 (SEEDS=)
 	$(Q)for seed in $$(seq $(or $(SEEDS),10)); do echo "-- seed: $$seed"; \
-		printf '%s\n' $(SIM_SUITES) | WEIR_DRIVER=sim WEIR_SIM_SEED=$$seed \
+		printf '%s\n' $(DRIVEN_SUITES) | WEIR_DRIVER=sim WEIR_SIM_SEED=$$seed \
 		xargs -n 1 -P $(JOBS) $(RUN) $B/tests/run || exit 1; done
 
 FORCE:
