@@ -208,14 +208,15 @@ static int work_behind(void *arg)
 	TRY(weir_yield());
 	for (unsigned i = 0; i < 3; i++)
 		TRY(weir_spawn(&scope, count_until_over, &counts[i], .priority = i % 2 + 1));
-	for (int i = 0; i < 30; i++) /* it gets its turn, again and again */
+	/*
+	 * It gets its turn, again and again, and so do all others: that of normal priority once
+	 * what this task used before it went behind is made up for.
+	 */
+	for (int i = 0; i < 30 || !counts[0] || !counts[1] || !counts[2]; i++)
 		TRY(weir_yield());
 	over = true;
-	TRY(weir_scope_wait(&scope));
 	(void)arg;
-	for (unsigned i = 0; i < 3; i++)
-		ck_assert_uint_gt(counts[i], 0);
-	return 0;
+	return weir_scope_wait(&scope);
 }
 
 START_TEST(the_background_gets_its_turn_behind_tasks_that_never_wait)
