@@ -16,13 +16,12 @@
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "io/buffer_ring.h"
 #include "io/readiness.h"
 #include "io/ring.h"
+#include "io/ring_wake.h"
 #include "io/socket.h"
 #include "io/uring_compat.h"
 
@@ -30,42 +29,18 @@ enum {
 	REAP_MAX = 256,
 	SLOTS_FIRST = 64,
 	GENERATION_SHIFT = 40, /* in user_data */
-	LOUD_SENDS = 16,       /* after one that its socket had no room for */
 };
 
-/*
- * Codes in user_data beside enum weir__op_code: a look for the end of the stream that the receive
- * in the slot is at; nothing to do; the eventfd was written; another worker's ring woke us; our
- * message to the worker in `slot` did not arrive; and that of a free slot.
- */
-enum { CODE_LOOK = 0xfa, CODE_IGNORE, CODE_WAKE, CODE_MESSAGE, CODE_MESSAGE_LOST, CODE_NONE };
 /* In the code of an accept that never gives a slot. */
 enum { CODE_WANTS_FD = 0x40 };
-_Static_assert(CODE_NONE == 0xff, "all bits: any code | CODE_NONE is CODE_NONE");
+_Static_assert(WEIR__CODE_NONE == 0xff, "all bits: any code | WEIR__CODE_NONE is WEIR__CODE_NONE");
 
 static struct weir__ring *ring_of(struct weir__io *io)
 {
 	return (struct weir__ring *)(void *)io;
 }
 
-static struct weir__ring *ring_of_driver(struct weir__driver *driver)
-{
-	return (struct weir__ring *)(void *)driver;
-}
-
-/* user_data of something that is no operation */
-static uint64_t special(unsigned code, uint32_t argument)
-{
-	return (uint64_t)code << 32 | argument;
-}
-
 /* ---- Entering the kernel ------------------------------------------------ */
-
-/* Entries filled and not taken by the kernel. */
-static inline unsigned queued(const struct weir__ring *ring)
-{
-	return ring->uring.sq.sqe_tail + ring->uring.sq.ring_entries - ring->full_at;
-}
 
 /* The kernel sets these bits for work that waits for us to enter. */
 static inline unsigned sq_flags(const struct weir__ring *ring)
@@ -75,7 +50,8 @@ static inline unsigned sq_flags(const struct weir__ring *ring)
 
 /* Publishes the queued entries and enters. The index array is the identity, laid out once at
  * set-up. */
-static int enter(struct weir__ring *ring, unsigned wait_count, struct io_uring_getevents_arg *arg)
+int weir__ring_enter(struct weir__ring *ring, unsigned wait_count,
+		     struct io_uring_getevents_arg *arg)
 {
 	struct io_uring_sq *sq = &ring->uring.sq;
 	unsigned flags =
@@ -85,34 +61,14 @@ static int enter(struct weir__ring *ring, unsigned wait_count, struct io_uring_g
 	/* release: the kernel reads the entries after it reads the tail */
 	__atomic_store_n(sq->ktail, sq->sqe_tail, __ATOMIC_RELEASE);
 	weir__count(&ring->io.driver.enters, 1);
-	int n = io_uring_enter2((unsigned)ring->uring.enter_ring_fd, queued(ring), wait_count,
-				flags, (sigset_t *)(void *)arg, arg ? sizeof *arg : _NSIG / 8);
+	int n = io_uring_enter2((unsigned)ring->uring.enter_ring_fd, weir__ring_queued(ring),
+				wait_count, flags, (sigset_t *)(void *)arg,
+				arg ? sizeof *arg : _NSIG / 8);
 	if (n > 0) {
 		ring->full_at += (unsigned)n;
 		weir__count(&ring->io.driver.submissions, (unsigned)n);
 	}
 	return n;
-}
-
-/* There is one. */
-static inline struct io_uring_sqe *next_sqe(struct weir__ring *ring)
-{
-	struct io_uring_sq *sq = &ring->uring.sq;
-
-	return &sq->sqes[sq->sqe_tail++ & sq->ring_mask];
-}
-
-/* An entry to fill; NULL when the kernel takes none off our hands now. */
-static inline struct io_uring_sqe *get_sqe(struct weir__ring *ring)
-{
-	/* without SQPOLL the kernel takes entries only inside enter(): what is not queued is free
-	 */
-	if (__builtin_expect(ring->uring.sq.sqe_tail == ring->full_at, 0)) {
-		(void)enter(ring, 0, NULL); /* a refusal shows in the next line */
-		if (ring->uring.sq.sqe_tail == ring->full_at)
-			return NULL;
-	}
-	return next_sqe(ring);
 }
 
 /* ---- Slots -------------------------------------------------------------- */
@@ -125,7 +81,8 @@ static int grow_slots(struct weir__ring *ring)
 	if (!slots)
 		return -ENOMEM;
 	for (uint32_t i = ring->slots_count; i < count; i++)
-		slots[i] = (struct weir__slot){ .next_free = i + 1, .tag = special(CODE_NONE, i) };
+		slots[i] = (struct weir__slot){ .next_free = i + 1,
+						.tag = weir__ring_special(WEIR__CODE_NONE, i) };
 	ring->slots = slots;
 	ring->slots_free = ring->slots_count;
 	ring->slots_count = count;
@@ -147,7 +104,7 @@ static inline int take_slot(struct weir__ring *ring, struct weir__op *op, unsign
 	struct weir__slot *slot = &ring->slots[ring->slots_free];
 	ring->slots_free = slot->next_free;
 	slot->op = op;
-	slot->tag ^= special(CODE_NONE ^ code, 0);
+	slot->tag ^= weir__ring_special(WEIR__CODE_NONE ^ code, 0);
 	op->tag = slot->tag;
 	op->has_slot = true;
 	return 0;
@@ -157,7 +114,7 @@ static void free_slot(struct weir__ring *ring, struct weir__op *op)
 {
 	struct weir__slot *slot = slot_of(ring, op);
 
-	slot->tag |= special(CODE_NONE, 0);
+	slot->tag |= weir__ring_special(WEIR__CODE_NONE, 0);
 	slot->next_free = ring->slots_free;
 	ring->slots_free = (uint32_t)op->tag;
 	op->has_slot = false;
@@ -229,21 +186,6 @@ static void fill_recv(struct weir__ring *ring, struct weir__op *op, struct io_ur
 	sqe->buf_group = ring->groups[op->group].id;
 }
 
-/* The whole entry in wide stores; liburing's helper and mark() make one for each field. */
-static inline void fill_send(const struct weir__op *op, struct io_uring_sqe *sqe, unsigned flags,
-			     unsigned msg_flags)
-{
-	*sqe = (struct io_uring_sqe){
-		.opcode = IORING_OP_SEND,
-		.flags = (uint8_t)(flags | (op->handle->is_direct ? IOSQE_FIXED_FILE : 0)),
-		.fd = op->handle->fd,
-		.addr = (uintptr_t)op->data,
-		.len = (uint32_t)op->len,
-		.msg_flags = MSG_NOSIGNAL | MSG_WAITALL | msg_flags,
-		.user_data = op->tag,
-	};
-}
-
 /* What every entry has. */
 static inline void mark(const struct weir__op *op, struct io_uring_sqe *sqe)
 {
@@ -261,7 +203,7 @@ static void fill(struct weir__ring *ring, struct weir__op *op, struct io_uring_s
 		fill_recv(ring, op, sqe);
 		break;
 	case WEIR__OP_SEND:
-		fill_send(op, sqe, 0, 0);
+		weir__send_fill(op, sqe, 0, 0);
 		return;
 	case WEIR__OP_ACCEPT:
 		fill_accept(ring, op, sqe);
@@ -286,7 +228,7 @@ static void fill_cancel(struct weir__ring *ring, struct weir__op *op, struct io_
 {
 	io_uring_prep_cancel64(sqe, op->tag, 0);
 	sqe->flags |= ring->skip_success;
-	sqe->user_data = special(CODE_IGNORE, 0);
+	sqe->user_data = weir__ring_special(WEIR__CODE_IGNORE, 0);
 }
 
 static void wait_for_sqe(struct weir__ring *ring, struct weir__op *op)
@@ -300,7 +242,7 @@ static void wait_for_sqe(struct weir__ring *ring, struct weir__op *op)
 static void start_waiting(struct weir__ring *ring)
 {
 	while (ring->waiting) {
-		struct io_uring_sqe *sqe = get_sqe(ring);
+		struct io_uring_sqe *sqe = weir__ring_get_sqe(ring);
 		struct weir__op *op = ring->waiting;
 		if (!sqe)
 			return;
@@ -315,30 +257,15 @@ static void start_waiting(struct weir__ring *ring)
 	}
 }
 
-/*
- * A send of which the kernel says nothing unless it fails. It does not wait for room either, so it
- * is over once the kernel has taken its entry and no failure has been reaped: finish_quiet(). That
- * saves a completion for each request; and where requests come one at a time every second system
- * call, because the send's completion would end the wait for the next request at once.
- */
-static inline void send_quietly(struct weir__ring *ring, struct weir__op *op,
-				struct io_uring_sqe *sqe)
-{
-	op->is_quiet = true;
-	*ring->quiet_tail = op;
-	ring->quiet_tail = &op->queue_next;
-	fill_send(op, sqe, IOSQE_CQE_SKIP_SUCCESS, MSG_DONTWAIT);
-}
-
 /* Has a slot already: (re-)submits. */
 static void submit(struct weir__ring *ring, struct weir__op *op)
 {
-	struct io_uring_sqe *sqe = ring->waiting ? NULL : get_sqe(ring);
+	struct io_uring_sqe *sqe = ring->waiting ? NULL : weir__ring_get_sqe(ring);
 
 	if (__builtin_expect(sqe == NULL, 0))
 		wait_for_sqe(ring, op);
 	else if (op->may_be_quiet)
-		send_quietly(ring, op, sqe);
+		weir__quiet_send(&ring->quiet, op, sqe);
 	else
 		fill(ring, op, sqe);
 }
@@ -390,7 +317,7 @@ static ssize_t ring_send(struct weir__io *io, struct weir__op *op)
 			     0))
 		return weir__conn_send(io, op);
 	op->state = WEIR__OP_QUEUED;
-	send_quietly(ring, op, next_sqe(ring));
+	weir__quiet_send(&ring->quiet, op, weir__ring_next_sqe(ring));
 	return (ssize_t)op->len;
 }
 
@@ -401,8 +328,7 @@ static void finish(struct weir__ring *ring, struct weir__op *op, int res)
 	op->res = was_found && (res == 0 || res == -ECANCELED) ? op->why : res;
 	op->block = NULL;
 	op->more = false;
-	if (op->loud > 0)
-		op->may_be_quiet = --op->loud == 0;
+	weir__quiet_calm(op);
 	end(ring, op);
 	op->done(op);
 }
@@ -440,7 +366,7 @@ static void ring_cancel(struct weir__io *io, struct weir__op *op)
 		return;
 	}
 	op->state = WEIR__OP_CANCELLING;
-	struct io_uring_sqe *sqe = ring->waiting ? NULL : get_sqe(ring);
+	struct io_uring_sqe *sqe = ring->waiting ? NULL : weir__ring_get_sqe(ring);
 	if (sqe)
 		fill_cancel(ring, op, sqe);
 	else
@@ -450,7 +376,7 @@ static void ring_cancel(struct weir__io *io, struct weir__op *op)
 static void ring_close_handle(struct weir__io *io, struct weir__handle *handle)
 {
 	struct weir__ring *ring = ring_of(io);
-	struct io_uring_sqe *sqe = handle->is_direct ? get_sqe(ring) : NULL;
+	struct io_uring_sqe *sqe = handle->is_direct ? weir__ring_get_sqe(ring) : NULL;
 	int none = -1;
 
 	if (!handle->is_direct) { /* listeners, and what we connected: gone when we return */
@@ -458,40 +384,13 @@ static void ring_close_handle(struct weir__io *io, struct weir__handle *handle)
 	} else if (sqe) {
 		io_uring_prep_close_direct(sqe, (unsigned)handle->fd);
 		sqe->flags |= ring->skip_success;
-		sqe->user_data = special(CODE_IGNORE, 0);
+		sqe->user_data = weir__ring_special(WEIR__CODE_IGNORE, 0);
 	} else {
 		(void)io_uring_register_files_update(&ring->uring, (unsigned)handle->fd, &none, 1);
 	}
 }
 
 /* ---- Completions -------------------------------------------------------- */
-
-static void arm_wake(struct weir__ring *ring)
-{
-	struct io_uring_sqe *sqe = get_sqe(ring);
-
-	if (!sqe)
-		return;
-	io_uring_prep_poll_multishot(sqe, ring->wake_fd, POLLIN);
-	sqe->user_data = special(CODE_WAKE, 0);
-}
-
-/* Async-signal-safe. */
-static void write_wake(struct weir__ring *ring)
-{
-	uint64_t one = 1;
-
-	(void)!write(ring->wake_fd, &one, sizeof one);
-}
-
-static void on_wake(struct weir__ring *ring, const struct io_uring_cqe *cqe)
-{
-	uint64_t count;
-
-	(void)!read(ring->wake_fd, &count, sizeof count);
-	if (!(cqe->flags & IORING_CQE_F_MORE))
-		arm_wake(ring);
-}
 
 /* A completion for an operation that is no more: what it carries must not leak. */
 static void on_stale(struct weir__ring *ring, const struct io_uring_cqe *cqe, unsigned code)
@@ -524,19 +423,19 @@ static void restart_recv(struct weir__buffer_ring *group, struct weir__op *op)
  */
 static void look_for_end(struct weir__ring *ring, struct weir__op *op)
 {
-	struct io_uring_sqe *sqe = get_sqe(ring);
+	struct io_uring_sqe *sqe = weir__ring_get_sqe(ring);
 
 	if (!sqe)
 		return; /* after the next data, then */
 	op->is_unsure = false;
 	io_uring_prep_recv(sqe, op->handle->fd, &ring->peeked, 1, MSG_PEEK | MSG_DONTWAIT);
 	mark(op, sqe);
-	sqe->user_data ^= special(WEIR__OP_RECV ^ CODE_LOOK, 0);
+	sqe->user_data ^= weir__ring_special(WEIR__OP_RECV ^ WEIR__CODE_LOOK, 0);
 }
 
 static void on_look(struct weir__ring *ring, const struct io_uring_cqe *cqe)
 {
-	uint64_t tag = cqe->user_data ^ special(WEIR__OP_RECV ^ CODE_LOOK, 0);
+	uint64_t tag = cqe->user_data ^ weir__ring_special(WEIR__OP_RECV ^ WEIR__CODE_LOOK, 0);
 	uint32_t index = (uint32_t)tag;
 	int res = cqe->res;
 
@@ -640,43 +539,14 @@ static inline void on_arrival(struct weir__ring *ring, struct weir__op *op,
 		op->arrived(op, block, (size_t)cqe->res);
 }
 
-static inline bool has_quiet(const struct weir__ring *ring)
-{
-	return ring->quiet_tail != &ring->quiet;
-}
-
-/* What a full socket did not take goes again, loudly, and so do the next ones. */
+/* What a full socket did not take goes again, loudly. */
 static void on_quiet_failure(struct weir__ring *ring, struct weir__op *op, int res)
 {
-	struct weir__op **at = &ring->quiet;
-
-	while (*at != op)
-		at = &(*at)->queue_next;
-	if (ring->quiet_tail == &op->queue_next)
-		ring->quiet_tail = at;
-	*at = op->queue_next;
-	op->is_quiet = op->may_be_quiet = false;
-	op->loud = LOUD_SENDS;
+	weir__quiet_refuse(&ring->quiet, op);
 	if (res == -EAGAIN && op->state == WEIR__OP_QUEUED)
 		submit(ring, op);
 	else
 		finish(ring, op, res == -EAGAIN ? -ECANCELED : res);
-}
-
-/* The kernel has taken their entries, and what failed is not among them any more. */
-static void finish_quiet(struct weir__ring *ring)
-{
-	struct weir__op *next;
-
-	*ring->quiet_tail = NULL;
-	ring->quiet_tail = &ring->quiet;
-	for (struct weir__op *op = ring->quiet; op; op = next) {
-		next = op->queue_next;
-		op->state = WEIR__OP_FREE;
-		op->is_quiet = false;
-		op->res = (int)op->len;
-		op->done(op);
-	}
 }
 
 /* All but what brings a connection data. */
@@ -702,14 +572,14 @@ static __attribute__((noinline)) void on_other(struct weir__ring *ring,
 {
 	unsigned code = (unsigned)(cqe->user_data >> 32) & 0xff;
 
-	if (code == CODE_LOOK)
+	if (code == WEIR__CODE_LOOK)
 		on_look(ring, cqe);
-	else if (code == CODE_WAKE)
-		on_wake(ring, cqe);
-	else if (code == CODE_MESSAGE_LOST)
-		write_wake(ring_of(
+	else if (code == WEIR__CODE_WAKE)
+		weir__ring_woken(ring, cqe);
+	else if (code == WEIR__CODE_MESSAGE_LOST)
+		weir__ring_wake_by_fd(ring_of(
 			weir__io_of(ring->io.worker->runtime->workers[(uint32_t)cqe->user_data])));
-	else if (code < CODE_IGNORE)
+	else if (code < WEIR__CODE_IGNORE)
 		on_stale(ring, cqe, code);
 }
 
@@ -736,7 +606,7 @@ static void sleep_until(struct weir__ring *ring, int64_t until_ns)
 	struct io_uring_getevents_arg arg = { .sigmask_sz = _NSIG / 8 };
 
 	if (until_ns == INT64_MAX) {
-		(void)enter(ring, 1, NULL);
+		(void)weir__ring_enter(ring, 1, NULL);
 		return;
 	}
 	int64_t left = until_ns - weir__clock_ns();
@@ -745,7 +615,7 @@ static void sleep_until(struct weir__ring *ring, int64_t until_ns)
 	ts.tv_sec = left / WEIR_SEC;
 	ts.tv_nsec = left % WEIR_SEC;
 	arg.ts = (uintptr_t)&ts;
-	(void)enter(ring, 1, &arg);
+	(void)weir__ring_enter(ring, 1, &arg);
 }
 
 /*
@@ -788,29 +658,29 @@ static inline int64_t shrink_time(struct weir__ring *ring, unsigned sq_flags)
  */
 static void ring_submit_and_wait(struct weir__driver *driver, int64_t wait_until_ns)
 {
-	struct weir__ring *ring = ring_of_driver(driver);
+	struct weir__ring *ring = weir__ring_of_driver(driver);
 
 	if (__builtin_expect(ring->waiting != NULL, 0))
 		start_waiting(ring);
 	unsigned flags = sq_flags(ring);
 	if (flags & IORING_SQ_CQ_OVERFLOW)
 		weir__count(&driver->cq_overflows, 1);
-	bool is_awaited = ring->io.is_send_awaited && has_quiet(ring);
+	bool is_awaited = ring->io.is_send_awaited && weir__quiet_any(&ring->quiet);
 	ring->io.is_send_awaited = false;
 	if (wait_until_ns && !is_awaited && !io_uring_cq_ready(&ring->uring)) {
 		int64_t shrink_ns = shrink_time(ring, flags);
 		sleep_until(ring, wait_until_ns < shrink_ns ? wait_until_ns : shrink_ns);
-	} else if (queued(ring) || flags & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN))
-		(void)enter(ring, 0, NULL);
+	} else if (weir__ring_queued(ring) || flags & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN))
+		(void)weir__ring_enter(ring, 0, NULL);
 }
 
 static unsigned ring_reap(struct weir__driver *driver)
 {
-	struct weir__ring *ring = ring_of_driver(driver);
+	struct weir__ring *ring = weir__ring_of_driver(driver);
 	struct io_uring_cq *cq = &ring->uring.cq;
 	unsigned head = *cq->khead, count = io_uring_cq_ready(&ring->uring); /* acquires the tail */
 	unsigned mask = cq->ring_mask;
-	bool is_all = !queued(ring) && !(sq_flags(ring) & IORING_SQ_CQ_OVERFLOW);
+	bool is_all = !weir__ring_queued(ring) && !(sq_flags(ring) & IORING_SQ_CQ_OVERFLOW);
 
 	if (__builtin_expect(count > REAP_MAX, 0)) {
 		count = REAP_MAX;
@@ -820,29 +690,9 @@ static unsigned ring_reap(struct weir__driver *driver)
 		on_completion(ring, &cq->cqes[head & mask]);
 	io_uring_cq_advance(&ring->uring, count);
 	weir__count(&driver->completions, count);
-	if (is_all)
-		finish_quiet(ring);
+	if (is_all && weir__quiet_any(&ring->quiet))
+		weir__quiet_finish(&ring->quiet);
 	return count;
-}
-
-/*
- * From another worker: a message from ring to ring, handed over with the sender's next enter (the
- * end of its slice at the latest), where it shares the system call with everything else. From
- * elsewhere: the eventfd.
- */
-static void ring_wake(struct weir__driver *target_driver, struct weir__driver *from)
-{
-	struct weir__ring *target = ring_of_driver(target_driver);
-	struct weir__ring *sender = from ? ring_of_driver(from) : NULL;
-	struct io_uring_sqe *sqe = sender && sender->has_msg_ring ? get_sqe(sender) : NULL;
-
-	if (!sqe) {
-		write_wake(target);
-		return;
-	}
-	io_uring_prep_msg_ring(sqe, target->uring.ring_fd, 0, special(CODE_MESSAGE, 0), 0);
-	sqe->flags |= sender->skip_success;
-	sqe->user_data = special(CODE_MESSAGE_LOST, target->io.worker->index);
 }
 
 static bool ring_is_ready(const struct weir__driver *driver)
@@ -854,70 +704,33 @@ static bool ring_is_ready(const struct weir__driver *driver)
 		       (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN);
 }
 
-static int add_to_set(int set, int fd)
-{
-	struct epoll_event event = { .events = EPOLLIN };
-
-	return epoll_ctl(set, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
-}
-
-/*
- * Not the ring's own descriptor: with DEFER_TASKRUN a completion wakes who waits inside enter() and
- * nobody else. The kernel writes to an eventfd for it, but not for one that is caused by a write to
- * another eventfd (seen on 6.18): so the one we are woken by stands beside it, in an epoll set.
- */
-static int open_event_set(struct weir__ring *ring)
-{
-	ring->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	ring->event_set = epoll_create1(EPOLL_CLOEXEC);
-	if (ring->event_fd < 0 || ring->event_set < 0)
-		return -errno;
-	int err = io_uring_register_eventfd(&ring->uring, ring->event_fd);
-	if (err == 0)
-		err = add_to_set(ring->event_set, ring->event_fd);
-	if (err == 0)
-		err = add_to_set(ring->event_set, ring->wake_fd);
-	return err;
-}
-
-static int ring_pollable(struct weir__driver *driver)
-{
-	struct weir__ring *ring = ring_of_driver(driver);
-	int err = ring->event_set >= 0 ? 0 : open_event_set(ring);
-
-	return err < 0 ? err : ring->event_set;
-}
-
 static int64_t ring_flush(struct weir__driver *driver)
 {
-	struct weir__ring *ring = ring_of_driver(driver);
+	struct weir__ring *ring = weir__ring_of_driver(driver);
 	uint64_t count;
 
 	/* first: what completes after it is written again */
 	if (ring->event_fd >= 0)
 		(void)!read(ring->event_fd, &count, sizeof count);
 	ring_submit_and_wait(driver, 0);
-	return ring->waiting || queued(ring) || has_quiet(ring) || io_uring_cq_ready(&ring->uring)
+	return ring->waiting || weir__ring_queued(ring) || weir__quiet_any(&ring->quiet) ||
+			       io_uring_cq_ready(&ring->uring)
 		       ? 0
 		       : INT64_MAX;
 }
 
 static void ring_close(struct weir__driver *driver)
 {
-	struct weir__ring *ring = ring_of_driver(driver);
+	struct weir__ring *ring = weir__ring_of_driver(driver);
 
 	/* Closes of handles may still be queued. Everything else has been waited for by its owner.
 	 */
-	if (queued(ring))
-		(void)enter(ring, 0, NULL);
+	if (weir__ring_queued(ring))
+		(void)weir__ring_enter(ring, 0, NULL);
 	io_uring_queue_exit(&ring->uring);
 	for (int i = 0; i < WEIR__RING_GROUPS; i++)
 		weir__buffer_ring_close(&ring->groups[i]);
-	(void)close(ring->wake_fd);
-	if (ring->event_fd >= 0)
-		(void)close(ring->event_fd);
-	if (ring->event_set >= 0)
-		(void)close(ring->event_set);
+	weir__ring_wake_close(ring);
 	weir_free(ring->slots);
 	weir_free(ring);
 }
@@ -926,9 +739,9 @@ static const struct weir__driver_ops driver_ops = {
 	.name = "io_uring",
 	.submit_and_wait = ring_submit_and_wait,
 	.reap = ring_reap,
-	.wake = ring_wake,
+	.wake = weir__ring_wake,
 	.is_ready = ring_is_ready,
-	.pollable = ring_pollable,
+	.pollable = weir__ring_pollable,
 	.flush = ring_flush,
 	.close = ring_close,
 	.readiness_begin = weir__readiness_begin,
@@ -954,7 +767,7 @@ static void init_ring(struct weir__ring *ring, struct weir__worker *worker)
 	ring->io.sockets = &weir__kernel_sockets;
 	ring->io.worker = worker;
 	ring->waiting_tail = &ring->waiting;
-	ring->quiet_tail = &ring->quiet;
+	weir__quiet_init(&ring->quiet);
 	ring->shrink_ns = config->recv_shrink_ms * WEIR_MS;
 	weir__buffer_ring_init(&ring->groups[0], &ring->uring, &ring->io.driver, 0,
 			       config->recv_bytes, config->recv_buffers, config->recv_buffers_max,
@@ -970,17 +783,18 @@ int weir__ring_open(struct weir__worker *worker, struct weir__io **ret)
 
 	if (!ring)
 		return -ENOMEM;
-	ring->event_fd = ring->event_set = -1;
-	ring->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	int err = ring->wake_fd < 0 ? -errno : weir__ring_setup(ring, config);
+	int err = weir__ring_wake_open(ring);
+	if (err == 0) {
+		err = weir__ring_setup(ring, config);
+		if (err < 0)
+			weir__ring_wake_close(ring);
+	}
 	if (err < 0) {
-		if (ring->wake_fd >= 0)
-			(void)close(ring->wake_fd);
 		weir_free(ring);
 		return err;
 	}
 	init_ring(ring, worker);
-	arm_wake(ring);
+	weir__ring_wake_arm(ring);
 	*ret = &ring->io;
 	return 0;
 }

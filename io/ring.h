@@ -10,6 +10,7 @@
 
 #include "io/buffer_ring.h"
 #include "io/io_internal.h"
+#include "io/quiet.h"
 
 enum { WEIR__RING_GROUPS = 2 }; /* receive buffers: small and bulk */
 
@@ -44,12 +45,74 @@ struct weir__ring {
 	uint32_t slots_free;	  /* head of the free list; slots_count: none */
 	struct weir__op *waiting; /* operations that found the submission queue full */
 	struct weir__op **waiting_tail;
-	struct weir__op *quiet; /* quiet sends in flight, in the order of their entries */
-	struct weir__op **quiet_tail;
+	struct weir__quiet quiet;
 	struct weir__buffer_ring groups[WEIR__RING_GROUPS];
 	int64_t shrink_at_ns; /* when the groups are looked at next; 0: none is grown */
 	int64_t shrink_ns;    /* between two looks */
 };
+
+static inline struct weir__ring *weir__ring_of_driver(struct weir__driver *driver)
+{
+	return (struct weir__ring *)(void *)driver;
+}
+
+/*
+ * Codes in user_data beside enum weir__op_code: a look for the end of the stream that the receive
+ * in the slot is at; nothing to do; the eventfd was written; another worker's ring woke us; our
+ * message to the worker in `slot` did not arrive; and that of a free slot.
+ */
+enum {
+	WEIR__CODE_LOOK = 0xfa,
+	WEIR__CODE_IGNORE,
+	WEIR__CODE_WAKE,
+	WEIR__CODE_MESSAGE,
+	WEIR__CODE_MESSAGE_LOST,
+	WEIR__CODE_NONE
+};
+
+/* user_data of something that is no operation */
+static inline uint64_t weir__ring_special(unsigned code, uint32_t argument)
+{
+	return (uint64_t)code << 32 | argument;
+}
+
+/* ---- Entries ------------------------------------------------------------ */
+
+/*
+ * Hands the queued entries over and waits for so many completions, or until `arg` says. The
+ * number of entries taken, or -errno.
+ */
+int weir__ring_enter(struct weir__ring *ring, unsigned wait_count,
+		     struct io_uring_getevents_arg *arg);
+
+/* Entries filled and not taken by the kernel. */
+static inline unsigned weir__ring_queued(const struct weir__ring *ring)
+{
+	return ring->uring.sq.sqe_tail + ring->uring.sq.ring_entries - ring->full_at;
+}
+
+/* There is one. */
+static inline struct io_uring_sqe *weir__ring_next_sqe(struct weir__ring *ring)
+{
+	struct io_uring_sq *sq = &ring->uring.sq;
+
+	return &sq->sqes[sq->sqe_tail++ & sq->ring_mask];
+}
+
+/* An entry to fill; NULL when the kernel takes none off our hands now. */
+static inline struct io_uring_sqe *weir__ring_get_sqe(struct weir__ring *ring)
+{
+	/* without SQPOLL the kernel takes entries only inside enter(): what is not queued is free
+	 */
+	if (__builtin_expect(ring->uring.sq.sqe_tail == ring->full_at, 0)) {
+		(void)weir__ring_enter(ring, 0, NULL); /* a refusal shows in the next line */
+		if (ring->uring.sq.sqe_tail == ring->full_at)
+			return NULL;
+	}
+	return weir__ring_next_sqe(ring);
+}
+
+/* ---- Life --------------------------------------------------------------- */
 
 /*
  * Opens the ring as far up the ladder as the kernel and WEIR_URING_MASK allow, and finds out what
