@@ -152,8 +152,12 @@ static inline struct weir__io *weir__io_of(const struct weir__worker *worker)
 	return (struct weir__io *)(void *)worker->driver;
 }
 
-/* Opens the driver the configuration asks for, on the worker's own thread. Returns 0 or -errno. */
-WEIR_MUST int weir__ring_open(struct weir__worker *worker, struct weir__io **ret);
+/*
+ * Opens the driver the configuration asks for, on the worker's own thread. Returns 0 or -errno; of
+ * a ring then also what was refused, for weir__probe_explain_refusal().
+ */
+WEIR_MUST int weir__ring_open(struct weir__worker *worker, struct weir__io **ret,
+			      const char **ret_refused);
 WEIR_MUST int weir__poll_open(struct weir__worker *worker, struct weir__io **ret);
 
 /* For the drivers: bookkeeping around starting and completing. */

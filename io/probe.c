@@ -406,12 +406,14 @@ enum cause {
 	CAUSE_DESCRIPTORS
 };
 
-static enum cause find_cause(const struct weir__probe *probe, int err)
+static enum cause find_cause(const struct weir__probe *probe, const char *refused, int err)
 {
-	if (err == -ENOMEM)
-		return CAUSE_MEMLOCK;
 	if (err == -EMFILE || err == -ENFILE)
 		return CAUSE_DESCRIPTORS;
+	if (strcmp(refused, WEIR__SETUP_CALL) != 0)
+		return CAUSE_UNKNOWN;
+	if (err == -ENOMEM)
+		return CAUSE_MEMLOCK;
 	if (err != -EPERM && err != -EACCES && err != -ENOSYS)
 		return CAUSE_UNKNOWN;
 	if (err == -EPERM && probe->io_uring_disabled > 0)
@@ -510,27 +512,27 @@ static void say_cause(FILE *out, const struct weir__probe *probe, int err, enum 
 		fprintf(out, "weir:   try: %s\n", fix);
 }
 
-static void explain(FILE *out, const struct weir__probe *probe, int err)
+static void explain(FILE *out, const struct weir__probe *probe, const char *refused, int err)
 {
-	fprintf(out, "weir: io_uring is not available: io_uring_setup: %s\n", weir_errname(err));
-	say_cause(out, probe, err, find_cause(probe, err));
+	fprintf(out, "weir: io_uring is not available: %s: %s\n", refused, weir_errname(err));
+	say_cause(out, probe, err, find_cause(probe, refused, err));
 }
 
-void weir__probe_explain_refusal(FILE *out, int err)
+void weir__probe_explain_refusal(FILE *out, const char *refused, int err)
 {
 	struct weir__probe probe = { .setup_err = err };
 	look_around(&probe);
-	explain(out, &probe, err);
+	explain(out, &probe, refused, err);
 	fputs("weir: using epoll instead. WEIR_DRIVER=uring makes this an error; WEIR_QUIET=1 "
 	      "hides it.\n",
 	      out);
 }
 
-void weir__probe_explain_refusal_as_error(FILE *out, int err)
+void weir__probe_explain_refusal_as_error(FILE *out, const char *refused, int err)
 {
 	struct weir__probe probe = { .setup_err = err };
 	look_around(&probe);
-	explain(out, &probe, err);
+	explain(out, &probe, refused, err);
 	fputs("weir: nothing was started; WEIR_DRIVER=epoll does without io_uring.\n", out);
 }
 
@@ -613,7 +615,7 @@ void weir_doctor(FILE *out)
 		probe.container != NULL ? ", in " : "",
 		probe.container != NULL ? probe.container : "");
 	if (probe.setup_err < 0)
-		explain(out, &probe, probe.setup_err);
+		explain(out, &probe, WEIR__SETUP_CALL, probe.setup_err);
 	else
 		report_uring(out, &probe);
 	report_stacks(out, &probe);

@@ -61,11 +61,14 @@ struct weir__probe {
  */
 WEIR_MUST int weir__probe_run(struct weir__probe *ret);
 
+/* What is refused as a rule. Anything else on the way to a ring has other causes. */
+#define WEIR__SETUP_CALL "io_uring_setup"
+
 /*
- * Says why io_uring_setup returned `err`, as far as this machine tells: what was looked at, the
- * likely cause, what to type. Ends with what happens now: epoll; or, in the second form, nothing.
+ * Says why `refused` ended with `err`, as far as this machine tells: what was looked at, the likely
+ * cause, what to type. Ends with what happens now: epoll; or, in the second form, nothing.
  */
-void weir__probe_explain_refusal(FILE *out, int err);
-void weir__probe_explain_refusal_as_error(FILE *out, int err);
+void weir__probe_explain_refusal(FILE *out, const char *refused, int err);
+void weir__probe_explain_refusal_as_error(FILE *out, const char *refused, int err);
 
 #endif

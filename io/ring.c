@@ -239,8 +239,11 @@ static void wait_for_sqe(struct weir__ring *ring, struct weir__op *op)
 	ring->waiting_tail = &op->queue_next;
 }
 
-static void start_waiting(struct weir__ring *ring)
+/* What found the submission queue full, as far as it goes now. */
+static __attribute__((noinline)) void start_waiting(struct weir__ring *ring)
 {
+	if (ring->is_deaf)
+		weir__ring_wake_arm(ring);
 	while (ring->waiting) {
 		struct io_uring_sqe *sqe = weir__ring_get_sqe(ring);
 		struct weir__op *op = ring->waiting;
@@ -355,7 +358,8 @@ static void ring_cancel(struct weir__io *io, struct weir__op *op)
 
 	if (op->state != WEIR__OP_QUEUED)
 		return;
-	if (op->is_quiet) { /* it is over before a cancellation could reach it */
+	/* it is over before a cancellation could reach it, and its place is in the quiet list */
+	if (op->is_quiet) {
 		op->state = WEIR__OP_CANCELLING;
 		io->is_send_awaited = true;
 		return;
@@ -660,13 +664,17 @@ static void ring_submit_and_wait(struct weir__driver *driver, int64_t wait_until
 {
 	struct weir__ring *ring = weir__ring_of_driver(driver);
 
-	if (__builtin_expect(ring->waiting != NULL, 0))
+	if (__builtin_expect(ring->waiting || ring->is_deaf, 0)) {
 		start_waiting(ring);
+		if (ring->waiting || ring->is_deaf)
+			wait_until_ns = 0; /* the next turn tries again: nothing else would */
+	}
 	unsigned flags = sq_flags(ring);
 	if (flags & IORING_SQ_CQ_OVERFLOW)
 		weir__count(&driver->cq_overflows, 1);
 	bool is_awaited = ring->io.is_send_awaited && weir__quiet_any(&ring->quiet);
-	ring->io.is_send_awaited = false;
+	ring->io.is_send_awaited =
+		is_awaited; /* until it is over: the kernel may refuse its entry */
 	if (wait_until_ns && !is_awaited && !io_uring_cq_ready(&ring->uring)) {
 		int64_t shrink_ns = shrink_time(ring, flags);
 		sleep_until(ring, wait_until_ns < shrink_ns ? wait_until_ns : shrink_ns);
@@ -690,8 +698,10 @@ static unsigned ring_reap(struct weir__driver *driver)
 		on_completion(ring, &cq->cqes[head & mask]);
 	io_uring_cq_advance(&ring->uring, count);
 	weir__count(&driver->completions, count);
-	if (is_all && weir__quiet_any(&ring->quiet))
+	if (is_all && weir__quiet_any(&ring->quiet)) {
+		ring->io.is_send_awaited = false;
 		weir__quiet_finish(&ring->quiet);
+	}
 	return count;
 }
 
@@ -713,8 +723,8 @@ static int64_t ring_flush(struct weir__driver *driver)
 	if (ring->event_fd >= 0)
 		(void)!read(ring->event_fd, &count, sizeof count);
 	ring_submit_and_wait(driver, 0);
-	return ring->waiting || weir__ring_queued(ring) || weir__quiet_any(&ring->quiet) ||
-			       io_uring_cq_ready(&ring->uring)
+	return ring->waiting || ring->is_deaf || weir__ring_queued(ring) ||
+			       weir__quiet_any(&ring->quiet) || io_uring_cq_ready(&ring->uring)
 		       ? 0
 		       : INT64_MAX;
 }
@@ -776,16 +786,18 @@ static void init_ring(struct weir__ring *ring, struct weir__worker *worker)
 			       config->recv_bulk_bytes, 4, config->recv_buffers_max, restart_recv);
 }
 
-int weir__ring_open(struct weir__worker *worker, struct weir__io **ret)
+int weir__ring_open(struct weir__worker *worker, struct weir__io **ret, const char **ret_refused)
 {
 	const struct weir__config *config = &worker->runtime->config;
 	struct weir__ring *ring = weir_zalloc(sizeof *ring);
 
+	*ret_refused = "memory for the ring's record";
 	if (!ring)
 		return -ENOMEM;
+	*ret_refused = "eventfd";
 	int err = weir__ring_wake_open(ring);
 	if (err == 0) {
-		err = weir__ring_setup(ring, config);
+		err = weir__ring_setup(ring, config, ret_refused);
 		if (err < 0)
 			weir__ring_wake_close(ring);
 	}

@@ -36,7 +36,8 @@ struct weir__ring {
 	bool has_recv_multi;
 	bool has_buffers; /* provided-buffer rings */
 	bool has_msg_ring;
-	char peeked; /* where looks for the end of a stream put the byte they may find */
+	char peeked;  /* where looks for the end of a stream put the byte they may find */
+	bool is_deaf; /* nothing looks at wake_fd: there was no entry to ask for it */
 	int wake_fd;
 	int event_fd;  /* written by the kernel for each completion; -1: not asked for */
 	int event_set; /* epoll's, of the last two */
@@ -116,8 +117,9 @@ static inline struct io_uring_sqe *weir__ring_get_sqe(struct weir__ring *ring)
 
 /*
  * Opens the ring as far up the ladder as the kernel and WEIR_URING_MASK allow, and finds out what
- * it offers. 0, or -errno with nothing left open.
+ * it offers. 0, or -errno with nothing left open and in *ret_refused what was refused.
  */
-WEIR_MUST int weir__ring_setup(struct weir__ring *ring, const struct weir__config *config);
+WEIR_MUST int weir__ring_setup(struct weir__ring *ring, const struct weir__config *config,
+			       const char **ret_refused);
 
 #endif

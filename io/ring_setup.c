@@ -12,6 +12,7 @@
 #include <stdlib.h>
 
 #include "io/multishot.h"
+#include "io/probe.h"
 #include "io/uring_compat.h"
 
 /* From everything down to nothing; each rung is what the kernels in its comment take. */
@@ -98,18 +99,22 @@ static void register_extras(struct weir__ring *ring, const struct weir__config *
 		ring->io.accepts_direct = false;
 }
 
-int weir__ring_setup(struct weir__ring *ring, const struct weir__config *config)
+int weir__ring_setup(struct weir__ring *ring, const struct weir__config *config,
+		     const char **ret_refused)
 {
 	struct io_uring_sq *sq = &ring->uring.sq;
 	int err = open_uring(ring, config);
 
-	if (err < 0)
+	if (err < 0) {
+		*ret_refused = WEIR__SETUP_CALL;
 		return err;
+	}
 	for (unsigned i = 0; i < sq->ring_entries; i++)
 		sq->array[i] = i; /* the identity, for good: see enter() in ring.c */
 	err = find_features(ring, config);
 	if (err < 0) {
 		io_uring_queue_exit(&ring->uring);
+		*ret_refused = "asking for its features";
 		return err;
 	}
 	register_extras(ring, config, weir__descriptors_max());

@@ -5,6 +5,7 @@
  * Other workers send a message from ring to ring; who has no ring of this runtime writes to an
  * eventfd, which a multishot poll of the ring looks at. The hard idea: that poll is the only ear
  * for strangers. The kernel ends it when the completion queue is full; so it is armed again, then.
+ * While there is no entry for that the worker is deaf, and the driver does not sleep.
  */
 #include "io/ring_wake.h"
 
@@ -34,6 +35,7 @@ void weir__ring_wake_arm(struct weir__ring *ring)
 {
 	struct io_uring_sqe *sqe = weir__ring_get_sqe(ring);
 
+	ring->is_deaf = !sqe;
 	if (!sqe)
 		return;
 	io_uring_prep_poll_multishot(sqe, ring->wake_fd, POLLIN);

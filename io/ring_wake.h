@@ -12,7 +12,10 @@
 WEIR_MUST int weir__ring_wake_open(struct weir__ring *ring);
 void weir__ring_wake_close(struct weir__ring *ring);
 
-/* From now on the ring hears of it. Once it is open, and when the kernel no longer listens. */
+/*
+ * From now on the ring hears of it; or it is_deaf, and to be armed again before it sleeps. Once it
+ * is open, and when the kernel no longer listens.
+ */
 void weir__ring_wake_arm(struct weir__ring *ring);
 
 /* The completion of that. */

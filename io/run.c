@@ -39,8 +39,9 @@ struct run {
 	bool is_open;	  /* worker 0 has a driver */
 	bool is_pinned;	  /* `affinity` is what to go back to */
 	cpu_set_t affinity;
-	int error;	     /* the first one; under the lock */
-	pthread_t threads[]; /* of workers 1 and up, from index 1 */
+	int error;		   /* the first one; under the lock */
+	atomic_bool has_explained; /* why there is no ring; any worker */
+	pthread_t threads[];	   /* of workers 1 and up, from index 1 */
 };
 
 /* Guards what is made once per process. */
@@ -49,24 +50,47 @@ static unsigned runtimes; /* that run now; under start_lock */
 
 /* ---- One worker --------------------------------------------------------- */
 
-static int open_driver(struct weir__worker *worker)
+/* What every worker of a runtime would say, once. */
+static bool explains(struct weir__worker *worker)
+{
+	struct run *run = (struct run *)(void *)worker->runtime;
+
+	return !atomic_exchange_explicit(&run->has_explained, true, memory_order_relaxed);
+}
+
+/* A ring; with neither it nor an error where the machine has none and epoll will do. */
+static int open_ring(struct weir__worker *worker, struct weir__io **ret)
 {
 	const struct weir__config *config = &worker->runtime->config;
-	struct weir__io *io = NULL;
-	int err = -ENOSYS;
+	const char *what;
+	int err = weir__ring_open(worker, ret, &what);
 
-	if (config->driver != WEIR__DRIVER_EPOLL) {
-		err = weir__ring_open(worker, &io);
-		bool refused = err == -EPERM || err == -ENOSYS || err == -EACCES || err == -ENOMEM;
-		bool is_final = config->driver == WEIR__DRIVER_URING || !refused;
-		if (err < 0 && worker->index == 0 && is_final)
-			weir__probe_explain_refusal_as_error(stderr, err);
-		if (err < 0 && is_final)
-			return err;
-		if (err < 0 && worker->index == 0 && !config->quiet)
-			weir__probe_explain_refusal(stderr, err);
+	if (err == 0)
+		return 0;
+	bool is_refused = err == -EPERM || err == -ENOSYS || err == -EACCES || err == -ENOMEM;
+	if (config->driver == WEIR__DRIVER_URING || !is_refused) {
+		if (explains(worker))
+			weir__probe_explain_refusal_as_error(stderr, what, err);
+		return err;
 	}
-	if (err < 0)
+	if (!config->quiet)
+		weir__probe_explain_refusal(stderr, what, err);
+	return 0;
+}
+
+/*
+ * The others, which open theirs when worker 0 has its own, have no choice: drivers of two kinds
+ * could not wake each other.
+ */
+static int open_driver(struct weir__worker *worker)
+{
+	struct weir__config *config = &worker->runtime->config;
+	struct weir__io *io = NULL;
+	int err = config->driver != WEIR__DRIVER_EPOLL ? open_ring(worker, &io) : 0;
+
+	if (err == 0 && worker->index == 0)
+		config->driver = io ? WEIR__DRIVER_URING : WEIR__DRIVER_EPOLL;
+	if (err == 0 && !io)
 		err = weir__poll_open(worker, &io);
 	if (err == 0)
 		worker->driver = &io->driver;

@@ -12,6 +12,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "alloc/alloc_internal.h"
 #include "child.h"
 #include "io/probe.h"
 #include "refuse.h"
@@ -172,12 +173,12 @@ END_TEST
 static void explain_what_setup_says(FILE *out)
 {
 	struct io_uring ring;
-	weir__probe_explain_refusal(out, io_uring_queue_init(8, &ring, 0));
+	weir__probe_explain_refusal(out, WEIR__SETUP_CALL, io_uring_queue_init(8, &ring, 0));
 }
 
 static void explain_as_error(FILE *out)
 {
-	weir__probe_explain_refusal_as_error(out, -EPERM);
+	weir__probe_explain_refusal_as_error(out, WEIR__SETUP_CALL, -EPERM);
 }
 
 START_TEST(eperm_under_seccomp_names_the_profile)
@@ -231,14 +232,14 @@ START_TEST(only_what_is_true_is_said)
 	struct weir__probe probe;
 	ck_assert_int_eq(weir__probe_run(&probe), 0);
 	FILE *out = open_memstream(&text, &len);
-	weir__probe_explain_refusal(out, -ENOMEM);
+	weir__probe_explain_refusal(out, WEIR__SETUP_CALL, -ENOMEM);
 	fflush(out);
 	assert_has(text, "RLIMIT_MEMLOCK = ");
 	assert_has(text, "weir:   try: ulimit -l unlimited");
 	assert_lacks(text, "seccomp");
 	assert_lacks(text, "io_uring_disabled");
 	rewind(out);
-	weir__probe_explain_refusal(out, -EINVAL);
+	weir__probe_explain_refusal(out, WEIR__SETUP_CALL, -EINVAL);
 	fflush(out);
 	ck_assert_int_eq(strncmp(text,
 				 "weir: io_uring is not available: io_uring_setup: EINVAL\n"
@@ -249,7 +250,7 @@ START_TEST(only_what_is_true_is_said)
 	free(text);
 	if (probe.seccomp_mode == 0) {
 		out = open_memstream(&text, &len);
-		weir__probe_explain_refusal(out, -ENOSYS);
+		weir__probe_explain_refusal(out, WEIR__SETUP_CALL, -ENOSYS);
 		fclose(out);
 		assert_lacks(text, "seccomp");
 		assert_has(text, probe.kernel);
@@ -326,6 +327,63 @@ START_TEST(who_asks_for_epoll_hears_nothing)
 }
 END_TEST
 
+/* ---- What is not the kernel's fault -------------------------------------------------------------
+ */
+
+enum { SITES_MAX = 64 };
+static int granted; /* allocations in worker `hungry`, before one that is not */
+static int hungry;
+
+static bool is_refused_here(void)
+{
+	return weir_worker_index() == hungry && granted-- == 0;
+}
+
+static int run_hungry(void *arg)
+{
+	unsigned workers = *(unsigned *)arg;
+	unsetenv("WEIR_DRIVER");
+	weir__fault_ask(is_refused_here);
+	int err = weir_run(say_hello, NULL, .workers = workers);
+	weir__fault_ask(NULL);
+	fprintf(stderr, "returned %s\n", err == 0 ? "0" : weir_errname(err));
+	return 0;
+}
+
+/* Refuses one allocation of this worker after the other until that is what is said of the ring. */
+static void starve(int worker, unsigned workers)
+{
+	static const char told[] = "not available: memory for the ring's record: ENOMEM\n";
+	unsetenv("WEIR_QUIET");
+	hungry = worker;
+	for (int site = 0; site < SITES_MAX; site++) {
+		granted = site;
+		ck_assert_int_eq(end_of(run_hungry, &workers), 0);
+		assert_not_said("io_uring_setup");
+		assert_not_said("RLIMIT_MEMLOCK");
+		if (strstr(said, told) != NULL)
+			return;
+	}
+	ck_abort_msg("never said: %s", told);
+}
+
+START_TEST(a_refused_allocation_is_not_laid_on_the_kernel)
+{
+	starve(0, 1);
+	assert_said("weir: using epoll instead.");
+	assert_said("hello\nreturned 0\n");
+}
+END_TEST
+
+START_TEST(a_worker_without_a_ring_does_not_join_those_that_have_one)
+{
+	starve(1, 2);
+	assert_said("weir: nothing was started; WEIR_DRIVER=epoll does without io_uring.\n");
+	assert_said("returned ENOMEM\n");
+	assert_not_said("hello");
+}
+END_TEST
+
 /* ---- The doctor ---------------------------------------------------------------------------------
  */
 
@@ -386,6 +444,8 @@ Suite *io_probe_suite(void)
 	tcase_add_test(falling_back, quiet_hides_the_notice);
 	tcase_add_test(falling_back, who_insists_on_uring_gets_the_error);
 	tcase_add_test(falling_back, who_asks_for_epoll_hears_nothing);
+	tcase_add_test(falling_back, a_refused_allocation_is_not_laid_on_the_kernel);
+	tcase_add_test(falling_back, a_worker_without_a_ring_does_not_join_those_that_have_one);
 	suite_add_tcase(suite, falling_back);
 	TCase *doctor = tcase_create("doctor");
 	tcase_add_test(doctor, the_doctor_names_every_feature_and_what_it_lacks);
