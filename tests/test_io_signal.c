@@ -81,8 +81,8 @@ static int send_before(void *arg)
 	if (weir_signal_wait(SIGHUP) != -ETIME)
 		return -EIO;
 	weir_scope_close(&scope);
-	TRY(kill(getpid(), SIGHUP));
-	TRY(kill(getpid(), SIGHUP));
+	TRY(raise(SIGHUP));
+	TRY(raise(SIGHUP));
 	WEIR_SCOPE(later, 20 * WEIR_MS);
 	if (weir_signal_wait(SIGUSR2, SIGHUP) != SIGHUP)
 		return -EIO;
