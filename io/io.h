@@ -278,11 +278,122 @@ WEIR_API WEIR_MUST WEIR_NONNULL int weir_conn_peer(weir_conn *conn, char *ret, s
 /* The .user of the weir_serve() that accepted it; NULL otherwise. */
 WEIR_API WEIR_NONNULL void *weir_conn_user(const weir_conn *conn);
 
+/* ---- Datagrams ---------------------------------------------------------- */
+
+/*
+ * Where a datagram comes from or goes to: a value, copied at will. In memory it is one of the
+ * kernel's struct sockaddr_in, _in6 or _un.
+ */
+struct weir_address {
+	uint32_t sockaddr[28];
+	uint32_t len; /* bytes of it that count */
+};
+
+/* From the text forms of io.h's head comment, no names of hosts. Returns 0 or -EINVAL. */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_address_parse(struct weir_address *ret, const char *text);
+
+/* In text, written to `ret` (size `cap`, 128 always suffices). An IPv4 address comes out as one,
+ * whatever the socket; a Unix socket without a name as "unix:". Returns 0, -ENOSPC, -ENOTSUP. */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_address_format(const struct weir_address *address,
+							char *ret, size_t cap);
+
+/* Whether two that came from one socket, or both from text, are the same. */
+WEIR_API WEIR_MUST WEIR_NONNULL bool weir_address_equal(const struct weir_address *a,
+							const struct weir_address *b);
+
+typedef struct weir_dgram weir_dgram;
+
+struct weir_dgram_opts {
+	const char *address; /* positional: io.h's head comment has the forms. ":0" for a client;
+				"unix:" takes a free abstract name */
+	size_t size;	     /* filled by the macro */
+	size_t bytes_max;    /* longer datagrams are cut; 0: 65535, which no UDP datagram exceeds.
+				Below WEIR_RECV_BYTES - 128 they take less memory */
+	bool shared;	     /* SO_REUSEPORT: sockets of several workers, or processes, have one
+				address, and the kernel spreads the senders. Not for Unix sockets */
+};
+
+/*
+ * Gives a UDP or Unix datagram socket, bound to an address, in *ret. It belongs to the calling
+ * worker. A Unix socket's stale file is replaced, a live one is not. Does not park. Returns 0,
+ * -EINVAL (address, bytes_max above 65535), -EADDRINUSE, -EACCES, -EADDRNOTAVAIL, -EOPNOTSUPP
+ * (.shared), -EMFILE, -ENOMEM.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_dgram_open_with(weir_dgram **ret,
+							 const struct weir_dgram_opts *opts);
+#define weir_dgram_open(ret, ...)                                                                  \
+	weir_dgram_open_with((ret), &(struct weir_dgram_opts){                                     \
+					    __VA_ARGS__, .size = sizeof(struct weir_dgram_opts) })
+
+/* The bound address in the same text form, borrowed from the socket. */
+WEIR_API WEIR_MUST WEIR_NONNULL const char *weir_dgram_address(const weir_dgram *dgram);
+
+/*
+ * Its descriptor, borrowed: for setsockopt(2), multicast groups and buffer sizes among others; not
+ * to be read, written or closed. -EOPNOTSUPP in the simulator.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_dgram_fd(const weir_dgram *dgram);
+
+/*
+ * Makes `address` the peer: weir_dgram_send() needs no other, datagrams of others are no longer
+ * taken (some may be queued already), and over UDP the network's refusals are told. May be called
+ * again. A name may stand for the host, as in weir_connect(); looking it up parks. Returns 0,
+ * -EINVAL (address), -ENOENT (no such host or file), -EAGAIN, -EIO (name servers), -ECONNREFUSED
+ * (a Unix socket nobody has), -EAFNOSUPPORT (another family than the socket's), -ENETUNREACH,
+ * -EACCES, -EPROTOTYPE (a Unix stream), -ENOMEM, -ECANCELED, -ETIME, -EXDEV.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_dgram_connect(weir_dgram *dgram, const char *address);
+
+/*
+ * Parks until a datagram has come and lends it in a buffer of the worker's pool; what *ret held
+ * before is released. Its sender goes to *ret_from, unless that is NULL. Returns its length, which
+ * may be 0; -EMSGSIZE when it was longer than .bytes_max: then that much of it is lent all the
+ * same; or, with nothing lent, -ECONNREFUSED (of a peer, told once), -ECANCELED, -ETIME, -ENOMEM
+ * (nothing is lost: the next call tries again), -EBUSY when another task is receiving on it,
+ * -EXDEV. What comes late is the next call's: up to 64 datagrams wait here, beyond that the socket
+ * receives no more and the kernel keeps what its SO_RCVBUF has room for.
+ */
+WEIR_API WEIR_MUST __attribute__((nonnull(1, 2))) ssize_t
+weir_dgram_recv(weir_dgram *dgram, weir_buf *ret, struct weir_address *ret_from);
+
+/*
+ * The same into memory of the caller's, `cap` bytes of it: returns -EMSGSIZE with the first of a
+ * datagram that is longer; its rest is lost.
+ */
+WEIR_API WEIR_MUST __attribute__((nonnull(1, 2))) ssize_t
+weir_dgram_read(weir_dgram *dgram, void *ret, size_t cap, struct weir_address *ret_from);
+
+/*
+ * Sends one datagram, of 0 bytes too, to `to`, or with NULL to the peer. `data` is borrowed until
+ * it returns. Parks only while the socket, or a Unix receiver's queue, has no room. Any number of
+ * tasks may send at once. Returns `len`, or why this datagram was not sent: -EMSGSIZE,
+ * -EDESTADDRREQ or -ENOTCONN (no peer), -ENOBUFS, -EPERM (a packet filter), -EACCES, -ENETUNREACH,
+ * -EHOSTUNREACH, -EAFNOSUPPORT, -EINVAL, -ENOENT (Unix), -ENOMEM, -ECANCELED, -ETIME, -EXDEV;
+ * -ECONNREFUSED: a Unix socket nobody has; or over UDP the answer to an earlier one to the peer,
+ * told once, by this or by a receive.
+ */
+WEIR_API WEIR_MUST __attribute__((nonnull(1, 2))) ssize_t
+weir_dgram_send(weir_dgram *dgram, const void *data, size_t len, const struct weir_address *to);
+
+/*
+ * Takes the socket: tasks parked in a call on it get -ECANCELED and are waited for, as is the
+ * kernel; datagrams nobody has taken are lost, and so is a Unix socket's file. Parks, without being
+ * a cancellation point. Accepts NULL.
+ */
+WEIR_API void weir_dgram_close(weir_dgram *dgram);
+
+static inline void weir__dgram_cleanup(weir_dgram **dgram)
+{
+	weir_dgram_close(*dgram);
+}
+#define weir_auto_dgram WEIR_CLEANUP(weir__dgram_cleanup) weir_dgram *
+
 /* ---- Simulation --------------------------------------------------------- */
 
 /*
  * How often a simulated machine does what a real one may, per thousand occasions. The first group
- * is what the library hides from a program, the second what it reports as errors.
+ * is what the library hides from a program, the second what it reports as errors, the third what
+ * nobody tells a program.
  */
 struct weir_sim_faults {
 	unsigned short_io;	 /* fewer bytes are moved than could be */
@@ -297,11 +408,16 @@ struct weir_sim_faults {
 	unsigned refuse;	 /* connecting: -ECONNREFUSED or -ETIMEDOUT */
 	unsigned no_descriptors; /* accepting, connecting: -EMFILE */
 	unsigned no_memory;	 /* allocations */
+
+	unsigned lost;	    /* a UDP datagram does not come */
+	unsigned doubled;   /* it comes twice */
+	unsigned overtaken; /* it comes after later ones, up to 20 ms */
 };
 
 /* An operation that is about to start. The last three fields may be changed. */
 struct weir_sim_op {
-	const char *name; /* "accept", "connect", "recv", "send", "shutdown" */
+	const char *name; /* "accept", "connect", "recv", "send", "shutdown",
+			     "recv_from", "send_to" */
 	uint64_t nth;	  /* of that name in this run, from 1 */
 	unsigned worker;
 	int error;	  /* when not 0: it ends with this negative errno */

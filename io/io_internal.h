@@ -34,15 +34,25 @@ struct weir__handle {
 /* ---- Operations --------------------------------------------------------- */
 
 enum weir__op_code {
-	WEIR__OP_ACCEPT,   /* res: a new descriptor or slot (accepted_direct says which) */
-	WEIR__OP_CONNECT,  /* to data, len: a sockaddr */
-	WEIR__OP_RECV,	   /* res bytes in block, or 0 at the end of the stream */
-	WEIR__OP_SEND,	   /* all of data, len; res < len only when cancelled or broken midway */
-	WEIR__OP_SHUTDOWN, /* of the sending half */
-	WEIR__OP_INSTALL,  /* res: a descriptor for a slot, the caller's to close; only for direct
-			      handles */
-	WEIR__OP_POLL,	   /* res: what the descriptor is ready for, of `len`, as in poll(2) */
+	WEIR__OP_ACCEPT,    /* res: a new descriptor or slot (accepted_direct says which) */
+	WEIR__OP_CONNECT,   /* to data, len: a sockaddr */
+	WEIR__OP_RECV,	    /* res bytes in block, or 0 at the end of the stream */
+	WEIR__OP_SEND,	    /* all of data, len; res < len only when cancelled or broken midway */
+	WEIR__OP_SHUTDOWN,  /* of the sending half */
+	WEIR__OP_INSTALL,   /* res: a descriptor for a slot, the caller's to close; only for direct
+			       handles */
+	WEIR__OP_POLL,	    /* res: what the descriptor is ready for, of `len`, as in poll(2) */
+	WEIR__OP_RECV_FROM, /* res bytes in block, struct weir__datagram first; at most len */
+	WEIR__OP_SEND_TO, /* the datagram of the struct msghdr at data, `len` bytes: all or none */
 	WEIR__OP_CODES,
+};
+
+/* Of receive buffers. */
+enum weir__buffer_size {
+	WEIR__BUFFER_SMALL,
+	WEIR__BUFFER_BULK,
+	WEIR__BUFFER_DATAGRAM, /* the longest UDP datagram, and what is in front of it */
+	WEIR__BUFFER_SIZES,
 };
 
 enum weir__op_state {
@@ -80,7 +90,7 @@ struct weir__op {
 	bool more;     /* this completion was not the last */
 	bool accepted_direct;
 	bool wants_fd;	 /* ACCEPT: never a slot */
-	uint8_t group;	 /* RECV: index of the buffer size, 0 or 1 */
+	uint8_t group;	 /* RECV, RECV_FROM: enum weir__buffer_size */
 	bool is_waiting; /* ring.c: in a queue through queue_next */
 	/*
 	 * Embedded in a connection and started again and again: its owner cancels it before the
@@ -128,6 +138,10 @@ struct weir__socket_ops {
 	/* A socket to connect to such an address. */
 	int (*open)(struct weir__io *io, const struct weir__address *address);
 	int (*peer)(struct weir__io *io, int fd, struct weir__address *ret);
+	/* A datagram socket bound to *address, which becomes what it got. A descriptor, or -errno.
+	 */
+	int (*open_datagram)(struct weir__io *io, struct weir__address *address, bool shared);
+	int (*connect_datagram)(struct weir__io *io, int fd, const struct weir__address *to);
 };
 
 struct weir__io {
@@ -145,6 +159,9 @@ struct weir__io {
 	struct weir__serve_counts {
 		uint64_t accepted, open, failed, accept_pauses;
 	} serve; /* owner writes, others read relaxed */
+	struct weir__datagram_counts {
+		uint64_t received, sent, cut, failed;
+	} datagrams; /* the same */
 };
 
 static inline struct weir__io *weir__io_of(const struct weir__worker *worker)

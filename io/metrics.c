@@ -57,6 +57,19 @@ static const struct family serve_families[] = {
 };
 #undef SERVE
 
+#define DATAGRAMS(field, help)                                                                     \
+	{                                                                                          \
+		"weir_datagrams_" #field, help, false,                                             \
+			offsetof(struct weir__datagram_counts, field)                              \
+	}
+static const struct family datagram_families[] = {
+	DATAGRAMS(received, "Datagrams that programs have taken."),
+	DATAGRAMS(cut, "Datagrams received that were longer than their room."),
+	DATAGRAMS(sent, "Datagrams sent."),
+	DATAGRAMS(failed, "Datagrams that could not be sent."),
+};
+#undef DATAGRAMS
+
 #define COUNT_OF(array) (sizeof(array) / sizeof *(array))
 
 static void write_head(const char *name, const char *help, bool is_gauge, FILE *out)
@@ -97,6 +110,24 @@ static void write_serving(FILE *out)
 		write_head(family->name, family->help, family->is_gauge, out);
 		fprintf(out, "%s%s %llu\n", family->name, family->is_gauge ? "" : "_total",
 			value_of(&stats, family));
+	}
+}
+
+static void write_datagrams(const struct weir__runtime *runtime, FILE *out)
+{
+	for (size_t i = 0; i < COUNT_OF(datagram_families); i++) {
+		const struct family *family = &datagram_families[i];
+		unsigned long long sum = 0;
+
+		for (unsigned at = 0; at < runtime->workers_count; at++) {
+			const struct weir__io *io = weir__io_of(runtime->workers[at]);
+			const char *counts = (const char *)&io->datagrams;
+			sum += __atomic_load_n(
+				(const uint64_t *)(const void *)(counts + family->offset),
+				__ATOMIC_RELAXED);
+		}
+		write_head(family->name, family->help, false, out);
+		fprintf(out, "%s_total %llu\n", family->name, sum);
 	}
 }
 
@@ -148,6 +179,7 @@ int weir_metrics_write(FILE *out)
 		return -EINVAL;
 	write_workers(self->runtime->workers_count, out);
 	write_serving(out);
+	write_datagrams(self->runtime, out);
 	write_odd_events(out);
 	int err = write_stacks(out);
 	if (err == 0)

@@ -41,6 +41,7 @@ static void describe_op(const struct weir__task *task, char *ret, size_t cap)
 		[WEIR__OP_ACCEPT] = "accept",	  [WEIR__OP_CONNECT] = "connect",
 		[WEIR__OP_RECV] = "recv",	  [WEIR__OP_SEND] = "send",
 		[WEIR__OP_SHUTDOWN] = "shutdown", [WEIR__OP_INSTALL] = "install",
+		[WEIR__OP_SEND_TO] = "send to",
 	};
 	const struct weir__op *op = task->wait;
 	bool is_known = op->code < sizeof names / sizeof *names && names[op->code];

@@ -25,6 +25,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "io/datagram.h"
 #include "io/socket.h"
 #include "io/readiness.h"
 #include "runtime/fatal.h"
@@ -225,6 +226,29 @@ static void retry_later(struct poll *poll, struct weir__op *op)
 	poll->retries_tail = &op->queue_next;
 }
 
+static bool try_recv_from(struct poll *poll, struct weir__op *op)
+{
+	entering(poll);
+	int n = weir__datagram_receive(op->handle->fd, op->len, &op->block);
+	if (n == -EAGAIN) {
+		op->handle->ready &= ~(READABLE | UNSURE);
+		return false;
+	}
+	if (n == -ENOMEM)
+		count_up(&poll->io.driver.recv_empty);
+	return give(op, n);
+}
+
+static bool try_send_to(struct poll *poll, struct weir__op *op)
+{
+	entering(poll);
+	int n = weir__datagram_send(op->handle->fd, op);
+	if (n != -EAGAIN)
+		return give(op, n);
+	op->handle->ready &= ~WRITABLE;
+	return false;
+}
+
 static bool try_connect(struct poll *poll, struct weir__op *op)
 {
 	struct weir__handle *handle = op->handle;
@@ -281,6 +305,36 @@ static bool start_poll(struct poll *poll, struct weir__op *op)
 	return err < 0 && give(op, err);
 }
 
+static unsigned side_of(const struct weir__op *op)
+{
+	switch (op->code) {
+	case WEIR__OP_RECV:
+	case WEIR__OP_RECV_FROM:
+	case WEIR__OP_ACCEPT:
+		return READABLE;
+	default:
+		return WRITABLE;
+	}
+}
+
+static bool attempt(struct poll *poll, struct weir__op *op)
+{
+	switch (op->code) {
+	case WEIR__OP_RECV:
+		return try_recv(poll, op);
+	case WEIR__OP_SEND:
+		return try_send(poll, op);
+	case WEIR__OP_ACCEPT:
+		return try_accept(poll, op);
+	case WEIR__OP_RECV_FROM:
+		return try_recv_from(poll, op);
+	case WEIR__OP_SEND_TO:
+		return try_send_to(poll, op);
+	default:
+		return end_connect(poll, op);
+	}
+}
+
 /* ---- Starting and ending operations ------------------------------------- */
 
 static bool start_transfer(struct poll *poll, struct weir__op *op)
@@ -289,12 +343,8 @@ static bool start_transfer(struct poll *poll, struct weir__op *op)
 
 	if (!handle->is_polled) /* nothing is known */
 		handle->ready = READABLE | WRITABLE;
-	if (op->code == WEIR__OP_RECV) {
-		if (handle->ready & READABLE && try_recv(poll, op))
-			return true;
-	} else if (handle->ready & WRITABLE && try_send(poll, op)) {
+	if (handle->ready & side_of(op) && attempt(poll, op))
 		return true;
-	}
 	int err = handle->is_polled ? 0 : join(poll, handle);
 	return err < 0 ? give(op, op->moved ? (int)op->moved : err) : false;
 }
@@ -322,6 +372,8 @@ static bool start(struct poll *poll, struct weir__op *op)
 	switch (op->code) {
 	case WEIR__OP_RECV:
 	case WEIR__OP_SEND:
+	case WEIR__OP_RECV_FROM:
+	case WEIR__OP_SEND_TO:
 		return start_transfer(poll, op);
 	case WEIR__OP_ACCEPT:
 		return start_accept(poll, op);
@@ -399,11 +451,6 @@ static void poll_close_handle(struct weir__io *io, struct weir__handle *handle)
 
 /* ---- Events ------------------------------------------------------------- */
 
-static unsigned side_of(const struct weir__op *op)
-{
-	return op->code == WEIR__OP_RECV || op->code == WEIR__OP_ACCEPT ? READABLE : WRITABLE;
-}
-
 /* New ones are linked in front. */
 static struct weir__op *oldest(const struct weir__handle *handle, unsigned side)
 {
@@ -413,20 +460,6 @@ static struct weir__op *oldest(const struct weir__handle *handle, unsigned side)
 		if (side_of(op) == side)
 			found = op;
 	return found;
-}
-
-static bool attempt(struct poll *poll, struct weir__op *op)
-{
-	switch (op->code) {
-	case WEIR__OP_RECV:
-		return try_recv(poll, op);
-	case WEIR__OP_SEND:
-		return try_send(poll, op);
-	case WEIR__OP_ACCEPT:
-		return try_accept(poll, op);
-	default:
-		return end_connect(poll, op);
-	}
 }
 
 /* Each done() may close the handle, which then is no longer the event's. */

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "io/buffer_ring.h"
+#include "io/datagram.h"
 #include "io/readiness.h"
 #include "io/ring.h"
 #include "io/ring_wake.h"
@@ -186,6 +187,24 @@ static void fill_recv(struct weir__ring *ring, struct weir__op *op, struct io_ur
 	sqe->buf_group = ring->groups[op->group].id;
 }
 
+/* Without multishot receives the poll says readable, and we receive by hand. */
+static bool is_datagram_by_hand(const struct weir__ring *ring)
+{
+	return !ring->has_recv_multi;
+}
+
+/* The kernel puts name and payload into the buffer as struct weir__datagram has them. */
+static void fill_recv_from(struct weir__ring *ring, struct weir__op *op, struct io_uring_sqe *sqe)
+{
+	if (is_datagram_by_hand(ring)) {
+		io_uring_prep_poll_add(sqe, op->handle->fd, POLLIN);
+		return;
+	}
+	io_uring_prep_recvmsg_multishot(sqe, op->handle->fd, op->data, 0);
+	sqe->flags |= IOSQE_BUFFER_SELECT;
+	sqe->buf_group = ring->groups[op->group].id;
+}
+
 /* What every entry has. */
 static inline void mark(const struct weir__op *op, struct io_uring_sqe *sqe)
 {
@@ -216,6 +235,12 @@ static void fill(struct weir__ring *ring, struct weir__op *op, struct io_uring_s
 		break;
 	case WEIR__OP_POLL:
 		io_uring_prep_poll_add(sqe, fd, (unsigned)op->len);
+		break;
+	case WEIR__OP_RECV_FROM:
+		fill_recv_from(ring, op, sqe);
+		break;
+	case WEIR__OP_SEND_TO:
+		io_uring_prep_poll_add(sqe, fd, POLLOUT);
 		break;
 	case WEIR__OP_INSTALL:
 		io_uring_prep_rw(WEIR__URING_OP_FIXED_FD_INSTALL, sqe, fd, NULL, 0, 0);
@@ -281,6 +306,28 @@ static int has_group(struct weir__ring *ring, const struct weir__op *op)
 	return !ring->has_buffers || group->ring ? 0 : weir__buffer_ring_fill(group);
 }
 
+/*
+ * A datagram goes out by a call of its own: that says at once what became of it. Where its socket
+ * has no room we wait for that, and call again. It must not be the kernel that waits: an
+ * IORING_OP_SENDMSG that has copied its bytes and then finds no room begins behind them when it
+ * tries again (Linux 6.18), and what arrives is cut or empty.
+ */
+static bool sends_now(struct weir__ring *ring, struct weir__op *op)
+{
+	weir__count(&ring->io.driver.enters, 1);
+	op->res = weir__datagram_send(op->handle->fd, op);
+	return op->res != -EAGAIN;
+}
+
+/* By hand: what has come already needs no poll. */
+static bool receives_now(struct weir__ring *ring, struct weir__op *op)
+{
+	op->block = NULL;
+	weir__count(&ring->io.driver.enters, 1);
+	op->res = weir__datagram_receive(op->handle->fd, op->len, &op->block);
+	return op->res != -EAGAIN;
+}
+
 static unsigned code_of(const struct weir__op *op)
 {
 	return op->code | (op->code == WEIR__OP_ACCEPT && op->wants_fd ? CODE_WANTS_FD : 0);
@@ -295,6 +342,12 @@ static bool ring_start(struct weir__io *io, struct weir__op *op)
 	op->is_waiting = false;
 	if (op->code == WEIR__OP_RECV)
 		err = has_group(ring, op);
+	else if (op->code == WEIR__OP_RECV_FROM && !is_datagram_by_hand(ring))
+		err = has_group(ring, op);
+	else if (op->code == WEIR__OP_RECV_FROM && receives_now(ring, op))
+		return true;
+	else if (op->code == WEIR__OP_SEND_TO && sends_now(ring, op))
+		return true;
 	if (err == 0 && !op->has_slot) {
 		err = take_slot(ring, op, code_of(op));
 		op->may_be_quiet = op->code == WEIR__OP_SEND && op->is_kept && ring->skip_success;
@@ -485,6 +538,36 @@ static void recv_by_hand(struct weir__ring *ring, struct weir__op *op)
 	op->done(op);
 }
 
+/* The same for a datagram: `res` is the poll's. */
+static void recv_from_by_hand(struct weir__ring *ring, struct weir__op *op, int res)
+{
+	op->block = NULL;
+	if (res >= 0) {
+		if (!receives_now(ring, op) && op->state == WEIR__OP_QUEUED) {
+			submit(ring, op);
+			return;
+		}
+		res = op->res == -EAGAIN ? -ECANCELED : op->res;
+	}
+	end(ring, op);
+	op->res = res;
+	op->more = false;
+	op->done(op);
+}
+
+/* The socket is writable, or the wait for that has ended with an error. */
+static void send_to_again(struct weir__ring *ring, struct weir__op *op, int res)
+{
+	if (res >= 0) {
+		if (!sends_now(ring, op) && op->state == WEIR__OP_QUEUED) {
+			submit(ring, op);
+			return;
+		}
+		res = op->res == -EAGAIN ? -ECANCELED : op->res;
+	}
+	finish(ring, op, res);
+}
+
 /* A receive that brought nothing, or is done by hand. */
 static void on_empty_recv(struct weir__ring *ring, struct weir__op *op,
 			  const struct io_uring_cqe *cqe)
@@ -559,6 +642,13 @@ on_odd_completion(struct weir__ring *ring, struct weir__op *op, const struct io_
 {
 	if (op->code == WEIR__OP_RECV) {
 		on_empty_recv(ring, op, cqe);
+	} else if (op->code == WEIR__OP_SEND_TO) {
+		send_to_again(ring, op, cqe->res);
+	} else if (op->code == WEIR__OP_RECV_FROM) {
+		if (is_datagram_by_hand(ring))
+			recv_from_by_hand(ring, op, cqe->res);
+		else
+			on_empty_recv(ring, op, cqe);
 	} else if (op->is_quiet) {
 		on_quiet_failure(ring, op, cqe->res);
 	} else if (cqe->flags & IORING_CQE_F_MORE) {
@@ -768,6 +858,13 @@ static const struct weir__io_ops io_ops = {
 
 /* ---- Life -------------------------------------------------------------- */
 
+static void init_group(struct weir__ring *ring, unsigned size, size_t bytes, unsigned target)
+{
+	weir__buffer_ring_init(
+		&ring->groups[size], &ring->uring, &ring->io.driver, (uint16_t)size, bytes, target,
+		(unsigned)ring->io.worker->runtime->config.recv_buffers_max, restart_recv);
+}
+
 static void init_ring(struct weir__ring *ring, struct weir__worker *worker)
 {
 	const struct weir__config *config = &worker->runtime->config;
@@ -779,11 +876,10 @@ static void init_ring(struct weir__ring *ring, struct weir__worker *worker)
 	ring->waiting_tail = &ring->waiting;
 	weir__quiet_init(&ring->quiet);
 	ring->shrink_ns = config->recv_shrink_ms * WEIR_MS;
-	weir__buffer_ring_init(&ring->groups[0], &ring->uring, &ring->io.driver, 0,
-			       config->recv_bytes, config->recv_buffers, config->recv_buffers_max,
-			       restart_recv);
-	weir__buffer_ring_init(&ring->groups[1], &ring->uring, &ring->io.driver, 1,
-			       config->recv_bulk_bytes, 4, config->recv_buffers_max, restart_recv);
+	init_group(ring, WEIR__BUFFER_SMALL, config->recv_bytes, config->recv_buffers);
+	init_group(ring, WEIR__BUFFER_BULK, config->recv_bulk_bytes, 4);
+	init_group(ring, WEIR__BUFFER_DATAGRAM,
+		   sizeof(struct weir__datagram) + WEIR__DATAGRAM_BYTES_MAX, 4);
 }
 
 int weir__ring_open(struct weir__worker *worker, struct weir__io **ret, const char **ret_refused)

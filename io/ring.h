@@ -12,7 +12,7 @@
 #include "io/io_internal.h"
 #include "io/quiet.h"
 
-enum { WEIR__RING_GROUPS = 2 }; /* receive buffers: small and bulk */
+enum { WEIR__RING_GROUPS = WEIR__BUFFER_SIZES };
 
 /*
  * `tag` is the user_data that belongs to the operation in the slot: 24 bits of generation, 8 of

@@ -5,6 +5,7 @@
  *   sim.c          runs the workers, each on a stack of its own, and decides who is next
  *   sim_driver.c   the third driver: operations, completions, wake-ups
  *   sim_net.c      sockets, listeners and byte streams
+ *   sim_datagram.c datagrams
  *   sim_plan.c     what a seed means: the random numbers, delays and faults
  *   sim_report.c   who waits on what, and what was left over
  *
@@ -158,7 +159,12 @@ const char *weir__sim_op_name(unsigned code);
 
 /* ---- The network: sim_net.c --------------------------------------------- */
 
-enum weir__sim_kind { WEIR__SIM_FRESH, WEIR__SIM_LISTENING, WEIR__SIM_STREAM };
+enum weir__sim_kind {
+	WEIR__SIM_FRESH,
+	WEIR__SIM_LISTENING,
+	WEIR__SIM_STREAM,
+	WEIR__SIM_DGRAM,
+};
 enum weir__sim_segment_kind { WEIR__SIM_DATA, WEIR__SIM_FIN, WEIR__SIM_RESET };
 
 /* On its way to a socket, in order. */
@@ -195,9 +201,29 @@ struct weir__sim_socket {
 	struct weir__sim_socket **backlog_tail;
 	struct weir__sim_socket *backlog_next; /* of the one that waits */
 	unsigned backlog_count, backlog_max;
+
+	/* datagrams; `name`, `error` and `last_ns` as above */
+	struct weir__sim_datagram *datagrams; /* arrived, oldest first */
+	struct weir__sim_datagram **datagrams_tail;
+	size_t datagrams_bytes;	  /* of them, with what each costs the kernel beside */
+	unsigned datagrams_count; /* arrived or on the way */
+	bool is_shared;
+	bool has_peer; /* peer_name */
 };
 
 extern const struct weir__socket_ops weir__sim_sockets;
+
+/* For sim_datagram.c. */
+struct weir__sim_socket *weir__sim_socket_new(struct weir__sim *sim, enum weir__sim_kind kind);
+/* Takes the socket; frees it when there is no descriptor for it. */
+int weir__sim_socket_open(struct weir__sim *sim, struct weir__sim_socket *socket);
+/* Operations of this kind on the socket may have become possible. */
+void weir__sim_stir(struct weir__sim *sim, struct weir__sim_socket *socket, unsigned code);
+/* Whether who turns to `to` comes out at a socket at `at`. */
+bool weir__sim_reaches(struct weir__address *to, struct weir__address *at);
+uint16_t *weir__sim_port_of(struct weir__address *address); /* NULL: it has none */
+bool weir__sim_is_any(const struct weir__address *address);
+uint16_t weir__sim_next_port(struct weir__sim *sim);
 
 /* NULL: no such descriptor. */
 struct weir__sim_socket *weir__sim_socket_of(struct weir__sim *sim, int fd);
@@ -206,6 +232,16 @@ void weir__sim_net_step(struct weir__sim *sim, struct weir__sim_op *record);
 void weir__sim_net_close(struct weir__sim *sim, int fd);
 void weir__sim_socket_unpin(struct weir__sim *sim, struct weir__sim_socket *socket);
 void weir__sim_net_free(struct weir__sim *sim);
+
+/* ---- Datagrams: sim_datagram.c ------------------------------------------ */
+
+int weir__sim_datagram_open(struct weir__io *io, struct weir__address *address, bool shared);
+int weir__sim_datagram_connect(struct weir__io *io, int fd, const struct weir__address *to);
+void weir__sim_datagram_recv(struct weir__sim *sim, struct weir__sim_op *record);
+void weir__sim_datagram_send(struct weir__sim *sim, struct weir__sim_op *record);
+/* The last descriptor is closed, or the socket freed: what has arrived goes. */
+void weir__sim_datagram_drop(struct weir__sim_socket *socket);
+void weir__sim_datagram_hang_up(struct weir__sim *sim, struct weir__sim_socket *socket);
 
 /* ---- All of it ---------------------------------------------------------- */
 

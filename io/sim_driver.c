@@ -37,7 +37,8 @@ const char *weir__sim_op_name(unsigned code)
 		[WEIR__OP_ACCEPT] = "accept",	  [WEIR__OP_CONNECT] = "connect",
 		[WEIR__OP_RECV] = "recv",	  [WEIR__OP_SEND] = "send",
 		[WEIR__OP_SHUTDOWN] = "shutdown", [WEIR__OP_INSTALL] = "install",
-		[WEIR__OP_POLL] = "poll",
+		[WEIR__OP_POLL] = "poll",	  [WEIR__OP_RECV_FROM] = "recv_from",
+		[WEIR__OP_SEND_TO] = "send_to",
 	};
 
 	return code < WEIR__OP_CODES && names[code] ? names[code] : "operation";

@@ -56,7 +56,7 @@ static int new_fd(struct weir__sim *sim, struct weir__sim_socket *socket)
 	return WEIR__SIM_FD_FIRST + (int)at;
 }
 
-static struct weir__sim_socket *new_socket(struct weir__sim *sim, enum weir__sim_kind kind)
+struct weir__sim_socket *weir__sim_socket_new(struct weir__sim *sim, enum weir__sim_kind kind)
 {
 	struct weir__sim_socket *socket = calloc(1, sizeof(*socket));
 
@@ -66,6 +66,7 @@ static struct weir__sim_socket *new_socket(struct weir__sim *sim, enum weir__sim
 	socket->number = ++sim->socket_numbers;
 	socket->segments_tail = &socket->segments;
 	socket->backlog_tail = &socket->backlog;
+	socket->datagrams_tail = &socket->datagrams;
 	socket->next = sim->sockets;
 	socket->pprev = &sim->sockets;
 	if (socket->next)
@@ -85,6 +86,7 @@ static void free_socket(struct weir__sim_socket *socket)
 		socket->segments = segment->next;
 		free(segment);
 	}
+	weir__sim_datagram_drop(socket);
 	free(socket->bytes);
 	free(socket);
 }
@@ -105,8 +107,7 @@ void weir__sim_net_free(struct weir__sim *sim)
 
 /* ---- Looking again ------------------------------------------------------ */
 
-/* Operations of this kind on the socket may have become possible. */
-static void stir(struct weir__sim *sim, struct weir__sim_socket *socket, unsigned code)
+void weir__sim_stir(struct weir__sim *sim, struct weir__sim_socket *socket, unsigned code)
 {
 	for (struct weir__sim_op *record = socket->ops; record; record = record->next)
 		if (record->code == code)
@@ -140,7 +141,7 @@ static void arrive(struct weir__sim *sim, void *what)
 		if (segment->kind == WEIR__SIM_RESET)
 			stir_all(sim, socket);
 		else
-			stir(sim, socket, WEIR__OP_RECV);
+			weir__sim_stir(sim, socket, WEIR__OP_RECV);
 		free(segment);
 	}
 	weir__sim_socket_unpin(sim, socket);
@@ -248,7 +249,7 @@ static void give_bytes(struct weir__sim *sim, struct weir__sim_op *record)
 	bool more = record->op->multi && sim->plan.is_multi &&
 		    !weir__sim_chance(sim, sim->plan.ends_multi);
 	if (socket->peer)
-		stir(sim, socket->peer, WEIR__OP_SEND);
+		weir__sim_stir(sim, socket->peer, WEIR__OP_SEND);
 	weir__sim_op_done(sim, record, (int)len, buf.block, more);
 	weir__sim_op_later(sim, record, weir__sim_delay(sim, sim->plan.delay_ns));
 }
@@ -342,14 +343,14 @@ static void step_shutdown(struct weir__sim *sim, struct weir__sim_op *record)
 
 /* ---- Addresses ---------------------------------------------------------- */
 
-static uint16_t *port_of(struct weir__address *address)
+uint16_t *weir__sim_port_of(struct weir__address *address)
 {
 	if (address->any.sa_family == AF_INET)
 		return &address->v4.sin_port;
 	return address->any.sa_family == AF_INET6 ? &address->v6.sin6_port : NULL;
 }
 
-static bool is_any(const struct weir__address *address)
+bool weir__sim_is_any(const struct weir__address *address)
 {
 	if (address->any.sa_family == AF_INET)
 		return address->v4.sin_addr.s_addr == htonl(INADDR_ANY);
@@ -357,19 +358,18 @@ static bool is_any(const struct weir__address *address)
 	       memcmp(&address->v6.sin6_addr, &in6addr_any, sizeof in6addr_any) == 0;
 }
 
-/* Whether who connects to `to` comes out at a listener at `at`. */
-static bool reaches(struct weir__address *to, struct weir__address *at)
+bool weir__sim_reaches(struct weir__address *to, struct weir__address *at)
 {
-	uint16_t *port = port_of(to), *at_port = port_of(at);
+	uint16_t *port = weir__sim_port_of(to), *at_port = weir__sim_port_of(at);
 
 	if (!port || !at_port)
 		return !port && !at_port && to->len == at->len &&
 		       memcmp(&to->any, &at->any, to->len) == 0;
 	if (*port != *at_port)
 		return false;
-	if (is_any(at))
+	if (weir__sim_is_any(at))
 		return at->any.sa_family == AF_INET6 || to->any.sa_family == AF_INET;
-	if (is_any(to)) /* which means this host */
+	if (weir__sim_is_any(to)) /* which means this host */
 		return true;
 	if (to->any.sa_family != at->any.sa_family)
 		return false;
@@ -378,7 +378,7 @@ static bool reaches(struct weir__address *to, struct weir__address *at)
 	return memcmp(&to->v6.sin6_addr, &at->v6.sin6_addr, sizeof to->v6.sin6_addr) == 0;
 }
 
-static uint16_t next_port(struct weir__sim *sim)
+uint16_t weir__sim_next_port(struct weir__sim *sim)
 {
 	if (sim->port_next < PORT_FIRST)
 		sim->port_next = PORT_FIRST;
@@ -390,9 +390,9 @@ static void name_client(struct weir__sim *sim, struct weir__sim_socket *socket,
 			const struct weir__address *to)
 {
 	socket->name = *to;
-	uint16_t *port = port_of(&socket->name);
+	uint16_t *port = weir__sim_port_of(&socket->name);
 	if (port)
-		*port = next_port(sim);
+		*port = weir__sim_next_port(sim);
 	else
 		socket->name.len = sizeof socket->name.any.sa_family;
 }
@@ -406,7 +406,8 @@ static int find_listeners(struct weir__sim *sim, struct weir__address *to,
 	unsigned all = 0, open = 0;
 
 	for (struct weir__sim_socket *at = sim->sockets; at; at = at->next) {
-		if (at->kind != WEIR__SIM_LISTENING || !at->fds || !reaches(to, &at->name))
+		if (at->kind != WEIR__SIM_LISTENING || !at->fds ||
+		    !weir__sim_reaches(to, &at->name))
 			continue;
 		all++;
 		if (at->backlog_count <= at->backlog_max && weir__sim_below(sim, ++open) == 0)
@@ -422,7 +423,7 @@ static int find_listeners(struct weir__sim *sim, struct weir__address *to,
 static int meet(struct weir__sim *sim, struct weir__sim_socket *client,
 		struct weir__sim_socket *listener, const struct weir__address *to)
 {
-	struct weir__sim_socket *server = new_socket(sim, WEIR__SIM_STREAM);
+	struct weir__sim_socket *server = weir__sim_socket_new(sim, WEIR__SIM_STREAM);
 
 	if (!server)
 		return -ENOMEM;
@@ -437,7 +438,7 @@ static int meet(struct weir__sim *sim, struct weir__sim_socket *client,
 	*listener->backlog_tail = server;
 	listener->backlog_tail = &server->backlog_next;
 	listener->backlog_count++;
-	stir(sim, listener, WEIR__OP_ACCEPT);
+	weir__sim_stir(sim, listener, WEIR__OP_ACCEPT);
 	return 0;
 }
 
@@ -473,7 +474,7 @@ static void stir_connects(struct weir__sim *sim, const struct weir__sim_socket *
 		return;
 	for (struct weir__sim_socket *at = sim->sockets; at; at = at->next)
 		if (at->kind == WEIR__SIM_FRESH)
-			stir(sim, at, WEIR__OP_CONNECT);
+			weir__sim_stir(sim, at, WEIR__OP_CONNECT);
 }
 
 static void step_accept(struct weir__sim *sim, struct weir__sim_op *record)
@@ -521,6 +522,12 @@ void weir__sim_net_step(struct weir__sim *sim, struct weir__sim_op *record)
 	case WEIR__OP_SHUTDOWN:
 		step_shutdown(sim, record);
 		break;
+	case WEIR__OP_RECV_FROM:
+		weir__sim_datagram_recv(sim, record);
+		break;
+	case WEIR__OP_SEND_TO:
+		weir__sim_datagram_send(sim, record);
+		break;
 	case WEIR__OP_INSTALL:
 		weir__sim_op_done(sim, record, new_fd(sim, record->socket), NULL, false);
 		break;
@@ -543,7 +550,7 @@ static void hang_up(struct weir__sim *sim, struct weir__sim_socket *socket)
 		(void)push_segment(sim, peer, WEIR__SIM_RESET, 0);
 	else if (!socket->is_shut)
 		(void)push_segment(sim, peer, WEIR__SIM_FIN, 0);
-	stir(sim, peer, WEIR__OP_SEND);
+	weir__sim_stir(sim, peer, WEIR__OP_SEND);
 }
 
 static void close_listener(struct weir__sim *sim, struct weir__sim_socket *listener)
@@ -588,6 +595,8 @@ void weir__sim_net_close(struct weir__sim *sim, int fd)
 		close_listener(sim, socket);
 	else if (socket->kind == WEIR__SIM_STREAM)
 		hang_up(sim, socket);
+	else if (socket->kind == WEIR__SIM_DGRAM)
+		weir__sim_datagram_hang_up(sim, socket);
 	weir__sim_socket_unpin(sim, socket);
 }
 
@@ -598,8 +607,7 @@ static struct weir__sim *sim_of(struct weir__io *io)
 	return ((struct weir__sim_worker *)(void *)io)->sim;
 }
 
-/* Takes the socket; frees it when there is no descriptor for it. */
-static int open_fd(struct weir__sim *sim, struct weir__sim_socket *socket)
+int weir__sim_socket_open(struct weir__sim *sim, struct weir__sim_socket *socket)
 {
 	int fd = socket ? new_fd(sim, socket) : -ENOMEM;
 
@@ -611,30 +619,31 @@ static int open_fd(struct weir__sim *sim, struct weir__sim_socket *socket)
 static bool is_taken(struct weir__sim *sim, struct weir__address *address)
 {
 	for (struct weir__sim_socket *at = sim->sockets; at; at = at->next)
-		if (at->kind == WEIR__SIM_LISTENING && at->fds && reaches(address, &at->name))
+		if (at->kind == WEIR__SIM_LISTENING && at->fds &&
+		    weir__sim_reaches(address, &at->name))
 			return true;
 	return false;
 }
 
 static int add_listener(struct weir__sim *sim, const struct weir__address *address, int backlog)
 {
-	struct weir__sim_socket *socket = new_socket(sim, WEIR__SIM_LISTENING);
+	struct weir__sim_socket *socket = weir__sim_socket_new(sim, WEIR__SIM_LISTENING);
 
 	if (socket) {
 		socket->name = *address;
 		socket->backlog_max = (unsigned)backlog;
 	}
-	return open_fd(sim, socket);
+	return weir__sim_socket_open(sim, socket);
 }
 
 static int sim_listen(struct weir__io *io, struct weir__address *address, int backlog, bool nagle)
 {
 	struct weir__sim *sim = sim_of(io);
-	uint16_t *port = port_of(address);
+	uint16_t *port = weir__sim_port_of(address);
 
 	(void)nagle;
 	if (port && *port == 0)
-		*port = next_port(sim);
+		*port = weir__sim_next_port(sim);
 	else if (is_taken(sim, address))
 		return -EADDRINUSE;
 	return add_listener(sim, address, backlog);
@@ -664,7 +673,7 @@ static int sim_open(struct weir__io *io, const struct weir__address *address)
 	struct weir__sim *sim = sim_of(io);
 
 	(void)address;
-	return open_fd(sim, new_socket(sim, WEIR__SIM_FRESH));
+	return weir__sim_socket_open(sim, weir__sim_socket_new(sim, WEIR__SIM_FRESH));
 }
 
 static int sim_peer(struct weir__io *io, int fd, struct weir__address *ret)
@@ -683,4 +692,6 @@ const struct weir__socket_ops weir__sim_sockets = {
 	.unlisten = sim_unlisten,
 	.open = sim_open,
 	.peer = sim_peer,
+	.open_datagram = weir__sim_datagram_open,
+	.connect_datagram = weir__sim_datagram_connect,
 };

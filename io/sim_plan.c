@@ -83,6 +83,9 @@ static void draw_faults(struct weir__sim *sim, const struct weir_sim_opts *opts)
 	faults->refuse = rate(sim, 50);
 	faults->no_descriptors = rate(sim, 50);
 	faults->no_memory = rate(sim, 10);
+	faults->lost = rate(sim, 200);
+	faults->doubled = rate(sim, 100);
+	faults->overtaken = rate(sim, 300);
 }
 
 static void draw_ways(struct weir__sim *sim)

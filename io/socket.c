@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "io/address.h"
+#include "io/datagram.h"
 
 /* A Unix socket file that nobody listens on any more is in the way; a live one is not ours to take.
  */
@@ -155,4 +156,6 @@ const struct weir__socket_ops weir__kernel_sockets = {
 	.unlisten = unlisten,
 	.open = open_to_connect,
 	.peer = peer,
+	.open_datagram = weir__datagram_open,
+	.connect_datagram = weir__datagram_connect,
 };

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * datagram_socket.c: the kernel's datagram sockets: opening them, and the calls that never wait.
+ *
+ * Comes from: datagram.c, through the driver; poll.c, and ring.c where its kernel lacks something.
+ * Goes to: the kernel.
+ */
+#include "io/datagram.h"
+
+#include <errno.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* A socket file that no socket is bound to any more is in the way; a live one is not ours. */
+static int remove_stale(const struct weir__address *address)
+{
+	struct stat st;
+
+	if (address->any.sa_family != AF_UNIX || address->len <= sizeof address->any.sa_family ||
+	    !address->un.sun_path[0])
+		return -EADDRINUSE;
+	if (stat(address->un.sun_path, &st) < 0 || !S_ISSOCK(st.st_mode))
+		return -EADDRINUSE;
+	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return -errno;
+	/* a stream socket that lives says EPROTOTYPE */
+	bool is_dead = connect(fd, &address->any, address->len) < 0 && errno == ECONNREFUSED;
+	(void)close(fd);
+	if (!is_dead)
+		return -EADDRINUSE;
+	return unlink(address->un.sun_path) < 0 ? -errno : 0;
+}
+
+/* Not SO_REUSEADDR: of two UDP sockets with it and one port, one hears nothing. */
+static int set_options(int fd, const struct weir__address *address, bool shared)
+{
+	const int one = 1, zero = 0;
+
+	if (address->any.sa_family == AF_UNIX)
+		return shared ? -EOPNOTSUPP : 0;
+	if (shared && setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one) < 0)
+		return -errno;
+	if (address->any.sa_family == AF_INET6)
+		(void)setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof zero);
+	(void)setsockopt(fd, SOL_SOCKET, SO_BROADCAST, &one, sizeof one);
+	return 0;
+}
+
+static int bind_to(int fd, struct weir__address *address)
+{
+	int err = bind(fd, &address->any, address->len) < 0 ? -errno : 0;
+
+	if (err == -EADDRINUSE) {
+		err = remove_stale(address);
+		if (err == 0)
+			err = bind(fd, &address->any, address->len) < 0 ? -errno : 0;
+	}
+	if (err < 0)
+		return err;
+	address->len = sizeof address->un; /* the largest of them */
+	return getsockname(fd, &address->any, &address->len) < 0 ? -errno : 0;
+}
+
+int weir__datagram_open(struct weir__io *io, struct weir__address *address, bool shared)
+{
+	int nonblocking = io->needs_nonblocking ? SOCK_NONBLOCK : 0;
+	int fd = socket(address->any.sa_family, SOCK_DGRAM | SOCK_CLOEXEC | nonblocking, 0);
+
+	if (fd < 0)
+		return -errno;
+	int err = set_options(fd, address, shared);
+	if (err == 0)
+		err = bind_to(fd, address);
+	if (err < 0) {
+		(void)close(fd);
+		return err;
+	}
+	return fd;
+}
+
+int weir__datagram_connect(struct weir__io *io, int fd, const struct weir__address *to)
+{
+	(void)io;
+	return connect(fd, &to->any, to->len) < 0 ? -errno : 0;
+}
+
+static ssize_t receive(int fd, struct weir__datagram *head, size_t room)
+{
+	struct iovec payload = { head->payload, room - sizeof *head };
+	struct msghdr message = {
+		.msg_name = head->name,
+		.msg_namelen = sizeof head->name,
+		.msg_iov = &payload,
+		.msg_iovlen = 1,
+	};
+	ssize_t n;
+
+	do
+		n = recvmsg(fd, &message, MSG_DONTWAIT);
+	while (n < 0 && errno == EINTR);
+	if (n < 0)
+		return -errno;
+	head->name_len = message.msg_namelen;
+	head->control_len = 0;
+	head->payload_len = (uint32_t)n;
+	head->flags = (uint32_t)message.msg_flags;
+	return n + (ssize_t)sizeof *head;
+}
+
+int weir__datagram_receive(int fd, size_t room, struct weir__block **ret)
+{
+	weir_buf buf = WEIR_BUF_INIT;
+
+	if (weir_buf_get(&buf, room) < 0)
+		return -ENOMEM;
+	ssize_t n = receive(fd, (struct weir__datagram *)(void *)buf.data, room);
+	if (n < 0)
+		weir_buf_release(&buf);
+	else
+		*ret = buf.block;
+	return (int)n;
+}
+
+static bool is_unix(int fd)
+{
+	int domain = AF_UNSPEC;
+	socklen_t len = sizeof domain;
+
+	(void)getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len);
+	return domain == AF_UNIX;
+}
+
+int weir__datagram_send(int fd, const struct weir__op *op)
+{
+	ssize_t n;
+
+	do
+		n = sendmsg(fd, op->data, MSG_DONTWAIT | MSG_NOSIGNAL);
+	while (n < 0 && errno == EINTR);
+	if (n >= 0)
+		return (int)n;
+	return errno != EAGAIN ? -errno : is_unix(fd) ? -EBUSY : -EAGAIN;
+}
