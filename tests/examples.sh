@@ -4,7 +4,8 @@
 # examples.sh: the examples, driven by clients that nobody here wrote: curl, wrk, redis-cli, redis-benchmark
 # and the shell's own sockets; by echoload; and by hostile, which means them ill. On io_uring, then on epoll
 # (WEIR_DRIVER set: only there). B is the build directory, FULL=1 runs the long loads, RUN goes in front of the
-# servers (RUN='valgrind -q --error-exitcode=9'); with an argument, only the parts named so: echo http kv fastest.
+# servers (RUN='valgrind -q --error-exitcode=9'); with an argument, only the parts named so: echo udp http kv
+# fastest.
 #
 # Each line of output is a claim: "ok - ..." or "not ok - ..." and why. Ports are chosen by the kernel.
 set -uo pipefail
@@ -211,6 +212,48 @@ test_echo() {
 		ends_well TERM SIGTERM
 	start echo 127.0.0.1:0 128 || return
 	claim '300 clients against 128 descriptors; then it serves again' more_clients_than_descriptors
+	ends_well TERM SIGTERM
+}
+
+# ---- udp --------------------------------------------------------------------------------------------
+
+# Each write of the shell's is a datagram, each read takes one.
+datagrams_return() { # bytes of each...
+	local bytes
+	exec 3<>"/dev/udp/$udp_host/$port" || return
+	for bytes in "$@"; do
+		head -c "$bytes" /dev/urandom >"$work/sent"
+		dd if="$work/sent" bs=65536 status=none >&3 || return
+		timeout 10 dd bs=65536 count=1 status=none <&3 | cmp - "$work/sent" || return
+	done
+	exec 3>&-
+}
+
+many_senders() { # each with a socket, and so a port, of its own
+	local i pids=()
+	for i in $(seq 16); do
+		(work=$work/sender$i && mkdir "$work" && datagrams_return 1 20 300 1400) &
+		pids+=($!)
+	done
+	for i in "${pids[@]}"; do
+		wait "$i" || return
+	done
+	rm -rf "$work"/sender*
+}
+
+test_udp() {
+	export udp_host=127.0.0.1
+	start udp 127.0.0.1:0 || return
+	claim 'datagrams of every size come back as they went' datagrams_return 1 9 1472 4000 65507
+	claim '16 senders at once' many_senders
+	ends_well TERM SIGTERM
+	start udp '[::1]:0' || return
+	udp_host=::1
+	claim 'IPv6' datagrams_return 1 1452 65507 && ends_well INT SIGINT
+	start udp ':0' || return
+	claim 'IPv6 at every address' datagrams_return 100
+	udp_host=127.0.0.1
+	claim 'and IPv4' datagrams_return 100 65507
 	ends_well TERM SIGTERM
 }
 
@@ -433,7 +476,7 @@ test_fastest() {
 
 mapfile -t functions < <(declare -F | awk '{ print $3 }')
 parts=("$@")
-[ $# -gt 0 ] || parts=(echo http kv fastest)
+[ $# -gt 0 ] || parts=(echo udp http kv fastest)
 for tool in curl wrk redis-cli redis-benchmark; do
 	command -v $tool >/dev/null || { echo "not ok - $tool is missing: make deps"; exit 1; }
 done
