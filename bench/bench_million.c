@@ -7,8 +7,9 @@
  *   skynet   a tree of 1,111,111 tasks, ten children each; the leaves are numbers, to be summed
  *
  * Each runs in a process of its own, on one worker, so that the peak of its memory is its own.
- * Memory is what the process has more than before: resident pages, and the kernel's page tables for
- * them. bench/rivals/tokio/src/bin/skynet.rs and bench/rivals/go/skynet are the same tree.
+ * Memory of a task is what the process has more than before: resident pages, and the kernel's page
+ * tables for them. The peak is that of the whole process, as the others print it.
+ * bench/rivals/tokio/src/bin/skynet.rs and bench/rivals/go/skynet are the same tree.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -29,7 +30,7 @@ static unsigned count = MILLION;
 struct memory {
 	int64_t resident; /* bytes, like the next two */
 	int64_t tables;
-	int64_t peak; /* of resident */
+	int64_t peak; /* of resident, since the process began */
 	int mappings;
 };
 
@@ -70,8 +71,8 @@ static void report(const char *what, unsigned tasks, int64_t ns)
 	int64_t bytes = now.resident + now.tables - before.resident - before.tables;
 
 	printf("  %-18s %8u tasks %9.1f ns each %8.0f B each, peak %6.1f MiB, %d mappings\n", what,
-	       tasks, (double)ns / tasks, (double)bytes / tasks,
-	       (double)(now.peak - before.resident) / (1 << 20), now.mappings);
+	       tasks, (double)ns / tasks, (double)bytes / tasks, (double)now.peak / (1 << 20),
+	       now.mappings);
 }
 
 /* ---- Queued and parked ---------------------------------------------------------------------- */

@@ -7,6 +7,9 @@
  *   churn (-k)       connect, one echo, close, again
  *   idle (-i)        open the connections and hold them
  *
+ * load_options.c reads what is asked for, load_setup.c makes the ring, buffers and connections
+ * ready, load_result.c computes the figures and load_report.c prints them; what is between is here.
+ *
  * One thread on raw liburing: it uses nothing of weir, so that one tool judges every server alike.
  * It needs Linux 6.1.
  *
@@ -24,91 +27,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "histogram.h"
-#include "load.h"
-#include "procstat.h"
+#include "load_state.h"
 
-#define NS_PER_SEC	    INT64_C(1000000000)
 #define TICK_NS		    INT64_C(10000000) /* how often dead connections are opened again */
 #define CONNECT_PATIENCE_NS (5 * NS_PER_SEC)  /* without one new connection, before giving up */
 #define CONNECTING_MAX	    256		      /* below every server's backlog */
-#define PAYLOAD_PERIOD	    65521	      /* prime, so that no message size divides it */
-#define BUFFER_GROUP	    0
-#define SOURCE_PORTS	    10000 /* connections from one loopback address */
-
-enum conn_state { CONN_DEAD, CONN_CONNECTING, CONN_OPEN, CONN_CLOSING };
-
-struct conn {
-	uint64_t sent;	   /* messages, over all incarnations */
-	uint64_t done;	   /* answered or lost */
-	uint64_t due;	   /* open loop: messages whose time has come */
-	uint64_t tx_bytes; /* of this incarnation, handed to the kernel and taken by it */
-	uint64_t rx_bytes;
-	uint32_t tx_left; /* of the send in flight */
-	uint32_t rx_part; /* bytes of a message not yet complete */
-	uint8_t state;
-	bool send_armed;
-	bool recv_armed;
-};
+#define SOURCE_PORTS	    10000	      /* connections from one loopback address */
 
 /* low bits of a completion's user_data; the rest is the connection's index */
 enum op { OP_CONNECT, OP_SEND, OP_RECV, OP_CLOSE, OP_NONE, OP_BITS = 3 };
-
-enum phase { PHASE_CONNECT, PHASE_WARMUP, PHASE_MEASURE, PHASE_DONE };
-
-/* What is read at both ends of the measured window. */
-struct reading {
-	int64_t time_ns;
-	struct procstat server;
-	struct procstat self;
-	struct machstat machine;
-	uint64_t syscalls, cqes;
-};
-
-struct load {
-	struct load_options opt;
-	struct io_uring ring;
-	struct sockaddr_storage peer;
-	socklen_t peer_len;
-	struct conn *conns;
-	int64_t *sent_at_ns; /* depth of them for each connection, by message number */
-	char *payload;	     /* period + the longest piece that is sent or compared at once */
-	struct io_uring_buf_ring *buffers;
-	char *buffer_memory;
-	unsigned buffer_count, buffer_bytes, buffer_stride;
-
-	enum phase phase;
-	int64_t now_ns;
-	int64_t phase_end_ns;
-	int64_t tick_ns;
-	int64_t open_start_ns;
-	uint64_t open_next; /* number of the next message to fall due */
-	unsigned connecting, opened, dead;
-	unsigned dead_cursor;
-
-	struct histogram latency;
-	uint64_t requests; /* answered in the window */
-	uint64_t issued;   /* sent since the start; for -n */
-	uint64_t answered; /* since the start */
-	uint64_t errors;   /* connections lost or refused since the start */
-	uint64_t lost;	   /* messages that were on them */
-	uint64_t reconnects;
-	uint64_t mismatches;
-	int last_error;
-	bool backoff; /* a connect failed: wait for the next tick */
-	struct reading begin, end;
-	struct procstat server_before; /* idle: before the first connection */
-	bool server_known;
-	struct trace_counter syscall_counter, cqe_counter;
-	bool syscalls_known, cqes_known;
-};
 
 static volatile sig_atomic_t interrupted;
 
@@ -120,11 +52,6 @@ static int64_t clock_ns(void)
 }
 
 /* ---- operations ---------------------------------------------------------------------------- */
-
-static unsigned index_of(const struct load *l, const struct conn *c)
-{
-	return (unsigned)(c - l->conns);
-}
 
 static struct io_uring_sqe *get_sqe(struct load *l)
 {
@@ -140,7 +67,7 @@ static struct io_uring_sqe *get_sqe(struct load *l)
 
 static void tag(const struct load *l, struct io_uring_sqe *sqe, const struct conn *c, enum op op)
 {
-	sqe->user_data = (uint64_t)index_of(l, c) << OP_BITS | op;
+	sqe->user_data = (uint64_t)load_index(l, c) << OP_BITS | op;
 	if (op != OP_CLOSE)
 		sqe->flags |= IOSQE_FIXED_FILE;
 }
@@ -150,13 +77,13 @@ static const char *payload_at(const struct load *l, const struct conn *c, uint64
 {
 	if (!l->opt.verify)
 		return l->payload;
-	return l->payload + (index_of(l, c) * UINT64_C(7919) + offset) % PAYLOAD_PERIOD;
+	return l->payload + (load_index(l, c) * UINT64_C(7919) + offset) % PAYLOAD_PERIOD;
 }
 
 static void arm_send(struct load *l, struct conn *c)
 {
 	struct io_uring_sqe *sqe = get_sqe(l);
-	io_uring_prep_send(sqe, (int)index_of(l, c), payload_at(l, c, c->tx_bytes), c->tx_left,
+	io_uring_prep_send(sqe, (int)load_index(l, c), payload_at(l, c, c->tx_bytes), c->tx_left,
 			   MSG_WAITALL | MSG_NOSIGNAL);
 	tag(l, sqe, c, OP_SEND);
 	c->send_armed = true;
@@ -168,9 +95,9 @@ static void arm_recv(struct load *l, struct conn *c)
 {
 	struct io_uring_sqe *sqe = get_sqe(l);
 	if (l->opt.mode == MODE_CHURN)
-		io_uring_prep_recv(sqe, (int)index_of(l, c), NULL, 0, 0);
+		io_uring_prep_recv(sqe, (int)load_index(l, c), NULL, 0, 0);
 	else
-		io_uring_prep_recv_multishot(sqe, (int)index_of(l, c), NULL, 0, 0);
+		io_uring_prep_recv_multishot(sqe, (int)load_index(l, c), NULL, 0, 0);
 	sqe->ioprio |= IORING_RECVSEND_POLL_FIRST;
 	sqe->buf_group = BUFFER_GROUP;
 	sqe->flags |= IOSQE_BUFFER_SELECT;
@@ -194,12 +121,6 @@ static unsigned messages_allowed(const struct load *l, const struct conn *c)
 	return (unsigned)allowed;
 }
 
-static int64_t due_at_ns(const struct load *l, const struct conn *c, uint64_t message)
-{
-	double number = (double)message * l->opt.connections + index_of(l, c);
-	return l->open_start_ns + (int64_t)(number * (double)NS_PER_SEC / l->opt.rate);
-}
-
 /* Sends all the messages the connection may have in flight, in one piece. */
 static void kick(struct load *l, struct conn *c)
 {
@@ -210,9 +131,10 @@ static void kick(struct load *l, struct conn *c)
 		return;
 	for (unsigned i = 0; i < n; i++) {
 		uint64_t message = c->sent++;
-		int64_t at = l->opt.rate > 0 ? due_at_ns(l, c, message) : l->now_ns;
+		int64_t at = l->opt.rate > 0 ? load_due_ns(l, c, message) : l->now_ns;
 		if (l->opt.mode != MODE_CHURN)
-			l->sent_at_ns[index_of(l, c) * l->opt.depth + message % l->opt.depth] = at;
+			l->sent_at_ns[load_index(l, c) * l->opt.depth + message % l->opt.depth] =
+				at;
 	}
 	l->issued += n;
 	c->tx_left = n * l->opt.size;
@@ -277,19 +199,19 @@ static void connect_failed(struct load *l, int err)
 
 static void start_connect(struct load *l, struct conn *c)
 {
-	int err = open_socket(l, index_of(l, c));
+	int err = open_socket(l, load_index(l, c));
 	if (err < 0) {
 		connect_failed(l, err);
 		return;
 	}
 	struct io_uring_sqe *sqe = get_sqe(l);
-	io_uring_prep_connect(sqe, (int)index_of(l, c), (struct sockaddr *)&l->peer, l->peer_len);
+	io_uring_prep_connect(sqe, (int)load_index(l, c), (struct sockaddr *)&l->peer, l->peer_len);
 	tag(l, sqe, c, OP_CONNECT);
 	c->state = CONN_CONNECTING;
 	c->tx_bytes = c->rx_bytes = 0;
 	c->rx_part = 0;
 	if (l->opt.mode == MODE_CHURN)
-		l->sent_at_ns[index_of(l, c) * l->opt.depth] = l->now_ns;
+		l->sent_at_ns[load_index(l, c) * l->opt.depth] = l->now_ns;
 	l->connecting++;
 	l->dead--;
 	if (l->phase != PHASE_CONNECT && l->opt.mode != MODE_CHURN)
@@ -302,7 +224,7 @@ static void finish_close(struct load *l, struct conn *c)
 	if (c->state != CONN_CLOSING || c->send_armed || c->recv_armed)
 		return;
 	struct io_uring_sqe *sqe = get_sqe(l);
-	io_uring_prep_close_direct(sqe, index_of(l, c));
+	io_uring_prep_close_direct(sqe, load_index(l, c));
 	tag(l, sqe, c, OP_CLOSE);
 }
 
@@ -313,7 +235,7 @@ static void begin_close(struct load *l, struct conn *c)
 	c->state = CONN_CLOSING;
 	if (c->send_armed || c->recv_armed) {
 		struct io_uring_sqe *sqe = get_sqe(l);
-		io_uring_prep_shutdown(sqe, (int)index_of(l, c), SHUT_RDWR);
+		io_uring_prep_shutdown(sqe, (int)load_index(l, c), SHUT_RDWR);
 		tag(l, sqe, c, OP_NONE);
 		sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
 	}
@@ -386,7 +308,7 @@ static void on_send(struct load *l, struct conn *c, int res)
 static void message_answered(struct load *l, struct conn *c)
 {
 	uint64_t message = l->opt.mode == MODE_CHURN ? 0 : c->done % l->opt.depth;
-	int64_t at = l->sent_at_ns[index_of(l, c) * l->opt.depth + message];
+	int64_t at = l->sent_at_ns[load_index(l, c) * l->opt.depth + message];
 	c->done++;
 	l->answered++;
 	if (l->phase != PHASE_MEASURE)
@@ -417,14 +339,6 @@ static bool take_bytes(struct load *l, struct conn *c, const char *data, unsigne
 	return true;
 }
 
-static void give_buffer(struct load *l, unsigned id)
-{
-	io_uring_buf_ring_add(l->buffers, l->buffer_memory + (size_t)id * l->buffer_stride,
-			      l->buffer_bytes, (unsigned short)id,
-			      io_uring_buf_ring_mask(l->buffer_count), 0);
-	io_uring_buf_ring_advance(l->buffers, 1);
-}
-
 static void on_recv(struct load *l, struct conn *c, int res, unsigned flags)
 {
 	if (!(flags & IORING_CQE_F_MORE))
@@ -435,7 +349,7 @@ static void on_recv(struct load *l, struct conn *c, int res, unsigned flags)
 	else if (c->state == CONN_OPEN && res > 0)
 		take_bytes(l, c, l->buffer_memory + (size_t)id * l->buffer_stride, (unsigned)res);
 	if (flags & IORING_CQE_F_BUFFER)
-		give_buffer(l, id);
+		load_give_buffer(l, id);
 	if (c->state != CONN_OPEN) {
 		finish_close(l, c);
 		return;
@@ -515,8 +429,17 @@ static void begin_measure(struct load *l)
 	l->phase_end_ns = l->now_ns + (int64_t)(l->opt.seconds * NS_PER_SEC);
 }
 
+/* Whoever has started this as one load of two wants to know when the connections are there. */
+static void say_held(const struct load *l)
+{
+	printf("held       %u connections\n", l->opened);
+	fflush(stdout);
+}
+
 static void begin_warmup(struct load *l)
 {
+	if (l->opt.mode == MODE_IDLE && !l->opt.csv)
+		say_held(l);
 	l->phase = PHASE_WARMUP;
 	l->phase_end_ns = l->now_ns + (int64_t)(l->opt.warmup_seconds * NS_PER_SEC);
 	l->open_start_ns = l->now_ns;
@@ -641,180 +564,7 @@ static void run(struct load *l)
 	}
 }
 
-/* ---- result -------------------------------------------------------------------------------- */
-
-static double share(double amount, uint64_t of)
-{
-	return of ? amount / (double)of : -1;
-}
-
-static void compute_server(const struct load *l, struct load_result *r)
-{
-	const struct procstat *b = &l->begin.server, *e = &l->end.server;
-	double cpu_ns = (double)(e->cpu_ns - b->cpu_ns);
-	double switches = (double)(e->sleeps + e->preemptions - b->sleeps - b->preemptions);
-	r->server_us = share(cpu_ns / 1000, l->requests);
-	r->server_cpus = cpu_ns / 1e9 / r->seconds;
-	r->server_switches = share(switches, l->requests);
-	r->server_sleeps = share((double)(e->sleeps - b->sleeps), l->requests);
-	r->server_rss_kb = (double)e->rss_bytes / 1024;
-	if (l->opt.mode == MODE_IDLE) {
-		double grown = (double)(e->rss_bytes - l->server_before.rss_bytes);
-		r->bytes_per_conn = share(grown, l->opened);
-		r->server_switches = switches / r->seconds;
-	}
-	if (l->syscalls_known)
-		r->syscalls = share((double)(l->end.syscalls - l->begin.syscalls), l->requests);
-	if (l->cqes_known)
-		r->cqes = share((double)(l->end.cqes - l->begin.cqes), l->requests);
-}
-
-static void compute_behind(const struct load *l, struct load_result *r)
-{
-	int64_t oldest = l->end.time_ns;
-	for (unsigned i = 0; i < l->opt.connections; i++) {
-		const struct conn *c = &l->conns[i];
-		if (c->due == c->done)
-			continue;
-		r->behind += c->due - c->done;
-		int64_t at = due_at_ns(l, c, c->done);
-		oldest = at < oldest ? at : oldest;
-	}
-	r->behind_ms = (double)(l->end.time_ns - oldest) / 1e6;
-}
-
-static struct load_result compute(const struct load *l)
-{
-	struct load_result r = { .requests = l->requests,
-				 .connections =
-					 l->opt.mode == MODE_CHURN ? l->opt.connections : l->opened,
-				 .errors = l->errors,
-				 .lost = l->lost,
-				 .reconnects = l->reconnects,
-				 .mismatches = l->mismatches,
-				 .last_error = l->last_error,
-				 .server_known = l->server_known,
-				 .latency = &l->latency,
-				 .server_us = -1,
-				 .server_cpus = -1,
-				 .server_switches = -1,
-				 .server_sleeps = -1,
-				 .server_rss_kb = -1,
-				 .bytes_per_conn = -1,
-				 .syscalls = -1,
-				 .cqes = -1 };
-	const struct reading *b = &l->begin, *e = &l->end;
-	r.seconds = (double)(e->time_ns - b->time_ns) / 1e9;
-	r.rate = (double)l->requests / r.seconds;
-	if (l->server_known)
-		compute_server(l, &r);
-	int64_t client_ns = e->self.cpu_ns - b->self.cpu_ns;
-	int64_t server_ns = l->server_known ? e->server.cpu_ns - b->server.cpu_ns : 0;
-	int64_t foreign_ns = e->machine.busy_ns - b->machine.busy_ns - client_ns - server_ns;
-	r.client_us = share((double)client_ns / 1000, l->requests);
-	r.foreign_percent = foreign_ns > 0 ? (double)foreign_ns / 1e7 / r.seconds : 0;
-	if (!l->server_known)
-		r.foreign_percent = -1; /* the server's share would be in it */
-	r.steal_percent = (double)(e->machine.steal_ns - b->machine.steal_ns) / 1e7 / r.seconds;
-	if (l->opt.rate > 0)
-		compute_behind(l, &r);
-	return r;
-}
-
-/* ---- start --------------------------------------------------------------------------------- */
-
-static unsigned power_of_two(uint64_t at_least, unsigned min, unsigned max)
-{
-	unsigned n = min;
-	while (n < at_least && n < max)
-		n *= 2;
-	return n;
-}
-
-static void *zeroed(size_t bytes)
-{
-	void *memory =
-		mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (memory == MAP_FAILED)
-		load_die("%zu bytes of memory: %s", bytes, strerror(errno));
-	return memory;
-}
-
-/* Large buffers are staggered by a cache line, or their first lines would share one cache set. */
-static void init_buffers(struct load *l)
-{
-	unsigned bytes = power_of_two((uint64_t)l->opt.size * l->opt.depth, 256, 65536);
-	unsigned count = power_of_two(l->opt.connections, 128, 4096);
-	while (count > 128 && (uint64_t)count * bytes > 32 << 20)
-		count /= 2;
-	l->buffer_bytes = bytes;
-	l->buffer_count = count;
-	l->buffer_stride = bytes >= 4096 ? bytes + 64 : bytes;
-	l->buffer_memory = zeroed((size_t)count * l->buffer_stride);
-	l->buffers = zeroed(count * sizeof(struct io_uring_buf));
-	struct io_uring_buf_reg reg = { .ring_addr = (uintptr_t)l->buffers,
-					.ring_entries = count,
-					.bgid = BUFFER_GROUP };
-	int err = io_uring_register_buf_ring(&l->ring, &reg, 0);
-	if (err < 0)
-		load_die("provided buffers: %s", strerror(-err));
-	io_uring_buf_ring_init(l->buffers);
-	for (unsigned i = 0; i < count; i++)
-		give_buffer(l, i);
-}
-
-static void init_payload(struct load *l)
-{
-	size_t longest = (size_t)l->opt.size * l->opt.depth;
-	if (longest < l->buffer_bytes)
-		longest = l->buffer_bytes;
-	size_t bytes = PAYLOAD_PERIOD + longest;
-	uint64_t random = UINT64_C(88172645463325252);
-	l->payload = zeroed(bytes);
-	for (size_t i = 0; i < bytes; i++) {
-		random ^= random << 13;
-		random ^= random >> 7;
-		random ^= random << 17;
-		l->payload[i] = i < PAYLOAD_PERIOD ? (char)random : l->payload[i - PAYLOAD_PERIOD];
-	}
-}
-
-static void init_ring(struct load *l)
-{
-	struct rlimit limit;
-	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-		limit.rlim_cur = limit.rlim_max;
-		setrlimit(RLIMIT_NOFILE, &limit);
-	}
-	struct io_uring_params params = {
-		.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
-			 IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE,
-		.cq_entries = power_of_two(4 * (uint64_t)l->opt.connections, 4096, 65536),
-	};
-	int err = io_uring_queue_init_params(2048, &l->ring, &params);
-	if (err < 0)
-		load_die("io_uring is not available: %s", strerror(-err));
-	io_uring_register_ring_fd(&l->ring);
-	err = io_uring_register_files_sparse(&l->ring, l->opt.connections);
-	if (err < 0)
-		load_die("%u connections: %s (see ulimit -n)", l->opt.connections, strerror(-err));
-}
-
-static void init(struct load *l)
-{
-	init_ring(l);
-	init_buffers(l);
-	init_payload(l);
-	l->conns = zeroed(l->opt.connections * sizeof(*l->conns));
-	l->sent_at_ns = zeroed((size_t)l->opt.connections * l->opt.depth * sizeof(int64_t));
-	l->dead = l->opt.connections;
-	if (l->opt.server) {
-		int err = procstat_read(l->opt.server, &l->server_before);
-		if (err < 0)
-			load_die("process %d: %s", (int)l->opt.server, strerror(-err));
-		l->server_known = true;
-	}
-}
+/* ---- start ---------------------------------------------------------------------------------- */
 
 static void on_signal(int number)
 {
@@ -832,9 +582,9 @@ int main(int argc, char **argv)
 	sigaction(SIGTERM, &action, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	prctl(PR_SET_TIMERSLACK, 1); /* the open loop sleeps between messages */
-	init(&load);
+	load_setup(&load);
 	run(&load);
-	struct load_result result = compute(&load);
+	struct load_result result = load_compute(&load);
 	if (load.opt.csv)
 		load_report_csv(&load.opt, &result);
 	else

@@ -2,7 +2,8 @@
 /*
  * load.h: what the command line of echoload asks for and what its report says.
  *
- * echoload.c makes the one into the other; load_options.c and load_report.c are its two ends.
+ * echoload.c makes the one into the other; load_options.c and load_report.c are its two ends. What
+ * it knows in between is in load_state.h.
  */
 #ifndef BENCH_LOAD_H
 #define BENCH_LOAD_H

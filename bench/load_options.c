@@ -35,7 +35,7 @@ static const char usage[] =
 	"  -r, --rate R          open loop: R messages/s in total; latency counts from the due "
 	"time\n"
 	"  -k, --churn           connect, one echo, close, again\n"
-	"  -i, --idle            open the connections and hold them\n"
+	"  -i, --idle            open the connections, say 'held', and hold them\n"
 	"  -1, --once            with --idle: one echo on each connection first\n"
 	"  -t, --time SECONDS    measured time (5)\n"
 	"  -w, --warmup SECONDS  before it (0.5)\n"

@@ -26,9 +26,9 @@ def parse():
                         help="jobs whose 'group name' contains TEXT (may be repeated)")
     parser.add_argument("--programs", metavar="LIST", help="only these, e.g. weir,tokio")
     parser.add_argument("--rounds", type=int, help="5; --quick 3")
-    parser.add_argument("--seconds", type=float, help="measured time of a sample: 0.6; --quick 0.4")
+    parser.add_argument("--seconds", type=float, help="measured time of a sample: 0.5; --quick 0.4")
     parser.add_argument("--patience", type=float,
-                        help="seconds in all for repeats on a noisy machine (120; --quick 20)")
+                        help="seconds in all for repeats on a noisy machine (90; --quick 20)")
     parser.add_argument("--keep-noisy", action="store_true",
                         help="use disturbed samples too, to try things out")
     parser.add_argument("--out", default=build.built("bench"), help="where the report goes")
@@ -40,7 +40,7 @@ def parse():
 
 
 def choose_jobs(args):
-    seconds = args.seconds or (0.4 if args.quick else 0.6)
+    seconds = args.seconds or (0.4 if args.quick else 0.5)
     if args.quick:
         jobs = catalogue.core(seconds)
     elif args.all or args.only:
@@ -79,7 +79,8 @@ def raise_file_limit():
 
 def print_jobs(jobs, count):
     for job in jobs:
-        print(f"{job.group:8} {job.name:28} {' '.join(job.programs)}")
+        print(f"{job.group:8} {job.name[:32]:32} {job.rounds_of(count)} x {job.seconds:4.2f} s  "
+              f"{' '.join(job.programs)}")
     print(f"about {rounds.expected_seconds(jobs, count) / 60:.1f} minutes, {count} rounds")
 
 
@@ -107,7 +108,7 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers end with us
     os.chdir(build.REPO)
     start = time.time()
-    patience = args.patience if args.patience is not None else (20 if args.quick else 120)
+    patience = args.patience if args.patience is not None else (20 if args.quick else 90)
     store = rounds.run_rounds(drop_missing(jobs), count, patience, args.keep_noisy)
     facts = machine.facts(build.REPO) + [
         ("run", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(start))

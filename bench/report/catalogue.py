@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The workloads: what `make bench` measures, of whom, and what the columns mean.
 
-The first job list is the default, sized for about twelve minutes; `quick` takes the core of it. The
-rest is run with --only or --all. Not every rival is in every row: the full field runs where the
-question is "which runtime", the nearest rivals where it is "and at this size".
+default() is sized for about twelve minutes; core() is what `make bench-quick` takes of it. The rest
+is run with --only or --all. The nearest rivals are in every round of a row; those that are far
+behind, and what differs by multiples, take SOME_ROUNDS: rounds are for ratios near 1.
 """
 import os
 
@@ -13,9 +13,11 @@ import samples
 from build import built
 from rounds import Job
 
-START_SECONDS = 0.35  # of a server, its warm-up and its end
+START_SECONDS = 0.27  # of a server, its warm-up and its end
+SOME_ROUNDS = 3       # the fewest that have an interval
 FIELD = ["weir", "uring", "epoll", "tokio", "tokio-mi", "monoio", "glommio", "go", "libuv"]
 NEAR = ["weir", "uring", "tokio", "monoio"]
+FAR = ["go", "libuv"]
 SIZES = [64, 1024, 4096, 16384, 65536]
 
 
@@ -75,14 +77,19 @@ def single(row, take):
     return lambda program, store: {row: take(program, store)}
 
 
-def job(group, row, programs, take, seconds):
-    return Job(group, row, programs, single(row, take), START_SECONDS + seconds)
+def job(group, row, programs, take, seconds, rounds=None):
+    return Job(group, row, programs, single(row, take), START_SECONDS + seconds, rounds)
 
 
-def echo_job(t, programs, size, connections, depth=1):
+def echo_job(t, programs, size, connections, depth=1, rounds=None):
     row = f"{size} B x {connections}" + (f", depth {depth}" if depth > 1 else "")
-    return job("echo", row, programs,
-               lambda p, _: samples.echo(p, t, size, connections, depth), t + connections * 3e-5)
+    return job("echo", row, programs, lambda p, _: samples.echo(p, t, size, connections, depth),
+               t + connections * 8e-5, rounds)
+
+
+def echo_jobs(t, size, connections, depth=1):
+    return [echo_job(t, NEAR, size, connections, depth),
+            echo_job(t, FAR, size, connections, depth, SOME_ROUNDS)]
 
 
 def worker_counts():
@@ -105,17 +112,28 @@ def slower_rate(store):
     return store.slower_rate
 
 
-def open_job(t, programs, rate=None, share=None):
+def open_job(t, programs, rate=None, share=None, rounds=None):
+    """Twice the time of other rows: the thousandth part of a sample must still be some messages."""
     row = f"{rate // 1000} k/s" if rate else f"{share * 100:.0f} % of capacity"
 
     def take(program, store):
-        return samples.echo(program, t, rate=rate or round(share * slower_rate(store)))
-    return job("open", row, programs, take, t)
+        return samples.echo(program, 2 * t, rate=rate or round(share * slower_rate(store)))
+    return job("open", row, programs, take, 2 * t, rounds)
 
 
-def http_job(t, depth):
-    return job("http", f"depth {depth}", ["weir", "tokio", "tokio-mi", "go"],
-               lambda p, _: samples.http(p, t, depth), max(1, round(t)))
+def open_jobs(t, rate):
+    return [open_job(t, ["weir", "uring", "epoll", "tokio"], rate),
+            open_job(t, ["monoio", "go", "libuv"], rate, rounds=SOME_ROUNDS)]
+
+
+def http_job(t, depth, programs, rounds=None):
+    return job("http", f"depth {depth}", programs, lambda p, _: samples.http(p, t, depth),
+               max(1, round(t)), rounds)
+
+
+def http_jobs(t, depth):
+    return [http_job(t, depth, ["weir", "tokio", "tokio-mi"]),
+            http_job(t, depth, ["go"], SOME_ROUNDS)]
 
 
 def kv_job(t, command, depth):
@@ -127,13 +145,13 @@ IDLE_FEW = 10_000
 BURST_SECONDS = 120
 
 
-def idle_connections_job(count, limit=""):
+def idle_connections_job(programs, count, limit="", rounds=1):
     row = f"idle connection ({count:,}{limit})"
 
     def take(program, _store):
         figures = samples.idle_connections(program, 0.3, count)
         return {row: {"bytes": figures["bytes_per_conn"]}}
-    return Job("memory", row, FIELD, take, 0.7 + count * 1e-4, once=True)
+    return Job("memory", row, programs, take, 0.7 + count * 1e-4, rounds)
 
 
 def burst_job():
@@ -143,39 +161,44 @@ def burst_job():
         store.burst = burst
         return burst.take(program, store)
     return Job("memory", "burst", ["weir", "tokio", "tokio-mi", "monoio", "go", "libuv"], take, 3,
-               once=True, finish=burst.finish)
+               1, burst.finish)
 
 
 def memory_jobs():
-    """Once: nothing but the programs decides them."""
+    """Mostly once: little but the programs decides them."""
     most, limit = memory.connections_most()
+    few = min(IDLE_FEW, most)
 
     def idle_tasks(program, _store):
-        tasks = 1_000_000 if memory.room_for(1_000_000, 5000) else 100_000
-        return {f"idle task ({tasks:,})": {"bytes": memory.idle_tasks(program, tasks)}}
+        return memory.idle_tasks(program, 1_000_000 if memory.room_for(1_000_000, 5000) else 100_000)
     return [
-        idle_connections_job(min(IDLE_FEW, most)),
-        *([idle_connections_job(most, ", the most here: " + limit)] if most > IDLE_FEW else []),
-        Job("memory", "idle tasks", memory.IDLE, idle_tasks, 6, once=True),
+        idle_connections_job(["weir"], few, rounds=SOME_ROUNDS),
+        idle_connections_job(FIELD[1:], few),
+        *([idle_connections_job(["weir", "epoll", "tokio", "monoio", "go"], most,
+                                ", the most here: " + limit)] if most > IDLE_FEW else []),
+        Job("memory", "idle tasks", memory.IDLE, idle_tasks, 4, 1),
     ]
 
 
-COUNTED = ["weir", "uring", "epoll", "tokio", "monoio", "libuv"]
-
-
-def cost_job(row, programs, count, seconds):
-    return Job("cost", row, programs, lambda p, _: {row: {"count": count(p)}}, seconds, once=True)
-
-
 def cost_jobs():
+    """weir's are taken some rounds, and the roofline's: how many requests a turn finds decides them."""
+    def count_job(row, programs, count, seconds, rounds=1):
+        return Job("cost", row, programs, lambda p, _: {row: {"count": count(p)}}, seconds, rounds)
+
+    def traced_job(programs, rounds=1):
+        return Job("cost", "system calls and CQEs", programs, lambda p, _: costs.traced(p), 1.2,
+                   rounds)
+
     def own(program, _store):
         return {row: {"count": value} for row, value in costs.own_counters(program).items()}
+    others = ["epoll", "tokio", "monoio", "libuv"]
     return [
-        cost_job("user instructions", COUNTED, costs.instructions, 7),
-        Job("cost", "system calls and CQEs", [*COUNTED, "glommio", "go"],
-            lambda p, _: costs.traced(p), 1.5, once=True),
-        cost_job("malloc calls", COUNTED, costs.mallocs, 1.2),
-        Job("cost", "weir's own counters", ["weir"], own, 1, once=True),
+        count_job("user instructions", ["weir", "uring"], costs.instructions, 2.5, SOME_ROUNDS),
+        count_job("user instructions", others, costs.instructions, 2.5),
+        traced_job(["weir", "uring"], SOME_ROUNDS),
+        traced_job([*others, "glommio", "go"]),
+        count_job("malloc calls", ["weir", "uring", *others], costs.mallocs, 1),
+        Job("cost", "weir's own counters", ["weir"], own, 1, 1),
     ]
 
 
@@ -194,10 +217,10 @@ def micro_programs(c_name, rust_name, go_name=None):
 def micro_job(name, programs, seconds):
     env = {"GOMAXPROCS": "1", "WEIR_WORKERS": "1"}
     return Job("tasks", name, programs,
-               lambda p, _: samples.table_of_rows(programs[p], env), seconds)
+               lambda p, _: samples.table_of_rows(programs[p], env), seconds, SOME_ROUNDS)
 
 
-def two_worker_job(name, c_name, rust_name, go_name=None):
+def two_worker_job(name, seconds, c_name, rust_name, go_name=None):
     """The same loops in runtimes of two workers, nothing pinned: who places tasks places them."""
     programs = {"weir": [built("bench", c_name), "--csv", "--rounds", "5"]}
     for rival, target in (("tokio", "tokio"), ("tokio-mi", "tokio-mimalloc")):
@@ -209,7 +232,7 @@ def two_worker_job(name, c_name, rust_name, go_name=None):
     def take(program, _store):
         rows = samples.table_of_rows(programs[program], env, pinned=False)
         return {f"{row}, 2 workers": figures for row, figures in rows.items()}
-    return Job("tasks", name, programs, take, 1.5)
+    return Job("tasks", name, programs, take, seconds, SOME_ROUNDS)
 
 
 def apart_job():
@@ -219,20 +242,20 @@ def apart_job():
     def take(program, _store):
         rows = samples.table_of_rows(programs[program], pinned=False)
         return {f"{row.removeprefix('two_')}, apart": figures for row, figures in rows.items()}
-    return Job("tasks", "tasks apart", programs, take, 1)
+    return Job("tasks", "tasks apart", programs, take, 1, SOME_ROUNDS)
 
 
 def micro_jobs():
+    """Each takes its loops five times in a sample."""
     return [
         micro_job("runtime", micro_programs("bench_runtime", "tokio_micro", "micro"), 1.5),
-        micro_job("Tokio's suite", micro_programs("bench_suite", "tokio_suite"), 2),
-        micro_job("Tokio's channels", micro_programs("bench_mpsc", "tokio_mpsc"), 0.6),
-        two_worker_job("two workers", "bench_runtime", "tokio_micro", "micro"),
-        two_worker_job("Tokio's suite on two workers", "bench_suite", "tokio_suite"),
-        two_worker_job("Tokio's channels on two workers", "bench_mpsc", "tokio_mpsc"),
+        micro_job("Tokio's suite", micro_programs("bench_suite", "tokio_suite"), 1.7),
+        micro_job("Tokio's channels", micro_programs("bench_mpsc", "tokio_mpsc"), 0.3),
+        two_worker_job("two workers", 1.5, "bench_runtime", "tokio_micro", "micro"),
+        two_worker_job("Tokio's suite on two workers", 1.4, "bench_suite", "tokio_suite"),
+        two_worker_job("Tokio's channels on two workers", 0.3, "bench_mpsc", "tokio_mpsc"),
         apart_job(),
-        Job("tasks", "skynet", memory.SKYNET, single("skynet", lambda p, _: memory.skynet(p)), 2,
-            once=True),
+        Job("tasks", "skynet", memory.SKYNET, lambda p, _: memory.skynet(p), 2.2, 1),
     ]
 
 
@@ -240,7 +263,8 @@ ALLOCATORS = ["weir", "weir-sized", "weir-malloc", "glibc", "jemalloc", "mimallo
 
 
 def alloc_job():
-    return Job("alloc", "loops", ALLOCATORS, lambda p, _: samples.alloc_loops(p), 0.7)
+    return Job("alloc", "loops", ALLOCATORS, lambda p, _: samples.alloc_loops(p), 0.6,
+               SOME_ROUNDS)
 
 
 def core(t):
@@ -250,7 +274,7 @@ def core(t):
     return [
         echo_job(t, ["weir", "uring", "epoll", "tokio", "monoio", "go"], 64, 64),
         open_job(t, ["weir", "epoll", "tokio"], rate=20000),
-        http_job(t, 1),
+        http_job(t, 1, ["weir", "tokio", "tokio-mi", "go"]),
         kv_job(t, "get", 1),
         micro,
     ]
@@ -260,23 +284,20 @@ def default(t):
     return [
         burst_job(),  # first: what comes after it goes on while the others are measured
         echo_job(t, FIELD, 64, 64),
-        *[echo_job(t, NEAR, size, 64) for size in SIZES[1:]],
-        echo_job(t, NEAR, 64, 64, 16),
-        echo_job(t, NEAR, 64, 1),
-        echo_job(t, NEAR, 64, 1000),
-        echo_job(t, NEAR[:3], 64, 10000),
+        *[job for size in SIZES[1:] for job in echo_jobs(t, size, 64)],
+        *echo_jobs(t, 64, 64, depth=16),
+        *[job for connections in (1, 1000, 10000) for job in echo_jobs(t, 64, connections)],
         *[workers_job(t, workers) for workers in worker_counts()],
-        open_job(t, ["weir", "uring", "epoll", "tokio"], rate=20000),
-        open_job(t, ["weir", "uring", "epoll", "tokio"], rate=60000),
+        *open_jobs(t, 20000), *open_jobs(t, 60000),
         open_job(t, ["weir", "uring", "tokio"], share=0.5),
         open_job(t, ["weir", "uring", "tokio"], share=0.8),
         job("conns", "churn", ["weir", "uring", "epoll", "tokio"],
             lambda p, _: samples.churn(p, t), t),
         job("conns", "few active", ["weir", "uring", "tokio"],
-            lambda p, _: samples.few_active(p, t), t + 0.6),
+            lambda p, _: samples.few_active(p, t), t + 1),
         job("unix", "64 B x 64", ["weir", "epoll", "tokio", "go"],
             lambda p, _: samples.echo(p, t, unix=True), t),
-        http_job(t, 1), http_job(t, 16),
+        *http_jobs(t, 1), *http_jobs(t, 16),
         *[kv_job(t, command, depth) for command in ("get", "set") for depth in (1, 16)],
         *micro_jobs(),
         alloc_job(),

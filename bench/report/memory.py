@@ -10,7 +10,7 @@ import time
 import machine
 import samples
 from build import built
-from process import Failure, run
+from process import Failure
 from stats import median
 
 IDLE = {
@@ -22,12 +22,21 @@ IDLE = {
 
 
 def idle_tasks(name, tasks):
-    """Resident bytes of a task that waits for a timer."""
-    out = run(IDLE[name] + [str(tasks)], machine.cpu_pair()[0], {"GOMAXPROCS": "1"})
-    found = re.search(r"parked .* ns each +(\d+) B each|bytes_per_task ([\d.]+)", out)
+    """Resident bytes of a task that waits for a timer, and the time to make it and park it."""
+    out, disturbance = samples.run_watched(IDLE[name] + [str(tasks)], {"GOMAXPROCS": "1"})
+    found = {key: float(first or second) for key, first, second in (
+        ("ns", *figure(r"parked .*? ([\d.]+) ns each|ns_per_task ([\d.]+)", out)),
+        ("bytes", *figure(r"parked .* (\d+) B each|bytes_per_task ([\d.]+)", out)))}
+    return {f"idle task ({tasks:,})": {"bytes": found["bytes"]},
+            ("tasks", f"spawned and parked, {tasks:,} tasks"): {"ns": found["ns"], **disturbance}}
+
+
+def figure(pattern, out):
+    """Both groups of the pattern, one of which has matched."""
+    found = re.search(pattern, out)
     if not found:
         raise Failure("no figure: " + out[-100:])
-    return float(found.group(1) or found.group(2))
+    return found.groups()
 
 
 SKYNET = {
@@ -40,16 +49,17 @@ SKYNET = {
 }
 
 
+SKYNET_ROW, SKYNET_PEAK = "skynet", "peak of skynet (1,111,111 tasks, the whole process)"
+
+
 def skynet(name):
-    """A tree of 1,111,111 tasks: nanoseconds for each of them, median of five trees."""
-    watch = machine.Watch()
-    out = run(SKYNET[name], machine.cpu_pair()[0], {"GOMAXPROCS": "1", "WEIR_WORKERS": "1"})
-    used = watch.stop()
-    times = [float(text) for text in re.findall(r"skynet .*? ([\d.]+) ns each", out)]
-    if not times:
+    """A tree of 1,111,111 tasks: nanoseconds for each of them, median of five trees, and the peak."""
+    out, disturbance = samples.run_watched(SKYNET[name], {"GOMAXPROCS": "1", "WEIR_WORKERS": "1"})
+    trees = re.findall(r"skynet .*?([\d.]+) ns each.*? peak +([\d.]+) MiB", out)
+    if not trees:
         raise Failure("no figure: " + out[-100:])
-    return {"ns": median(times), "foreign_percent": used["foreign_percent"],
-            "steal_percent": used["steal_percent"]}
+    return {SKYNET_ROW: {"ns": median(float(ns) for ns, _peak in trees), **disturbance},
+            ("memory", SKYNET_PEAK): {"bytes": max(float(mib) for _ns, mib in trees) * (1 << 20)}}
 
 
 def available():

@@ -21,14 +21,19 @@ WAIT_SECONDS_MAX = 10  # for one repeat
 class Job:
     """What is sampled once in each round for each of its programs.
 
-    `take(program, store)` gives {row: {metric: value}}. `seconds` is what a sample takes in all.
-    What does not vary is taken `once`, in the first round. What goes on after take() is asked for
+    `take(program, store)` gives {row: {metric: value}}; a row of another group is (group, row).
+    `seconds` is what a sample takes in all. It is taken in the first `rounds` rounds, or in every
+    one: rounds belong where a ratio is near its bound. What goes on after take() is asked for
     when all rounds are over: `finish(interrupted)` gives {program: {row: {metric: value}}}.
     """
 
-    def __init__(self, group, name, programs, take, seconds, once=False, finish=None):
+    def __init__(self, group, name, programs, take, seconds, rounds=None, finish=None):
         self.group, self.name, self.programs = group, name, list(programs)
-        self.take, self.seconds, self.once, self.finish = take, seconds, once, finish
+        self.take, self.seconds, self.rounds, self.finish = take, seconds, rounds, finish
+
+    def rounds_of(self, rounds):
+        """In how many of so many rounds it is taken."""
+        return min(rounds, self.rounds or rounds)
 
 
 class Sample:
@@ -135,17 +140,24 @@ def take_quietly(job, program, store, patience):
         try:
             rows = job.take(program, store)
         except Failure as error:
-            failure = error
+            failure, rows = error, None
+        if tries > 1:
+            patience.left -= time.monotonic() - start
+        if rows is None:
             continue
         if best is None or disturbance(rows) < disturbance(best):
             best = rows
-        if tries > 1:
-            patience.left -= time.monotonic() - start
         if disturbance(best) <= REPEAT_ABOVE or not patience.wait():
             break
     if best is None:
         raise failure
     return best, tries
+
+
+def samples_of(job, program, number, tries, rows):
+    places = [row if isinstance(row, tuple) else (job.group, row) for row in rows]
+    return [Sample(*place, program, number, tries, figures)
+            for place, figures in zip(places, rows.values())]
 
 
 def sample_job(job, number, store, progress, patience, rounds):
@@ -157,22 +169,20 @@ def sample_job(job, number, store, progress, patience, rounds):
         progress.show(f"round {number} of {rounds}: {job.group}, {job.name}, {program}")
         try:
             rows, tries = take_quietly(job, program, store, patience)
-            store.samples += [Sample(job.group, row, program, number, tries, figures)
-                              for row, figures in rows.items()]
+            store.samples += samples_of(job, program, number, tries, rows)
         except Failure as error:
             store.failures[job.group, job.name, program] = str(error)
         progress.done(job.seconds)
 
 
 def expected_seconds(jobs, rounds):
-    return sum(job.seconds * len(job.programs) * (1 if job.once else rounds) for job in jobs)
+    return sum(job.seconds * len(job.programs) * job.rounds_of(rounds) for job in jobs)
 
 
 def finish(jobs, store, interrupted):
     for job in (j for j in jobs if j.finish):
         for program, rows in job.finish(interrupted).items():
-            store.samples += [Sample(job.group, row, program, 1, 1, figures)
-                              for row, figures in rows.items()]
+            store.samples += samples_of(job, program, 1, 1, rows)
 
 
 def run_rounds(jobs, rounds, patience_seconds, keep_noisy):
@@ -182,7 +192,7 @@ def run_rounds(jobs, rounds, patience_seconds, keep_noisy):
     progress = Progress(expected_seconds(jobs, rounds))
     try:
         for number in range(1, rounds + 1):
-            for job in (j for j in jobs if number == 1 or not j.once):
+            for job in (j for j in jobs if number <= j.rounds_of(rounds)):
                 sample_job(job, number, store, progress, patience, rounds)
     except (KeyboardInterrupt, SystemExit):
         store.interrupted = True

@@ -8,9 +8,9 @@ import csv
 import io
 import os
 import re
+import select
 import subprocess
 import tempfile
-import time
 
 import machine
 import servers
@@ -68,29 +68,30 @@ def churn(name, seconds, connections=64):
                         time=seconds)
 
 
-def tcp_sockets():
-    found = re.search(r"TCP: inuse (\d+)", machine.read("/proc/net/sockstat", ""))
-    return int(found.group(1)) if found else 0
+HELD_SECONDS_MAX = 15
+
+
+def wait_until_held(holder, count):
+    """Returns when an echoload --idle says that it has so many connections open."""
+    ready, _, _ = select.select([holder.stdout], [], [], HELD_SECONDS_MAX)
+    line = holder.stdout.readline().decode() if ready else "nothing"
+    if line.split()[:2] != ["held", str(count)]:
+        raise Failure(f"{count} connections did not come up: {line.strip()}")
 
 
 def few_active(name, seconds, connections=10000, active=100):
     """A hundredth of the connections talks; the others are there."""
     idle = connections - active
     with echo_server(name) as server:
-        before = tcp_sockets()
         holder = subprocess.Popen(
             [built("bench", "echoload"), "--idle", "--reset", "-c", str(idle), "-t", "60",
-             servers.tcp(server.address)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+             servers.tcp(server.address)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         try:
-            end = time.monotonic() + 10
-            while tcp_sockets() < before + 2 * idle:
-                if time.monotonic() > end or holder.poll() is not None:
-                    raise Failure(f"{idle} connections did not come up")
-                time.sleep(0.05)
+            wait_until_held(holder, idle)
             return echoload(server, size=64, connections=active, warmup=0.2, time=seconds)
         finally:
             holder.kill()
-            holder.wait()
+            holder.communicate()
 
 
 def idle_connections(name, seconds, connections=10000):
