@@ -5,9 +5,12 @@ A goal is a bound on a figure of weir's or on a ratio paired by round, judged by
 interval of the ratio holds the bound, the verdict says that noise could turn it. What a run has not
 measured is not judged and is named. Nothing here is a measured constant: the numbers are the goals.
 """
+import asked
+from memory import SKYNET_PEAK, SKYNET_ROW
 from stats import Ratio, median
 
 CONNECTION_BYTES_MAX = 4700
+TASK_BYTES_MAX, TASKS_SECONDS_MAX = 4600, 10  # parked; to make and park a million of them
 INSTRUCTIONS_MAX = 450
 A2_RATE_MIN = 3e6
 TOKIO_ECHO_MIN = {"64": 1.25, "1024": 1.2, "4096": 1.2}  # times weir's CPU time, by message size
@@ -29,6 +32,10 @@ class Judge:
 
     def median_of(self, group, row, program, metric):
         return median(self.store.values(group, row, program, metric).values())
+
+    def rows(self, group):
+        """What was measured, then what a whole run has and this one has not."""
+        return list(dict.fromkeys([*self.store.rows(group), *asked.rows(group)]))
 
     def ratio(self, group, row, over, under, metric):
         """`over`'s figure over `under`'s; either may be (group, row, program) of its own."""
@@ -72,7 +79,7 @@ class Judge:
 
 
 def echo(judge):
-    for row in judge.store.rows("echo"):
+    for row in judge.rows("echo"):
         size, name = row.split(" ", 1)[0], f"echo {row}"
         rate = judge.ratio("echo", row, "weir", "uring", "rate").text()
         judge.add(name, "at least 0.97 of the roofline: its CPU time over weir's",
@@ -94,10 +101,9 @@ def counted(judge):
         return judge.median_of("cost", row, program, "count")
     judge.add_figure("user-space instructions of a 64 B echo", f"at most {INSTRUCTIONS_MAX}",
                      cost("user instructions", "weir"), lambda value: value <= INSTRUCTIONS_MAX)
-    roofline = cost("system calls", "uring")
-    judge.add_figure("system calls of a 64 B echo", "as few as the roofline's"
-                     + (f" {roofline:.2f}" if roofline else ""), cost("system calls", "weir"),
-                     lambda value: roofline is not None and value <= 1.03 * roofline)
+    judge.add("system calls of a 64 B echo", "as few as the roofline's, within 3 %",
+              judge.ratio("cost", "system calls", "weir", "uring", "count"), high=1.03,
+              text=f"{cost('system calls', 'weir') or 0:.3f} each, {{}} of the roofline's")
     judge.add_figure("malloc calls of a 64 B echo", "none", cost("malloc calls", "weir"),
                      lambda value: value < 0.005)
 
@@ -112,9 +118,9 @@ def workers(judge):
 
 
 def servers(judge):
-    for row in judge.store.rows("http") or ["depth 1"]:
+    for row in judge.rows("http"):
         judge.ahead_of_all(f"HTTP, {row}", "http", row, "cpu_us", "ahead of every rival")
-    for row in judge.store.rows("kv") or ["GET, depth 1"]:
+    for row in judge.rows("kv"):
         low = KV_MIN[row.rsplit(" ", 1)[1]]
         judge.add(f"key-value, {row}", f"Redis needs at least {low} × weir's CPU time",
                   judge.ratio("kv", row, "redis", "weir", "cpu_us"), low=low)
@@ -127,7 +133,7 @@ def open_loop(judge):
         judge.add(f"open loop, {row}", "CPU time below Tokio's",
                   judge.ratio("open", row, "tokio", "weir", "cpu_us"), low=1.0,
                   text="Tokio's over weir's {}")
-    for row in judge.store.rows("open"):
+    for row in judge.rows("open"):
         for metric, name in (("p99_us", "p99"), ("p99.9_us", "p99.9")):
             judge.ahead_of_all(f"open loop, {row}", "open", row, metric, f"no rival's {name} lower")
 
@@ -137,10 +143,15 @@ def fairness(judge):
               judge.ratio("echo", "64 B x 1000", "weir", "uring", "p99_us"), high=1.1)
 
 
+def parked(row):
+    """Its goal is seconds for a million, and memory."""
+    return row.startswith("spawned and parked")
+
+
 def micro(judge):
     """A line for all rows that are ahead, and one for each that is not."""
     ahead = []
-    for row in judge.store.rows("tasks"):
+    for row in (r for r in judge.store.rows("tasks") if not parked(r)):
         found = judge.rivals("tasks", row, "ns")
         if found and found[0][0].value > 1:
             ahead.append(row)
@@ -150,16 +161,32 @@ def micro(judge):
     if ahead:
         judge.verdicts.append(Verdict(f"microbenchmarks, {len(ahead)} rows but for the above",
                                       "ahead of the better of Tokio and Go", "each is", True))
+    else:
+        judge.unknown.append("microbenchmarks")
+
+
+def better(judge, row, *programs):
+    """The ratio of the better scheduler of a rival."""
+    ratios = [judge.ratio("tasks", row, p, "weir", "ns") for p in programs]
+    return min(ratios, key=lambda r: r.value or float("inf"))
+
+
+def skynet(judge):
+    name = "skynet, 1,111,111 tasks"
+    judge.add(name, "at most half of Tokio's time, its better scheduler",
+              better(judge, SKYNET_ROW, "tokio", "tokio-ct"), low=2.0)
+    judge.add(name, "below Tokio with mimalloc, its better scheduler",
+              better(judge, SKYNET_ROW, "tokio-mi", "tokio-mi-ct"), low=1.0)
+    judge.add(name, "peak memory no higher than Go's",
+              judge.ratio("memory", SKYNET_PEAK, "go", "weir", "bytes"), low=1.0,
+              text="Go's over weir's {}")
 
 
 def spawn_alloc(judge):
-    def better(*programs):
-        ratios = [judge.ratio("tasks", "spawn_alloc_A2", p, "weir", "ns") for p in programs]
-        return min(ratios, key=lambda r: r.value or float("inf"))
     judge.add("A2 spawn and alloc", "at least 2.5 × Tokio, its better scheduler",
-              better("tokio", "tokio-ct"), low=2.5)
+              better(judge, "spawn_alloc_A2", "tokio", "tokio-ct"), low=2.5)
     judge.add("A2 spawn and alloc", "at least 2 × Tokio with mimalloc, its better scheduler",
-              better("tokio-mi", "tokio-mi-ct"), low=2.0)
+              better(judge, "spawn_alloc_A2", "tokio-mi", "tokio-mi-ct"), low=2.0)
     ns = judge.median_of("tasks", "spawn_alloc_A2", "weir", "ns")
     judge.add_figure("A2 spawn and alloc", f"above {A2_RATE_MIN / 1e6:.0f} M operations/s",
                      ns and 1e3 / ns, lambda value: value * 1e6 > A2_RATE_MIN, " M/s")
@@ -191,9 +218,20 @@ def alloc_loops(judge):
                      lambda value: value > 3, " M/s")
 
 
+def parked_tasks(judge):
+    for row in [r for r in judge.store.rows("memory") if r.startswith("idle task")] or ["idle tasks"]:
+        judge.add_figure(row, f"at most {TASK_BYTES_MAX:,} bytes, page tables too",
+                         judge.median_of("memory", row, "weir", "bytes"),
+                         lambda value: value <= TASK_BYTES_MAX)
+    for row in (r for r in judge.store.rows("tasks") if parked(r)):
+        ns = judge.median_of("tasks", row, "weir", "ns")
+        judge.add_figure(row, f"a million in under {TASKS_SECONDS_MAX} s", ns and ns / 1e3,
+                         lambda value: value < TASKS_SECONDS_MAX, " s a million")
+
+
 def memory(judge):
     rows = [row for row in judge.store.rows("memory") if row.startswith("idle connection")]
-    for row in rows or ["idle connection"]:
+    for row in rows or ["idle connections"]:
         name = row.split(", the most", 1)[0] + ")" * (", the most" in row)
         judge.add_figure(name, f"at most {CONNECTION_BYTES_MAX:,} bytes",
                          judge.median_of("memory", row, "weir", "bytes"),
@@ -208,7 +246,7 @@ def memory(judge):
 def judged(store):
     """(verdicts, what was not measured)."""
     judge = Judge(store)
-    for part in (echo, counted, workers, servers, open_loop, fairness, micro, spawn_alloc,
-                 alloc_loops, memory):
+    for part in (echo, counted, workers, servers, open_loop, fairness, micro, skynet, spawn_alloc,
+                 alloc_loops, parked_tasks, memory):
         part(judge)
     return judge.verdicts, judge.unknown

@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 
+import asked
 import build
 import catalogue
 import costs
@@ -240,6 +241,14 @@ def goals_table(document, store):
         document.text("Not measured in this run: " + "; ".join(unknown) + ".")
 
 
+def asked_table(document, store):
+    titles = {name: group.title.split(",", 1)[0] for name, group in catalogue.groups().items()}
+    document.heading("What was asked for, and where it is")
+    document.text("Figures are those of a program in a row.")
+    document.table(["asked for", "table", "figures", "not there, because"],
+                   asked.table(store, titles), words=True)
+
+
 def noise(document, store):
     samples = store.samples
     if not samples:
@@ -284,6 +293,7 @@ def compose(store, facts, pictures):
         document.heading(group.title)
         document.text(group.note)
         (wide_table if name in WIDE else row_tables)(document, store, group)
+    asked_table(document, store)
     document.heading("The machine and the programs")
     document.table(["what", "here"], [list(fact) for fact in facts], words=True)
     document.table(["rival", "what", "version"],
