@@ -134,7 +134,7 @@ struct command {
 
 static weir_pool *maps, *lists;
 static struct map keyspace;
-static int64_t now_ms;
+static int64_t clock_ms;    /* 0: to be read when somebody asks; see now_ms() */
 static int64_t sweep_at_ms; /* when the sweeper will look next */
 static weir_chan *sweeper_poke;
 static uint64_t secret[2]; /* against clients that choose colliding keys */
@@ -164,16 +164,21 @@ static uint64_t mix(uint64_t a, uint64_t b)
 	return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
-static uint32_t hash_of(const char *at, size_t len)
+/* By eight bytes; the last eight may have been seen in part, which costs less than a few. */
+static uint32_t hash_of(struct bytes key)
 {
-	uint64_t hash = mix(secret[0] ^ len, 0x9e3779b97f4a7c15), word;
+	const char *at = key.at, *end = key.at + key.len;
+	uint64_t hash = mix(secret[0] ^ key.len, 0x9e3779b97f4a7c15), word = 0;
 
-	for (; len >= 8; at += 8, len -= 8) {
+	for (; end - at > 8; at += 8) {
 		memcpy(&word, at, 8);
 		hash = mix(hash ^ word, secret[1]);
 	}
-	word = 0;
-	memcpy(&word, at, len);
+	if (key.len >= 8)
+		memcpy(&word, end - 8, 8);
+	else
+		while (at < end)
+			word = word << 8 | (unsigned char)*at++;
 	return (uint32_t)mix(hash ^ word, secret[1]);
 }
 
@@ -216,18 +221,23 @@ static bool to_double(struct bytes text, double *ret)
 	return true;
 }
 
-static size_t from_integer(char *ret, int64_t n)
+/* `ret` has room for 20 bytes. */
+static inline size_t from_integer(char *ret, int64_t n)
 {
-	char digits[20], *at = digits + sizeof digits;
 	uint64_t rest = n < 0 ? 0 - (uint64_t)n : (uint64_t)n;
+	size_t len = 1 + (n < 0);
 
-	do
+	if (rest < 10 && n >= 0) {
+		*ret = (char)('0' + n);
+		return 1;
+	}
+	for (uint64_t tens = rest / 10; tens; tens /= 10)
+		len++;
+	for (char *at = ret + len; at > ret + (n < 0); rest /= 10)
 		*--at = (char)('0' + rest % 10);
-	while ((rest /= 10));
 	if (n < 0)
-		*--at = '-';
-	memcpy(ret, at, (size_t)(digits + sizeof digits - at));
-	return (size_t)(digits + sizeof digits - at);
+		*ret = '-';
+	return len;
 }
 
 /* The shortest of 15 and 17 digits that reads back as the same number. `ret` has room for 40 bytes.
@@ -295,14 +305,14 @@ static void map_resize(struct map *m, size_t size)
 }
 
 /* The link that points to the key's node; NULL when it is not there. */
-static struct node **map_seek(struct map *m, const char *key, size_t len, uint32_t hash)
+static struct node **map_seek(struct map *m, struct bytes key, uint32_t hash)
 {
 	map_step(m);
 	for (int i = 0; i < 2 && m->size[i]; i++) {
 		struct node **link = &m->buckets[i][hash & (m->size[i] - 1)];
 		for (; *link; link = &(*link)->next)
-			if ((*link)->hash == hash && (*link)->key_len == len &&
-			    !memcmp((*link)->key, key, len))
+			if ((*link)->hash == hash && (*link)->key_len == key.len &&
+			    !memcmp((*link)->key, key.at, key.len))
 				return link;
 	}
 	return NULL;
@@ -310,7 +320,7 @@ static struct node **map_seek(struct map *m, const char *key, size_t len, uint32
 
 static struct node *map_find(struct map *m, struct bytes key)
 {
-	struct node **link = map_seek(m, key.at, key.len, hash_of(key.at, key.len));
+	struct node **link = map_seek(m, key, hash_of(key));
 	return link ? *link : NULL;
 }
 
@@ -326,7 +336,7 @@ static struct node *map_add(struct map *m, struct bytes key, void *value)
 		return NULL;
 	*n = (struct node){ .value = value,
 			    .ranked_at = UNRANKED,
-			    .hash = hash_of(key.at, key.len),
+			    .hash = hash_of(key),
 			    .key_len = (uint32_t)key.len };
 	memcpy(n->key, key.at, key.len);
 	int which = m->size[1] ? 1 : 0;
@@ -434,7 +444,7 @@ static void map_unrank(struct map *m, struct node *n)
 
 static void map_remove(struct map *m, struct node *n)
 {
-	struct node **link = map_seek(m, n->key, n->key_len, n->hash);
+	struct node **link = map_seek(m, (struct bytes){ n->key, n->key_len }, n->hash);
 
 	*link = n->next;
 	map_unrank(m, n);
@@ -563,9 +573,17 @@ static bool key_expire(struct node *key, int64_t at_ms)
 	return true;
 }
 
+/* One reading serves all the commands of a read, and most need none. */
+static int64_t now_ms(void)
+{
+	if (!clock_ms)
+		clock_ms = weir_now() / WEIR_MS;
+	return clock_ms;
+}
+
 static bool is_expired(const struct node *key)
 {
-	return key->ranked_at != UNRANKED && key->order <= (double)now_ms;
+	return key->ranked_at != UNRANKED && key->order <= (double)now_ms();
 }
 
 /* The key's node, or NULL. A key past its time is deleted on the way. */
@@ -583,8 +601,14 @@ static struct node *key_find(struct bytes name)
 /* SET: `key` is what key_find() said. Returns the node, which does not expire; NULL: no memory. */
 static struct node *key_store(struct node *key, struct bytes name, struct bytes value)
 {
-	struct text *text = text_new(value);
+	struct text *old = key && key->type == TYPE_STRING ? key->value : NULL;
 
+	if (old && old->len == value.len) {
+		map_unrank(&keyspace, key);
+		memcpy(old->at, value.at, value.len);
+		return key;
+	}
+	struct text *text = text_new(value);
 	if (!text)
 		return NULL;
 	if (!key) {
@@ -602,14 +626,11 @@ static struct node *key_store(struct node *key, struct bytes name, struct bytes 
 
 /* ---- Answers --------------------------------------------------------------------------------- */
 
-/* Room for `len` more bytes; NULL when there is no memory: then the client has to go. */
-static char *room(struct client *c, size_t len)
+static char *more_room(struct client *c, size_t len)
 {
 	weir_buf bigger;
-
-	if (WEIR_LIKELY(c->out.cap - c->out.len >= len))
-		return c->out.data + c->out.len;
 	size_t cap = c->out.cap * 2 > OUT_BYTES_FIRST ? c->out.cap * 2 : OUT_BYTES_FIRST;
+
 	if (!c->err)
 		c->err = weir_buf_get(&bigger, cap > c->out.len + len ? cap : c->out.len + len);
 	if (c->err)
@@ -620,6 +641,14 @@ static char *room(struct client *c, size_t len)
 	weir_buf_release(&c->out);
 	c->out = bigger;
 	return c->out.data + c->out.len;
+}
+
+/* Room for `len` more bytes; NULL when there is no memory: then the client has to go. */
+static inline char *room(struct client *c, size_t len)
+{
+	if (WEIR_LIKELY(c->out.cap - c->out.len >= len))
+		return c->out.data + c->out.len;
+	return more_room(c, len);
 }
 
 static void reply_bytes(struct client *c, const char *at, size_t len)
@@ -747,13 +776,13 @@ static const char *cmd_get(struct client *c)
 static const char *arg_expiry(struct client *c, size_t i, int64_t unit_ms, int64_t least_ms,
 			      int64_t *ret)
 {
-	int64_t n, most = (EXPIRES_MS_MAX - now_ms) / unit_ms;
+	int64_t n, most = (EXPIRES_MS_MAX - now_ms()) / unit_ms;
 
 	if (!to_integer(c->argv[i], &n))
 		return NOT_INTEGER;
-	if (n >= most || n <= -most || now_ms + n * unit_ms < least_ms)
+	if (n >= most || n <= -most || now_ms() + n * unit_ms < least_ms)
 		return WRONG_EXPIRY;
-	*ret = now_ms + n * unit_ms;
+	*ret = now_ms() + n * unit_ms;
 	return NULL;
 }
 
@@ -775,7 +804,7 @@ static const char *set_options(struct client *c, struct set_options *o)
 		else if (!(ex || px) || o->expires_ms || i + 1 == c->argc)
 			err = SYNTAX;
 		else
-			err = arg_expiry(c, ++i, ex ? 1000 : 1, now_ms + 1, &o->expires_ms);
+			err = arg_expiry(c, ++i, ex ? 1000 : 1, now_ms() + 1, &o->expires_ms);
 	}
 	return !err && o->nx && o->xx ? SYNTAX : err;
 }
@@ -871,7 +900,7 @@ static const char *cmd_expire(struct client *c)
 	if (err)
 		return err;
 	struct node *key = key_find(c->argv[1]);
-	if (key && at <= now_ms)
+	if (key && at <= now_ms())
 		map_remove(&keyspace, key);
 	else if (key && !key_expire(key, at))
 		return OOM;
@@ -887,7 +916,7 @@ static const char *cmd_ttl(struct client *c)
 	if (!key || key->ranked_at == UNRANKED)
 		reply_integer(c, key ? -1 : -2);
 	else
-		reply_integer(c, ((int64_t)key->order - now_ms + unit_ms / 2) / unit_ms);
+		reply_integer(c, ((int64_t)key->order - now_ms() + unit_ms / 2) / unit_ms);
 	return NULL;
 }
 
@@ -1254,35 +1283,51 @@ static const struct command commands[] = {
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
 
-/* Open addressing over the lower-case name; filled once. */
-static const struct command *command_slots[256];
+/*
+ * Open addressing. A name is at most eight letters, so it is a number; without the bit that tells
+ * lower case from upper.
+ */
+enum { COMMAND_SLOTS = 256, NAME_BYTES_MAX = 8 };
+static struct {
+	uint64_t name;
+	const struct command *command;
+} command_slots[COMMAND_SLOTS];
 
-static uint32_t command_slot(const char *name, size_t len)
+static inline uint64_t command_name(struct bytes name)
 {
-	char lower[16];
+	uint64_t word = 0;
 
-	for (size_t i = 0; i < len; i++)
-		lower[i] = name[i] | 0x20;
-	return hash_of(lower, len) & 255;
+	for (size_t i = 0; i < name.len; i++)
+		word = word << 8 | (unsigned char)(name.at[i] | 0x20);
+	return word;
+}
+
+/* The name's slot, or the free one where it would be. */
+static inline size_t command_slot(uint64_t name)
+{
+	size_t slot = name * 0x9e3779b97f4a7c15 >> 56;
+
+	while (command_slots[slot].command && command_slots[slot].name != name)
+		slot = (slot + 1) % COMMAND_SLOTS;
+	return slot;
 }
 
 static void commands_init(void)
 {
 	for (size_t i = 0; i < COMMAND_COUNT; i++) {
-		uint32_t slot = command_slot(commands[i].name, strlen(commands[i].name));
-		while (command_slots[slot])
-			slot = (slot + 1) & 255;
-		command_slots[slot] = &commands[i];
+		char *name = (char *)(uintptr_t)commands[i].name;
+		uint64_t word = command_name((struct bytes){ name, strlen(name) });
+		size_t slot = command_slot(word);
+		command_slots[slot].name = word;
+		command_slots[slot].command = &commands[i];
 	}
 }
 
 static const struct command *command_find(struct bytes name)
 {
-	if (name.len > 16)
+	if (name.len > NAME_BYTES_MAX)
 		return NULL;
-	for (uint32_t slot = command_slot(name.at, name.len);; slot = (slot + 1) & 255)
-		if (!command_slots[slot] || equals(name, command_slots[slot]->name))
-			return command_slots[slot];
+	return command_slots[command_slot(command_name(name))].command;
 }
 
 /* The first key's place, the last one's from the end, and how far from one to the next. */
@@ -1375,22 +1420,27 @@ static int protocol_error(struct client *c, const char *what)
 	return -EPROTO;
 }
 
-static bool push_arg(struct client *c, char *at, size_t len)
+static int more_args(struct client *c)
 {
-	if (c->argc == c->args_cap) {
-		struct bytes *more = weir_alloc(2 * c->args_cap * sizeof *more);
-		if (!more) {
-			c->err = -ENOMEM;
-			return false;
-		}
-		memcpy(more, c->argv, c->argc * sizeof *more);
-		if (c->argv != c->args_inline)
-			weir_free(c->argv);
-		c->argv = more;
-		c->args_cap *= 2;
-	}
+	struct bytes *more = weir_alloc(2 * c->args_cap * sizeof *more);
+
+	if (!more)
+		return c->err = -ENOMEM;
+	memcpy(more, c->argv, c->argc * sizeof *more);
+	if (c->argv != c->args_inline)
+		weir_free(c->argv);
+	c->argv = more;
+	c->args_cap *= 2;
+	return 0;
+}
+
+/* Returns 0 or -ENOMEM. */
+static inline int push_arg(struct client *c, char *at, size_t len)
+{
+	if (c->argc == c->args_cap && more_args(c) < 0)
+		return c->err;
 	c->argv[c->argc++] = (struct bytes){ at, len };
-	return true;
+	return 0;
 }
 
 static void drop_args(struct client *c)
@@ -1449,13 +1499,14 @@ static int parse_inline(struct client *c)
 		at = inline_word(at, end, &word);
 		if (!at)
 			return protocol_error(c, "unbalanced quotes in request");
-		if (!push_arg(c, word.at, word.len))
+		if (push_arg(c, word.at, word.len) < 0)
 			return c->err;
 	}
 }
 
-/* A number on a line of its own, behind its first character. */
-static int parse_count(struct client *c, const char *too_long, const char *invalid, int64_t *ret)
+/* Negative, too large, no number at all, or not a whole line yet. */
+static int parse_odd_count(struct client *c, const char *too_long, const char *invalid,
+			   int64_t *ret)
 {
 	char *at = c->in + c->at;
 	size_t left = c->in_len - c->at;
@@ -1469,29 +1520,48 @@ static int parse_count(struct client *c, const char *too_long, const char *inval
 	return 1;
 }
 
-static int parse_bulk(struct client *c)
+/* A number on a line of its own, behind its first character. */
+static inline int parse_count(struct client *c, const char *too_long, const char *invalid,
+			      int64_t *ret)
+{
+	const char *first = c->in + c->at + 1, *end = c->in + c->in_len, *at = first;
+	int64_t n = 0;
+
+	for (; at < end && at < first + 10 && (unsigned char)(*at - '0') < 10; at++)
+		n = n * 10 + (*at - '0');
+	if (at == first || end - at < 2 || memcmp(at, "\r\n", 2) != 0)
+		return parse_odd_count(c, too_long, invalid, ret);
+	*ret = n;
+	c->at = (size_t)(at + 2 - c->in);
+	return 1;
+}
+
+static inline int parse_bulk_header(struct client *c)
 {
 	char message[40];
-	int got;
 
-	if (c->bulk_len < 0) {
-		if (c->at == c->in_len)
-			return 0;
-		if (c->in[c->at] != '$') {
-			snprintf(message, sizeof message, "expected '$', got '%c'", c->in[c->at]);
-			return protocol_error(c, message);
-		}
-		got = parse_count(c, "too big bulk count string", "invalid bulk length",
-				  &c->bulk_len);
-		if (got <= 0)
-			return got;
-		if (c->bulk_len < 0 || c->bulk_len > BULK_BYTES_MAX)
-			return protocol_error(c, "invalid bulk length");
+	if (c->at == c->in_len)
+		return 0;
+	if (c->in[c->at] != '$') {
+		snprintf(message, sizeof message, "expected '$', got '%c'", c->in[c->at]);
+		return protocol_error(c, message);
 	}
+	int got = parse_count(c, "too big bulk count string", "invalid bulk length", &c->bulk_len);
+	if (got > 0 && (c->bulk_len < 0 || c->bulk_len > BULK_BYTES_MAX))
+		return protocol_error(c, "invalid bulk length");
+	return got;
+}
+
+static inline int parse_bulk(struct client *c)
+{
+	int got = c->bulk_len < 0 ? parse_bulk_header(c) : 1;
 	size_t len = (size_t)c->bulk_len;
+
+	if (got <= 0)
+		return got;
 	if (c->in_len - c->at < len + 2)
 		return 0;
-	if (!push_arg(c, c->in + c->at, len))
+	if (push_arg(c, c->in + c->at, len) < 0)
 		return c->err;
 	c->at += len + 2; /* the CR LF at the end is not looked at, as in Redis */
 	c->bulk_len = -1;
@@ -1536,14 +1606,14 @@ static int flush(struct client *c)
 		return 0;
 	WEIR_SCOPE(sending, SEND_NS);
 	ssize_t n = weir_send(c->conn, &c->out);
-	now_ms = weir_now() / WEIR_MS;
+	clock_ms = 0;
 	return n < 0 ? (int)n : (size_t)n < len ? -ETIME : 0;
 }
 
 /* Answers every whole command in c->in. Returns 0 or why the client has to go at once. */
 static int run_commands(struct client *c)
 {
-	now_ms = weir_now() / WEIR_MS;
+	clock_ms = 0;
 	while (!c->closing && !c->err && parse_command(c) > 0) {
 		if (c->argc)
 			execute(c);
@@ -1688,7 +1758,7 @@ static int sweep(void *arg)
 	(void)arg;
 	while (err == 0) {
 		err = sweep_wait();
-		now_ms = weir_now() / WEIR_MS;
+		clock_ms = 0;
 		for (int n = 0; n < SWEEP_KEYS && keyspace.ranked_len > 0; n++) {
 			if (!is_expired(keyspace.ranked[0]))
 				break;
