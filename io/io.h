@@ -12,6 +12,8 @@
 #ifndef WEIR_IO_H
 #define WEIR_IO_H
 
+#include <sys/stat.h>
+
 #include "runtime.h"
 
 #ifdef __cplusplus
@@ -388,6 +390,169 @@ static inline void weir__dgram_cleanup(weir_dgram **dgram)
 }
 #define weir_auto_dgram WEIR_CLEANUP(weir__dgram_cleanup) weir_dgram *
 
+/* ---- Files -------------------------------------------------------------- */
+
+/*
+ * An open file, a block device, or a character device that has no end (/dev/zero). Any worker may
+ * use it, many tasks at once: there is no position, every call says where. What io_uring does not
+ * do itself, and everything on epoll, runs on threads of their own (WEIR_FS_THREADS), so no disk
+ * holds a worker. A call that is cancelled or late still ends by its own completion: the kernel
+ * has let go of the caller's memory when it returns.
+ *
+ * All of them park and return the negative errno of the system call, beside what they name; and
+ * -ECANCELED, -ETIME, -EINVAL (outside tasks, an offset below 0), -EAGAIN (no thread for it could
+ * be started). -EBADF is a file that is not open for this, or is being closed.
+ */
+typedef struct weir_file weir_file;
+
+struct weir_file_opts {
+	const char *path; /* the two positional ones come first and never move */
+	int flags;	  /* open(2)'s: O_RDONLY, O_WRONLY | O_CREAT | O_TRUNC, O_APPEND ... */
+	size_t size;	  /* filled by the macro */
+	unsigned mode;	  /* of a file that is created, less the umask; 0: 0666 */
+};
+
+/*
+ * Gives the file in *ret; close-on-exec. With O_DIRECT the memory, the offset and the length of
+ * every call are multiples of the device's block, 4096 being one nearly everywhere
+ * (weir_alloc_aligned()); else -EINVAL. Returns 0, -ENOENT, -EEXIST, -EACCES, -EISDIR, -EROFS,
+ * -EMFILE, -ENOMEM, or -ESPIPE: a FIFO or a terminal is a stream, see weir_stream_open().
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_file_open_with(weir_file **ret,
+							const struct weir_file_opts *opts);
+#define weir_file_open(ret, ...)                                                                   \
+	weir_file_open_with((ret), &(struct weir_file_opts){                                       \
+					   __VA_ARGS__, .size = sizeof(struct weir_file_opts) })
+
+/*
+ * Reads `len` bytes from `offset` on into `ret`, borrowed. Returns the byte count: fewer at the end
+ * of the file (0: nothing is there), or when cancelled, late or failed midway; -EIO, -EISDIR.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL ssize_t weir_file_read_at(weir_file *file, void *ret, size_t len,
+							  int64_t offset);
+
+/*
+ * Writes `len` bytes of `data`, borrowed, at `offset`; at the end, whatever `offset` is, of a file
+ * opened with O_APPEND. Returns the byte count: fewer when cancelled, late or failed midway, and
+ * the next call says why; -ENOSPC, -EDQUOT, -EFBIG (the file system's limit or RLIMIT_FSIZE, whose
+ * signal nobody gets), -EIO.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL ssize_t weir_file_write_at(weir_file *file, const void *data,
+							   size_t len, int64_t offset);
+
+/*
+ * Returns when what was written before is on the disk: 0, or -EIO, -ENOSPC, -EDQUOT for an earlier
+ * write, told once. weir_file_sync_data() leaves out what only a stat would show.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_file_sync(weir_file *file);
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_file_sync_data(weir_file *file);
+
+/* Cuts it, or lengthens it by zero bytes. Returns 0, -EFBIG, -ENOSPC, -EPERM. */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_file_truncate(weir_file *file, int64_t bytes);
+
+/* Its size in bytes now. */
+WEIR_API WEIR_MUST WEIR_NONNULL int64_t weir_file_size(weir_file *file);
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_file_stat(weir_file *file, struct stat *ret);
+
+/*
+ * Takes the file: waits until calls of other tasks on it have ended, as they would have without
+ * it, and closes. Parks, without being a cancellation point. Accepts NULL.
+ */
+WEIR_API void weir_file_close(weir_file *file);
+
+/*
+ * Gives a whole file in a block from weir_alloc(), with a zero byte behind it that *ret_len does
+ * not count. Returns 0, -EFBIG (more than `bytes_max`), or the errors of open and read.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_file_load(const char *path, size_t bytes_max, char **ret,
+						   size_t *ret_len);
+
+/*
+ * Names in the file system, on the same terms. weir_path_stat() follows symbolic links;
+ * weir_path_remove() takes files and links, and directories that are empty (-ENOTEMPTY).
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_path_stat(const char *path, struct stat *ret);
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_path_remove(const char *path);
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_path_rename(const char *from, const char *to);
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_dir_make(const char *path, unsigned mode);
+
+/*
+ * Gives the names in a directory, in no order and without "." and "..", and a NULL after the last:
+ * one block, for weir_free(). Returns how many, -ENOTDIR, -ENOENT, -EACCES, -ENOMEM.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_dir_list(const char *path, char ***ret);
+
+/* Sums over all workers. */
+struct weir_file_stats {
+	uint64_t reads, writes; /* operations; a call may be several */
+	uint64_t read_bytes, written_bytes;
+	uint64_t others; /* open, close, sync, stat and so on */
+	uint64_t pooled; /* of all of them: on a thread of their own, not in the ring */
+};
+WEIR_API WEIR_NONNULL void weir_file_stats_get(struct weir_file_stats *ret);
+
+/* ---- Pipes, terminals, standard input and output ------------------------ */
+
+/*
+ * Bytes in order, one way or both: a pipe's end, a FIFO, a terminal, whatever standard input is. A
+ * stream belongs to the worker it was made on: -EXDEV elsewhere.
+ */
+typedef struct weir_stream weir_stream;
+
+/* Gives both ends of a new pipe. Does not park. Returns 0, -EMFILE, -ENFILE, -ENOMEM, -EINVAL. */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_pipe(weir_stream **ret_read, weir_stream **ret_write);
+
+/*
+ * Gives a stream over what `fd` is open to: 0 is standard input. `fd` is borrowed until return and
+ * stays as it is, blocking for those who share it: the stream has a descriptor of its own, so a
+ * pipe's other end sees it closed only when `fd` is closed too. A regular file is read and written
+ * where `fd` stands. Does not park. Returns 0, -EBADF, -EMFILE, -ENOMEM, -EINVAL, -EOPNOTSUPP in
+ * the simulator.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_stream_from(weir_stream **ret, int fd);
+
+/*
+ * Opens a FIFO or a terminal by name; O_RDONLY, O_WRONLY or O_RDWR. Does not park: a FIFO's reader
+ * waits in its first read for who writes, and -ENXIO is a FIFO that nobody reads. Returns 0,
+ * -ENOENT, -EACCES, -EMFILE, -ENOMEM, -EINVAL (it is a file or a directory), -EOPNOTSUPP in the
+ * simulator.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_stream_open(weir_stream **ret, const char *path,
+						     int flags);
+
+/*
+ * Parks until something has come and reads it into `ret`, borrowed; `cap` bytes at most. Returns
+ * the byte count, 0 at the end, or -ECANCELED, -ETIME, -EBUSY (another task reads), -EBADF (it is
+ * not for reading), -EIO.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL ssize_t weir_stream_read(weir_stream *stream, void *ret,
+							 size_t cap);
+
+/*
+ * Writes all of `data`, borrowed; parks while there is no room. Returns the byte count: fewer when
+ * cancelled, late or broken midway; or -ECANCELED, -ETIME, -EBUSY (another task writes), -EBADF,
+ * -EPIPE: nobody reads. No signal comes with it.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL ssize_t weir_stream_write(weir_stream *stream, const void *data,
+							  size_t len);
+
+/*
+ * Takes the stream: cancels what other tasks wait for on it (-ECANCELED), and closes. Parks,
+ * without being a cancellation point. Accepts NULL.
+ */
+WEIR_API void weir_stream_close(weir_stream *stream);
+
+static inline void weir__file_cleanup(weir_file **file)
+{
+	weir_file_close(*file);
+}
+static inline void weir__stream_cleanup(weir_stream **stream)
+{
+	weir_stream_close(*stream);
+}
+#define weir_auto_file	 WEIR_CLEANUP(weir__file_cleanup) weir_file *
+#define weir_auto_stream WEIR_CLEANUP(weir__stream_cleanup) weir_stream *
+
 /* ---- Simulation --------------------------------------------------------- */
 
 /*
@@ -408,6 +573,8 @@ struct weir_sim_faults {
 	unsigned refuse;	 /* connecting: -ECONNREFUSED or -ETIMEDOUT */
 	unsigned no_descriptors; /* accepting, connecting: -EMFILE */
 	unsigned no_memory;	 /* allocations */
+	unsigned io_error;	 /* an operation on a file: -EIO */
+	unsigned no_space;	 /* writing one: -ENOSPC, a part being written perhaps */
 
 	unsigned lost;	    /* a UDP datagram does not come */
 	unsigned doubled;   /* it comes twice */
@@ -416,9 +583,12 @@ struct weir_sim_faults {
 
 /* An operation that is about to start. The last three fields may be changed. */
 struct weir_sim_op {
-	const char *name; /* "accept", "connect", "recv", "send", "shutdown",
-			     "recv_from", "send_to" */
-	uint64_t nth;	  /* of that name in this run, from 1 */
+	/*
+	 * "accept", "connect", "recv", "send", "shutdown", "recv_from", "send_to"; of files
+	 * "read", "write", "open" ...: what the call is named after
+	 */
+	const char *name;
+	uint64_t nth; /* of that name in this run, from 1 */
 	unsigned worker;
 	int error;	  /* when not 0: it ends with this negative errno */
 	size_t bytes_max; /* when not 0: no more than that at a time */

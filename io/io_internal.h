@@ -44,6 +44,18 @@ enum weir__op_code {
 	WEIR__OP_POLL,	    /* res: what the descriptor is ready for, of `len`, as in poll(2) */
 	WEIR__OP_RECV_FROM, /* res bytes in block, struct weir__datagram first; at most len */
 	WEIR__OP_SEND_TO, /* the datagram of the struct msghdr at data, `len` bytes: all or none */
+	WEIR__OP_FILES,	  /* from here on: file.h has the arguments */
+	WEIR__OP_FILE_READ = WEIR__OP_FILES,
+	WEIR__OP_FILE_WRITE,
+	WEIR__OP_FILE_SYNC,
+	WEIR__OP_FILE_TRUNCATE,
+	WEIR__OP_FILE_OPEN, /* res: a descriptor */
+	WEIR__OP_FILE_CLOSE,
+	WEIR__OP_FILE_STAT, /* of an open file, or of a name */
+	WEIR__OP_PATH_REMOVE,
+	WEIR__OP_PATH_RENAME,
+	WEIR__OP_DIR_MAKE,
+	WEIR__OP_DIR_LIST, /* res: how many names */
 	WEIR__OP_CODES,
 };
 
@@ -148,6 +160,11 @@ struct weir__io {
 	struct weir__driver driver; /* first: the runtime's view of us */
 	const struct weir__io_ops *ops;
 	const struct weir__socket_ops *sockets;
+	const struct weir__pipe_ops *pipes; /* stream.h */
+	uint32_t file_codes; /* bits: operations on files that the driver does; others block */
+	struct weir__file_counts {
+		uint64_t reads, writes, read_bytes, written_bytes, others, pooled;
+	} files; /* owner writes, others read relaxed */
 	struct weir__worker *worker;
 	bool accepts_direct;	/* accepted connections are slots of the ring's table */
 	bool needs_nonblocking; /* descriptors must be O_NONBLOCK */

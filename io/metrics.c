@@ -69,6 +69,19 @@ static const struct family datagram_families[] = {
 	DATAGRAMS(failed, "Datagrams that could not be sent."),
 };
 #undef DATAGRAMS
+#define FILES(field, help)                                                                         \
+	{                                                                                          \
+		"weir_file_" #field, help, false, offsetof(struct weir_file_stats, field)          \
+	}
+static const struct family file_families[] = {
+	FILES(reads, "Operations that read files."),
+	FILES(writes, "Operations that wrote files."),
+	FILES(read_bytes, "Bytes read from files."),
+	FILES(written_bytes, "Bytes written to files."),
+	FILES(others, "Files opened, closed, looked at, renamed and so on."),
+	FILES(pooled, "Operations on files that held a thread of the pool."),
+};
+#undef FILES
 
 #define COUNT_OF(array) (sizeof(array) / sizeof *(array))
 
@@ -99,18 +112,32 @@ static void write_workers(unsigned workers, FILE *out)
 	}
 }
 
+/* Families that have one sample each, in `stats`. */
+static void write_sums(const struct family *families, size_t count, const void *stats, FILE *out)
+{
+	for (size_t i = 0; i < count; i++) {
+		const struct family *family = &families[i];
+
+		write_head(family->name, family->help, family->is_gauge, out);
+		fprintf(out, "%s%s %llu\n", family->name, family->is_gauge ? "" : "_total",
+			value_of(stats, family));
+	}
+}
+
 static void write_serving(FILE *out)
 {
 	struct weir_serve_stats stats;
 
 	weir_serve_stats_get(&stats);
-	for (size_t i = 0; i < COUNT_OF(serve_families); i++) {
-		const struct family *family = &serve_families[i];
+	write_sums(serve_families, COUNT_OF(serve_families), &stats, out);
+}
 
-		write_head(family->name, family->help, family->is_gauge, out);
-		fprintf(out, "%s%s %llu\n", family->name, family->is_gauge ? "" : "_total",
-			value_of(&stats, family));
-	}
+static void write_files(FILE *out)
+{
+	struct weir_file_stats stats;
+
+	weir_file_stats_get(&stats);
+	write_sums(file_families, COUNT_OF(file_families), &stats, out);
 }
 
 static void write_datagrams(const struct weir__runtime *runtime, FILE *out)
@@ -180,6 +207,7 @@ int weir_metrics_write(FILE *out)
 	write_workers(self->runtime->workers_count, out);
 	write_serving(out);
 	write_datagrams(self->runtime, out);
+	write_files(out);
 	write_odd_events(out);
 	int err = write_stacks(out);
 	if (err == 0)

@@ -8,6 +8,7 @@
 #include <sys/resource.h>
 
 #include "io/address.h"
+#include "io/file.h"
 #include "runtime/wait_kind.h"
 
 void weir__handle_free(struct weir__handle *handle)
@@ -41,12 +42,17 @@ static void describe_op(const struct weir__task *task, char *ret, size_t cap)
 		[WEIR__OP_ACCEPT] = "accept",	  [WEIR__OP_CONNECT] = "connect",
 		[WEIR__OP_RECV] = "recv",	  [WEIR__OP_SEND] = "send",
 		[WEIR__OP_SHUTDOWN] = "shutdown", [WEIR__OP_INSTALL] = "install",
-		[WEIR__OP_SEND_TO] = "send to",
+		[WEIR__OP_SEND_TO] = "send to",	  [WEIR__OP_POLL] = "readiness",
 	};
 	const struct weir__op *op = task->wait;
 	bool is_known = op->code < sizeof names / sizeof *names && names[op->code];
-	size_t len = (size_t)snprintf(ret, cap, "%s on ", is_known ? names[op->code] : "operation");
+	size_t len;
 
+	if (op->code >= WEIR__OP_FILES) {
+		weir__file_describe(op, ret, cap);
+		return;
+	}
+	len = (size_t)snprintf(ret, cap, "%s on ", is_known ? names[op->code] : "operation");
 	if (len < cap)
 		weir__handle_describe(op->handle, ret + len, cap - len);
 }

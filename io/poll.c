@@ -28,6 +28,7 @@
 #include "io/datagram.h"
 #include "io/socket.h"
 #include "io/readiness.h"
+#include "io/stream.h"
 #include "runtime/fatal.h"
 
 enum { EVENTS_MAX = 256, ACCEPTS_MAX = 64 };
@@ -486,14 +487,26 @@ static void serve(struct poll *poll, const struct epoll_event *event, unsigned s
 	}
 }
 
+/* Of a handle that only polls wait for: a reader's and a writer's, perhaps. */
+static void serve_polls(struct poll *poll, const struct epoll_event *event)
+{
+	struct weir__op *next;
+
+	for (struct weir__op *op = ((struct weir__handle *)event->data.ptr)->ops;
+	     op && event->data.ptr; op = next) {
+		next = op->next;
+		if (try_poll(poll, op, event->events))
+			finish(poll, op);
+	}
+}
+
 static void on_event(struct poll *poll, const struct epoll_event *event)
 {
 	const uint32_t end = EPOLLRDHUP | EPOLLHUP | EPOLLERR;
 	struct weir__handle *handle = event->data.ptr;
 
 	if (handle->ops && handle->ops->code == WEIR__OP_POLL) {
-		if (try_poll(poll, handle->ops, event->events))
-			finish(poll, handle->ops);
+		serve_polls(poll, event);
 		return;
 	}
 	if (event->events & (EPOLLIN | EPOLLPRI | end))
@@ -676,6 +689,7 @@ int weir__poll_open(struct weir__worker *worker, struct weir__io **ret)
 	poll->io.driver.ops = &driver_ops;
 	poll->io.ops = &io_ops;
 	poll->io.sockets = &weir__kernel_sockets;
+	poll->io.pipes = &weir__kernel_pipes;
 	poll->io.worker = worker;
 	poll->io.needs_nonblocking = true;
 	poll->epoll_fd = poll->wake_fd = -1;

@@ -20,10 +20,12 @@
 
 #include "io/buffer_ring.h"
 #include "io/datagram.h"
+#include "io/file.h"
 #include "io/readiness.h"
 #include "io/ring.h"
 #include "io/ring_wake.h"
 #include "io/socket.h"
+#include "io/stream.h"
 #include "io/uring_compat.h"
 
 enum {
@@ -245,6 +247,8 @@ static void fill(struct weir__ring *ring, struct weir__op *op, struct io_uring_s
 	case WEIR__OP_INSTALL:
 		io_uring_prep_rw(WEIR__URING_OP_FIXED_FD_INSTALL, sqe, fd, NULL, 0, 0);
 		break;
+	default:
+		weir__ring_file_fill(op, sqe);
 	}
 	mark(op, sqe);
 }
@@ -872,6 +876,7 @@ static void init_ring(struct weir__ring *ring, struct weir__worker *worker)
 	ring->io.driver.ops = &driver_ops;
 	ring->io.ops = &io_ops;
 	ring->io.sockets = &weir__kernel_sockets;
+	ring->io.pipes = &weir__kernel_pipes;
 	ring->io.worker = worker;
 	ring->waiting_tail = &ring->waiting;
 	weir__quiet_init(&ring->quiet);

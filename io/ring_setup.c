@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "io/file.h"
 #include "io/multishot.h"
 #include "io/probe.h"
 #include "io/uring_compat.h"
@@ -75,6 +76,7 @@ static int find_features(struct weir__ring *ring, const struct weir__config *con
 	ring->io.accepts_direct = ring->has_buffers && !(mask & WEIR__URING_FIXED) &&
 				  has_op(probe, WEIR__URING_OP_FIXED_FD_INSTALL);
 	ring->has_msg_ring = has_op(probe, IORING_OP_MSG_RING) && !(mask & WEIR__URING_MSG_RING);
+	ring->io.file_codes = mask & WEIR__URING_FILES ? 0 : weir__ring_file_codes(probe);
 	free(probe);
 	return 0;
 }
@@ -82,7 +84,8 @@ static int find_features(struct weir__ring *ring, const struct weir__config *con
 static void register_extras(struct weir__ring *ring, const struct weir__config *config,
 			    unsigned files)
 {
-	unsigned iowq[2] = { 4, 16 }; /* bounded, unbounded: nothing of ours should need them */
+	/* bounded: files that cannot wait otherwise; unbounded: nothing of ours should need them */
+	unsigned iowq[2] = { 4, 16 };
 
 	(void)io_uring_register_iowq_max_workers(&ring->uring, iowq);
 	(void)io_uring_ring_dontfork(&ring->uring);

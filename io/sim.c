@@ -506,6 +506,7 @@ static void close_worker(struct weir__sim *sim, unsigned index)
 static void free_sim(struct weir__sim *sim)
 {
 	weir__sim_net_free(sim);
+	weir__sim_disk_free(sim);
 	free(sim->events);
 	for (uint32_t i = 0; i < sim->records_count; i++)
 		free(sim->records[i]);

@@ -6,6 +6,7 @@
  *   sim_driver.c   the third driver: operations, completions, wake-ups
  *   sim_net.c      sockets, listeners and byte streams
  *   sim_datagram.c datagrams
+ *   sim_disk.c     files and their names
  *   sim_plan.c     what a seed means: the random numbers, delays and faults
  *   sim_report.c   who waits on what, and what was left over
  *
@@ -164,6 +165,7 @@ enum weir__sim_kind {
 	WEIR__SIM_LISTENING,
 	WEIR__SIM_STREAM,
 	WEIR__SIM_DGRAM,
+	WEIR__SIM_FILE,
 };
 enum weir__sim_segment_kind { WEIR__SIM_DATA, WEIR__SIM_FIN, WEIR__SIM_RESET };
 
@@ -209,9 +211,14 @@ struct weir__sim_socket {
 	unsigned datagrams_count; /* arrived or on the way */
 	bool is_shared;
 	bool has_peer; /* peer_name */
+
+	/* files */
+	struct weir__sim_node *node; /* NULL: the disk itself, for operations on names */
+	int flags;		     /* as it was opened */
 };
 
 extern const struct weir__socket_ops weir__sim_sockets;
+extern const struct weir__pipe_ops weir__sim_pipes;
 
 /* For sim_datagram.c. */
 struct weir__sim_socket *weir__sim_socket_new(struct weir__sim *sim, enum weir__sim_kind kind);
@@ -232,6 +239,17 @@ void weir__sim_net_step(struct weir__sim *sim, struct weir__sim_op *record);
 void weir__sim_net_close(struct weir__sim *sim, int fd);
 void weir__sim_socket_unpin(struct weir__sim *sim, struct weir__sim_socket *socket);
 void weir__sim_net_free(struct weir__sim *sim);
+/* Some of `len`, by the operation's script and the faults. */
+size_t weir__sim_shorten(struct weir__sim *sim, const struct weir__sim_op *record, size_t len);
+
+/* ---- The disk: sim_disk.c ----------------------------------------------- */
+
+/* What operations on names are operations on; made when it is wanted first. */
+struct weir__sim_socket *weir__sim_disk(struct weir__sim *sim);
+void weir__sim_disk_step(struct weir__sim *sim, struct weir__sim_op *record);
+/* An open file is no longer open. */
+void weir__sim_node_release(struct weir__sim_node *node);
+void weir__sim_disk_free(struct weir__sim *sim);
 
 /* ---- Datagrams: sim_datagram.c ------------------------------------------ */
 
@@ -278,6 +296,8 @@ struct weir__sim {
 	struct weir__sim_socket **fds;
 	size_t fds_room;
 	struct weir__sim_socket *sockets;
+	struct weir__sim_socket *disk;
+	struct weir__sim_node *nodes; /* files and directories, newest first */
 	uint32_t socket_numbers;
 	uint16_t port_next;
 

@@ -16,6 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "io/file.h"
+#include "io/stream.h"
 #include "runtime/fatal.h"
 
 enum { CANCEL_REFUSALS_MAX = 5 };
@@ -41,6 +43,8 @@ const char *weir__sim_op_name(unsigned code)
 		[WEIR__OP_SEND_TO] = "send_to",
 	};
 
+	if (code >= WEIR__OP_FILES && code < WEIR__OP_CODES)
+		return weir__file_op_name(code);
 	return code < WEIR__OP_CODES && names[code] ? names[code] : "operation";
 }
 
@@ -78,7 +82,8 @@ static struct weir__sim_op *new_record(struct weir__sim *sim, struct weir__op *o
 	record->op = op;
 	record->code = op->code;
 	record->number = ++sim->op_numbers;
-	record->socket = weir__sim_socket_of(sim, op->handle->fd);
+	int fd = op->handle->fd;
+	record->socket = fd < 0 ? weir__sim_disk(sim) : weir__sim_socket_of(sim, fd);
 	WEIR_ASSERT(record->socket);
 	record->socket->pins++;
 	record->next = record->socket->ops;
@@ -511,6 +516,8 @@ struct weir__sim_worker *weir__sim_driver_new(struct weir__sim *sim, struct weir
 	own->io.driver.ops = &driver_ops;
 	own->io.ops = &io_ops;
 	own->io.sockets = &weir__sim_sockets;
+	own->io.pipes = &weir__sim_pipes;
+	own->io.file_codes = UINT32_MAX;
 	own->io.worker = worker;
 	own->io.accepts_direct = sim->plan.is_direct;
 	own->queue_tail = &own->queue;

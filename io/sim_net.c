@@ -10,8 +10,11 @@
 #include "io/sim.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "io/stream.h"
 
 enum { CONNECT_TRIES_MAX = 6, PORT_FIRST = 32768 };
 #define CONNECT_RETRY_NS WEIR_SEC
@@ -88,6 +91,8 @@ static void free_socket(struct weir__sim_socket *socket)
 	}
 	weir__sim_datagram_drop(socket);
 	free(socket->bytes);
+	if (socket->node)
+		weir__sim_node_release(socket->node);
 	free(socket);
 }
 
@@ -112,6 +117,13 @@ void weir__sim_stir(struct weir__sim *sim, struct weir__sim_socket *socket, unsi
 	for (struct weir__sim_op *record = socket->ops; record; record = record->next)
 		if (record->code == code)
 			weir__sim_op_later(sim, record, weir__sim_delay(sim, sim->plan.delay_ns));
+}
+
+/* For connections, and for pipes. */
+static void stir_readers(struct weir__sim *sim, struct weir__sim_socket *socket)
+{
+	weir__sim_stir(sim, socket, WEIR__OP_RECV);
+	weir__sim_stir(sim, socket, WEIR__OP_POLL);
 }
 
 static void stir_all(struct weir__sim *sim, struct weir__sim_socket *socket)
@@ -141,7 +153,7 @@ static void arrive(struct weir__sim *sim, void *what)
 		if (segment->kind == WEIR__SIM_RESET)
 			stir_all(sim, socket);
 		else
-			weir__sim_stir(sim, socket, WEIR__OP_RECV);
+			stir_readers(sim, socket);
 		free(segment);
 	}
 	weir__sim_socket_unpin(sim, socket);
@@ -217,7 +229,7 @@ static void break_stream(struct weir__sim *sim, struct weir__sim_socket *socket)
 	stir_all(sim, socket);
 }
 
-static size_t shorten(struct weir__sim *sim, const struct weir__sim_op *record, size_t len)
+size_t weir__sim_shorten(struct weir__sim *sim, const struct weir__sim_op *record, size_t len)
 {
 	if (record->bytes_max && len > record->bytes_max)
 		len = record->bytes_max;
@@ -244,7 +256,7 @@ static void give_bytes(struct weir__sim *sim, struct weir__sim_op *record)
 	}
 	/* the buffer's class may be larger: a kernel is told the size that was asked for */
 	buf.block->cap = cap;
-	size_t len = shorten(sim, record, socket->arrived < cap ? socket->arrived : cap);
+	size_t len = weir__sim_shorten(sim, record, socket->arrived < cap ? socket->arrived : cap);
 	copy_out(sim, socket, buf.data, len);
 	bool more = record->op->multi && sim->plan.is_multi &&
 		    !weir__sim_chance(sim, sim->plan.ends_multi);
@@ -319,7 +331,7 @@ static void step_send(struct weir__sim *sim, struct weir__sim_op *record)
 		send_to_nobody(sim, record);
 		return;
 	}
-	size_t want = shorten(sim, record, op->len - record->moved);
+	size_t want = weir__sim_shorten(sim, record, op->len - record->moved);
 	size_t n = copy_in(sim, socket->peer, (const char *)op->data + record->moved, want);
 	record->moved += n;
 	if (n > 0 && !push_segment(sim, socket->peer, WEIR__SIM_DATA, n))
@@ -504,6 +516,20 @@ static void step_accept(struct weir__sim *sim, struct weir__sim_op *record)
 	weir__sim_op_later(sim, record, weir__sim_delay(sim, sim->plan.delay_ns));
 }
 
+static void step_poll(struct weir__sim *sim, struct weir__sim_op *record)
+{
+	const struct weir__sim_socket *socket = record->socket, *peer = socket->peer;
+	unsigned ready = 0;
+
+	if (socket->arrived > 0 || socket->has_fin || socket->error)
+		ready |= POLLIN;
+	if (!peer || peer->count < sim->plan.pipe_bytes)
+		ready |= POLLOUT;
+	ready &= (unsigned)record->op->len;
+	if (ready)
+		weir__sim_op_done(sim, record, (int)ready, NULL, false);
+}
+
 void weir__sim_net_step(struct weir__sim *sim, struct weir__sim_op *record)
 {
 	switch (record->code) {
@@ -531,8 +557,11 @@ void weir__sim_net_step(struct weir__sim *sim, struct weir__sim_op *record)
 	case WEIR__OP_INSTALL:
 		weir__sim_op_done(sim, record, new_fd(sim, record->socket), NULL, false);
 		break;
+	case WEIR__OP_POLL:
+		step_poll(sim, record);
+		break;
 	default:
-		weir__sim_op_done(sim, record, -EOPNOTSUPP, NULL, false);
+		weir__sim_disk_step(sim, record);
 	}
 }
 
@@ -551,6 +580,7 @@ static void hang_up(struct weir__sim *sim, struct weir__sim_socket *socket)
 	else if (!socket->is_shut)
 		(void)push_segment(sim, peer, WEIR__SIM_FIN, 0);
 	weir__sim_stir(sim, peer, WEIR__OP_SEND);
+	weir__sim_stir(sim, peer, WEIR__OP_POLL);
 }
 
 static void close_listener(struct weir__sim *sim, struct weir__sim_socket *listener)
@@ -695,3 +725,62 @@ const struct weir__socket_ops weir__sim_sockets = {
 	.open_datagram = weir__sim_datagram_open,
 	.connect_datagram = weir__sim_datagram_connect,
 };
+
+/* ---- Pipes: streams of which one direction is used ---------------------- */
+
+static int sim_pipe(struct weir__io *io, int ret[2])
+{
+	struct weir__sim *sim = sim_of(io);
+	struct weir__sim_socket *reader = weir__sim_socket_new(sim, WEIR__SIM_STREAM);
+	int reader_fd = weir__sim_socket_open(sim, reader);
+
+	if (reader_fd < 0)
+		return reader_fd;
+	struct weir__sim_socket *writer = weir__sim_socket_new(sim, WEIR__SIM_STREAM);
+	int writer_fd = weir__sim_socket_open(sim, writer);
+	if (writer_fd < 0) {
+		weir__sim_net_close(sim, reader_fd);
+		return writer_fd;
+	}
+	reader->peer = writer;
+	writer->peer = reader;
+	ret[0] = reader_fd;
+	ret[1] = writer_fd;
+	return 0;
+}
+
+static size_t shorten_any(struct weir__sim *sim, size_t len)
+{
+	return weir__sim_shorten(sim, &(struct weir__sim_op){ .bytes_max = 0 }, len);
+}
+
+static ssize_t sim_pipe_read(struct weir__io *io, int fd, void *ret, size_t cap)
+{
+	struct weir__sim *sim = sim_of(io);
+	struct weir__sim_socket *socket = weir__sim_socket_of(sim, fd);
+
+	if (socket->arrived == 0)
+		return socket->has_fin ? 0 : -EAGAIN;
+	size_t len = shorten_any(sim, socket->arrived < cap ? socket->arrived : cap);
+	copy_out(sim, socket, ret, len);
+	if (socket->peer)
+		weir__sim_stir(sim, socket->peer, WEIR__OP_POLL);
+	return (ssize_t)len;
+}
+
+static ssize_t sim_pipe_write(struct weir__io *io, int fd, const void *data, size_t len)
+{
+	struct weir__sim *sim = sim_of(io);
+	struct weir__sim_socket *socket = weir__sim_socket_of(sim, fd);
+
+	if (!socket->peer)
+		return -EPIPE;
+	size_t n = copy_in(sim, socket->peer, data, shorten_any(sim, len));
+	if (n == 0)
+		return -EAGAIN;
+	return push_segment(sim, socket->peer, WEIR__SIM_DATA, n) ? (ssize_t)n : -ENOMEM;
+}
+
+const struct weir__pipe_ops weir__sim_pipes = { .open = sim_pipe,
+						.read = sim_pipe_read,
+						.write = sim_pipe_write };

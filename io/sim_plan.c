@@ -86,6 +86,8 @@ static void draw_faults(struct weir__sim *sim, const struct weir_sim_opts *opts)
 	faults->lost = rate(sim, 200);
 	faults->doubled = rate(sim, 100);
 	faults->overtaken = rate(sim, 300);
+	faults->io_error = rate(sim, 20);
+	faults->no_space = rate(sim, 50);
 }
 
 static void draw_ways(struct weir__sim *sim)

@@ -91,6 +91,12 @@ static uint64_t left_descriptors(struct weir__sim *sim)
 		if (!socket)
 			continue;
 		count++;
+		bool is_file = socket->kind == WEIR__SIM_FILE;
+		if (is_file || (socket->kind == WEIR__SIM_STREAM && !socket->peer_name.len)) {
+			fprintf(sim->out, "weir: descriptor %d was left open: a %s\n",
+				WEIR__SIM_FD_FIRST + (int)i, is_file ? "file" : "pipe");
+			continue;
+		}
 		const struct weir__address *address =
 			socket->kind == WEIR__SIM_STREAM ? &socket->peer_name : &socket->name;
 		(void)weir__address_format(&address->any, address->len, name, sizeof name);

@@ -65,6 +65,9 @@ static weir_blocking_pool user_pool = { .lock = PTHREAD_MUTEX_INITIALIZER,
 static weir_blocking_pool dns_pool = { .lock = PTHREAD_MUTEX_INITIALIZER,
 				       .name = "dns",
 				       .is_static = true };
+static weir_blocking_pool fs_pool = { .lock = PTHREAD_MUTEX_INITIALIZER,
+				      .name = "fs",
+				      .is_static = true };
 static pthread_once_t static_pools_once = PTHREAD_ONCE_INIT;
 
 /* ---- Pools ---------------------------------------------------------------------------------- */
@@ -89,6 +92,7 @@ static void init_static_pools(void)
 	/* glibc's cannot fail: no memory is asked for */
 	(void)init_wait(&user_pool);
 	(void)init_wait(&dns_pool);
+	(void)init_wait(&fs_pool);
 }
 
 static weir_blocking_pool *static_pool(weir_blocking_pool *pool, uint32_t threads_max,
@@ -107,6 +111,13 @@ weir_blocking_pool *weir__blocking_dns(struct weir__worker *self)
 	const struct weir__config *config = &self->runtime->config;
 
 	return static_pool(&dns_pool, config->dns_threads, config->blocking_queue);
+}
+
+/* A job in its queue is a task that waits for it, on whose stack it lies: no other bound is needed.
+ */
+weir_blocking_pool *weir__blocking_fs(struct weir__worker *self)
+{
+	return static_pool(&fs_pool, self->runtime->config.fs_threads, 1U << 30);
 }
 
 int weir_blocking_pool_new_with(weir_blocking_pool **ret,

@@ -31,7 +31,8 @@
 	XX(MSG_RING,     "msg_ring")     /* messages between rings */ \
 	XX(RING_FD,      "ring_fd")      /* registered ring descriptor */ \
 	XX(NO_IOWAIT,    "no_iowait")    /* waiting that is not counted as I/O wait */ \
-	XX(CQE_SKIP,     "cqe_skip")     /* success without a completion */
+	XX(CQE_SKIP,     "cqe_skip")     /* success without a completion */ \
+	XX(FILES,        "files")        /* operations on files */
 
 #define WEIR__WORD(name, word)  "|" word
 #define WEIR__WORDS(map)        (("" map(WEIR__WORD)) + 1)
@@ -92,8 +93,10 @@
 	   "threads for weir_blocking() calls that name no pool of their own") \
 	XX(dns_threads, NUMBER, "WEIR_DNS_THREADS", 4, 1, 256, "threads", \
 	   "threads that look up names") \
+	XX(fs_threads, NUMBER, "WEIR_FS_THREADS", 8, 1, 256, "threads", \
+	   "threads for what files want and the driver does not do itself") \
 	XX(blocking_queue, NUMBER, "WEIR_BLOCKING_QUEUE", 1024, 1, 1 << 20, "calls", \
-	   "calls that may wait for a thread of either pool; more get EAGAIN") \
+	   "weir_blocking() calls and names that may wait for a thread; more get EAGAIN") \
 	XX(pin, BOOL, "WEIR_PIN", 0, 0, 1, "", \
 	   "bind worker i to the i-th allowed CPU") \
 	XX(recv_bytes, BYTES, "WEIR_RECV_BYTES", 4096, 512, 1 << 20, "bytes", \

@@ -462,6 +462,8 @@ void weir__interrupt(struct weir__task *task, int why);
 
 /* The pool for names. */
 weir_blocking_pool *weir__blocking_dns(struct weir__worker *self);
+/* The pool for files; who waits for it is never refused for want of room. */
+weir_blocking_pool *weir__blocking_fs(struct weir__worker *self);
 
 /* Worker life, for io/run.c. */
 void weir__worker_init(struct weir__worker *worker, struct weir__runtime *runtime, unsigned index);
