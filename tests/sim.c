@@ -45,7 +45,7 @@ struct task {
 
 static const struct sim_scenario *const tables[] = { sim_net_scenarios, sim_datagram_scenarios,
 						     sim_task_scenarios, sim_sync_scenarios,
-						     sim_many_scenarios };
+						     sim_many_scenarios, sim_file_scenarios };
 
 /* ---- One run ------------------------------------------------------------ */
 
@@ -64,6 +64,8 @@ static bool is_worldly(int err, enum kind kind)
 		return kind != PLAIN;
 	case -EMFILE:
 	case -ENOMEM:
+	case -EIO:
+	case -ENOSPC:
 		return kind == FAILURES;
 	default:
 		return err >= 0;

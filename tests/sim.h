@@ -25,6 +25,7 @@ struct sim_scenario {
 /* Each file of scenarios has a table, which a line without a name ends. */
 extern const struct sim_scenario sim_net_scenarios[];
 extern const struct sim_scenario sim_datagram_scenarios[];
+extern const struct sim_scenario sim_file_scenarios[];
 extern const struct sim_scenario sim_task_scenarios[];
 extern const struct sim_scenario sim_sync_scenarios[];
 extern const struct sim_scenario sim_many_scenarios[];
