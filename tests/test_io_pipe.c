@@ -480,6 +480,11 @@ START_TEST(a_full_pipe_of_others_does_not_hold_the_worker)
 	run_on(1, write_to_a_full_one, (&(struct outside){ fds[1], fds[0] }));
 	close(fds[0]);
 	close(fds[1]);
+}
+END_TEST
+
+START_TEST(nor_where_it_cannot_be_opened_again)
+{
 	ck_assert_int_eq(end_of(run_writer_without_proc, NULL), 0);
 }
 END_TEST
@@ -688,6 +693,7 @@ Suite *io_pipe_suite(void)
 	tcase_add_test(machine, a_pipe_of_others_is_read_and_left_as_it_was);
 	tcase_add_test(machine, where_it_cannot_be_opened_again_it_is_read_all_the_same);
 	tcase_add_test(machine, a_full_pipe_of_others_does_not_hold_the_worker);
+	tcase_add_test(machine, nor_where_it_cannot_be_opened_again);
 	tcase_add_test(machine, a_socket_as_standard_input_is_a_stream_too);
 	tcase_add_test(machine, a_terminal_is_read_and_written_at_once);
 	tcase_add_test(machine, a_file_as_standard_input_goes_on_where_it_stands);
