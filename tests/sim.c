@@ -43,7 +43,7 @@ struct task {
 	struct progress *progress;
 };
 
-static const struct sim_scenario *const tables[] = { sim_net_scenarios, sim_datagram_scenarios,
+static const struct sim_scenario *const tables[] = { sim_net_scenarios,	 sim_datagram_scenarios,
 						     sim_task_scenarios, sim_sync_scenarios,
 						     sim_many_scenarios, sim_file_scenarios };
 
