@@ -7,6 +7,9 @@
  *   churn (-k)       connect, one echo, close, again
  *   idle (-i)        open the connections and hold them
  *
+ * Over UDP a connection is a socket connected to the server, with one datagram in flight. One that
+ * is lost is not sent again: its socket then has nothing to wait for, and the rate says so.
+ *
  * load_options.c reads what is asked for, load_setup.c makes the ring, buffers and connections
  * ready, load_result.c computes the figures and load_report.c prints them; what is between is here.
  *
@@ -166,12 +169,13 @@ static int choose_source(const struct load *l, int fd, unsigned slot)
  * errno. */
 static int open_socket(struct load *l, unsigned slot)
 {
-	int fd = socket(l->peer.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	bool udp = load_address_is_udp(l->opt.address);
+	int fd = socket(l->peer.ss_family, (udp ? SOCK_DGRAM : SOCK_STREAM) | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return -errno;
 	int one = 1;
 	struct linger linger = { .l_onoff = 1 };
-	if (l->peer.ss_family != AF_UNIX)
+	if (l->peer.ss_family != AF_UNIX && !udp)
 		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	if (l->opt.reset)
 		setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));

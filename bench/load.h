@@ -16,6 +16,7 @@
 #include "histogram.h"
 
 #define LOAD_IN_FLIGHT_BYTES_MAX (64 << 20) /* of one connection: size x depth */
+#define DATAGRAM_BYTES_MAX	 65507
 
 enum load_mode { MODE_ECHO, MODE_CHURN, MODE_IDLE };
 
@@ -74,6 +75,9 @@ struct load_options load_options_parse(int argc, char **argv);
 
 /* Writes the socket address of `text` to *ret and returns its length; exits when there is none. */
 socklen_t load_address_parse(const char *text, struct sockaddr_storage *ret);
+
+/* Whether it names a datagram server: each connection is a socket connected to it. */
+bool load_address_is_udp(const char *text);
 
 void load_report_text(const struct load_options *opt, const struct load_result *r);
 void load_report_csv(const struct load_options *opt, const struct load_result *r);

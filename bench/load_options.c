@@ -28,7 +28,8 @@ void load_die(const char *format, ...)
 
 static const char usage[] =
 	"usage: echoload [options] ADDRESS\n"
-	"ADDRESS is 127.0.0.1:7000, [::1]:7000, :7000, unix:/path or unix:@name.\n"
+	"ADDRESS is 127.0.0.1:7000, [::1]:7000, :7000, udp:127.0.0.1:7000, unix:/path or "
+	"unix:@name.\n"
 	"  -c, --connections N   connections (64)\n"
 	"  -s, --size BYTES      message size (64)\n"
 	"  -p, --depth N         messages in flight on each connection (1)\n"
@@ -161,6 +162,10 @@ struct load_options load_options_parse(int argc, char **argv)
 		load_die("size x depth is above %d bytes", LOAD_IN_FLIGHT_BYTES_MAX);
 	if (opt.mode != MODE_ECHO && (opt.rate > 0 || opt.depth > 1))
 		load_die("--rate and --depth go with neither --churn nor --idle");
+	if (load_address_is_udp(opt.address) && (opt.mode != MODE_ECHO || opt.depth > 1))
+		load_die("udp: goes with neither --churn nor --idle nor --depth");
+	if (load_address_is_udp(opt.address) && opt.size > DATAGRAM_BYTES_MAX)
+		load_die("a datagram has at most %d bytes", DATAGRAM_BYTES_MAX);
 	if (opt.requests > 0) {
 		opt.warmup_seconds = 0;
 		opt.seconds = 1e6;
@@ -184,8 +189,15 @@ static socklen_t parse_unix(const char *path, struct sockaddr_storage *ret)
 	return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len + 1);
 }
 
+bool load_address_is_udp(const char *text)
+{
+	return strncmp(text, "udp:", 4) == 0;
+}
+
 socklen_t load_address_parse(const char *text, struct sockaddr_storage *ret)
 {
+	if (load_address_is_udp(text))
+		text += 4;
 	struct sockaddr_in *sin = (struct sockaddr_in *)ret;
 	struct sockaddr_in6 *sin6 = (struct sockaddr_in6 *)ret;
 	const char *colon = strrchr(text, ':');

@@ -5,7 +5,8 @@
  * One thread, one epoll_wait for up to 1024 events, then for each a read and a write through one
  * shared buffer. Two system calls and a fraction per request and nothing else: what readiness costs
  * without a runtime on top. Bytes that the socket does not take are kept for that connection alone,
- * which then waits for writability and reads nothing more until they are gone.
+ * which then waits for writability and reads nothing more until they are gone. Datagrams are one
+ * socket and no epoll to speak of: it is asked when there is nothing to receive.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -111,6 +112,29 @@ static void on_writable(int epoll, int fd)
 	watch(epoll, EPOLL_CTL_MOD, fd, EPOLLIN);
 }
 
+/* What the socket does not take is lost, as datagrams are. */
+static void echo_datagrams(int fd)
+{
+	struct sockaddr_in from;
+	socklen_t from_len = sizeof(from);
+	ssize_t got;
+	while ((got = recvfrom(fd, buffer, sizeof(buffer), 0, (struct sockaddr *)&from,
+			       &from_len)) >= 0) {
+		sendto(fd, buffer, (size_t)got, MSG_NOSIGNAL, (struct sockaddr *)&from, from_len);
+		from_len = sizeof(from);
+	}
+}
+
+static void serve_datagrams(int epoll, int fd)
+{
+	struct epoll_event event;
+	for (;;) {
+		echo_datagrams(fd);
+		if (epoll_wait(epoll, &event, 1, -1) < 0 && errno != EINTR)
+			die("epoll_wait");
+	}
+}
+
 static void serve(int epoll, int listener)
 {
 	static struct epoll_event events[EVENTS];
@@ -130,12 +154,26 @@ static void serve(int epoll, int listener)
 	}
 }
 
+static struct sockaddr_in loopback(unsigned port)
+{
+	return (struct sockaddr_in){ .sin_family = AF_INET,
+				     .sin_port = htons((uint16_t)port),
+				     .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+}
+
+static int open_udp(unsigned port)
+{
+	struct sockaddr_in addr = loopback(port);
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (fd < 0 || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
+		die("udp");
+	return fd;
+}
+
 /* Accepted sockets inherit TCP_NODELAY. */
 static int listen_tcp(unsigned port)
 {
-	struct sockaddr_in addr = { .sin_family = AF_INET,
-				    .sin_port = htons((uint16_t)port),
-				    .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in addr = loopback(port);
 	int one = 1;
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (fd < 0)
@@ -178,7 +216,7 @@ static void pin(int cpu)
 
 static const char *parse_options(int argc, char **argv)
 {
-	static const char usage[] = "usage: rival_epoll PORT|unix:PATH [--cpu N]\n"
+	static const char usage[] = "usage: rival_epoll PORT|udp:PORT|unix:PATH [--cpu N]\n"
 				    "Echoes on 127.0.0.1:PORT with one epoll thread.\n";
 	static const struct option options[] = { { "cpu", required_argument, NULL, 'c' },
 						 { "help", no_argument, NULL, 'h' },
@@ -211,6 +249,11 @@ int main(int argc, char **argv)
 	int epoll = epoll_create1(EPOLL_CLOEXEC);
 	if (!rests || epoll < 0)
 		die("start");
+	if (strncmp(place, "udp:", 4) == 0) {
+		int fd = open_udp((unsigned)atoi(place + 4));
+		watch(epoll, EPOLL_CTL_ADD, fd, EPOLLIN);
+		serve_datagrams(epoll, fd);
+	}
 	int listener = listen_on(place);
 	watch(epoll, EPOLL_CTL_ADD, listener, EPOLLIN);
 	serve(epoll, listener);

@@ -23,14 +23,14 @@ TRACEFS = "/sys/kernel/tracing"
 
 
 def started(name, wrapper, env=None):
-    where = samples.place_for(False)
+    where = samples.place_for("tcp")
     command, own = servers.ECHO[name](where, 1, 64)
     return Server(wrapper + command, where, machine.cpu_pair()[0], {**own, **(env or {})})
 
 
 def load(server, requests):
     run([built("bench", "echoload"), "-c", "64", "-s", "64", "-n", str(requests),
-         servers.tcp(server.address)], machine.cpu_pair()[1])
+         servers.address(server.address)], machine.cpu_pair()[1])
 
 
 def instructions(name):
@@ -64,7 +64,7 @@ def traced(name):
     """
     with started(name, []) as server:
         command = [built("bench", "echoload"), "-c", "64", "-s", "64", "-t", "0.5", "--syscalls",
-                   "--csv-header", "-P", str(server.pid), servers.tcp(server.address)]
+                   "--csv-header", "-P", str(server.pid), servers.address(server.address)]
         if not os.path.exists(TRACEFS + "/events"):
             command = ["unshare", "-m", "sh", "-c",
                        f'mount -t tracefs nodev {TRACEFS} && exec "$@"', "sh", *command]

@@ -69,6 +69,12 @@ class Server:
             if self.address.startswith("unix:"):
                 with socket.socket(socket.AF_UNIX) as probe:
                     probe.connect(self.address[5:])
+            elif self.address.startswith("udp:"):
+                with socket.socket(type=socket.SOCK_DGRAM) as probe:
+                    probe.settimeout(0.2)
+                    probe.connect(("127.0.0.1", int(self.address[4:])))
+                    probe.send(b"?")
+                    probe.recv(16)
             else:
                 with socket.create_connection(("127.0.0.1", int(self.address)), 1):
                     pass

@@ -28,15 +28,15 @@ ECHOLOAD = {
 }
 
 
-def place_for(unix):
-    if unix:
+def place_for(kind):
+    if kind == "unix":
         return "unix:" + os.path.join(tempfile.gettempdir(), f"weir-bench-{os.getpid()}.sock")
-    return str(free_port())
+    return f"udp:{free_port()}" if kind == "udp" else str(free_port())
 
 
-def echo_server(name, in_flight=64, workers=1, pinned=True, unix=False):
-    where = place_for(unix)
-    command, env = servers.ECHO[name](where, workers, in_flight)
+def echo_server(name, in_flight=64, workers=1, pinned=True, kind="tcp"):
+    where = place_for(kind)
+    command, env = (servers.UDP if kind == "udp" else servers.ECHO)[name](where, workers, in_flight)
     return Server(command, where, machine.cpu_pair()[0] if pinned else None, env)
 
 
@@ -45,7 +45,7 @@ def echoload(server, pinned=True, **options):
     command = [built("bench", "echoload"), "--csv-header", "-P", str(server.pid)]
     for name, value in options.items():
         command += ["--" + name] + ([] if value is True else [str(value)])
-    out = run(command + [servers.tcp(server.address)], machine.cpu_pair()[1] if pinned else None)
+    out = run(command + [servers.address(server.address)], machine.cpu_pair()[1] if pinned else None)
     line = next(csv.DictReader(io.StringIO(out)))
     figures = {ours: float(line[theirs]) for theirs, ours in ECHOLOAD.items() if line.get(theirs)}
     if figures.get("errors"):
@@ -53,9 +53,9 @@ def echoload(server, pinned=True, **options):
     return figures
 
 
-def echo(name, seconds, size=64, connections=64, depth=1, workers=1, pinned=True, unix=False,
+def echo(name, seconds, size=64, connections=64, depth=1, workers=1, pinned=True, kind="tcp",
          rate=None):
-    with echo_server(name, size * depth, workers, pinned, unix) as server:
+    with echo_server(name, size * depth, workers, pinned, kind) as server:
         options = {"rate": rate} if rate else {}
         return echoload(server, pinned, size=size, connections=connections, depth=depth,
                         warmup=0.2, time=seconds, **options)
@@ -85,7 +85,7 @@ def few_active(name, seconds, connections=10000, active=100):
     with echo_server(name) as server:
         holder = subprocess.Popen(
             [built("bench", "echoload"), "--idle", "--reset", "-c", str(idle), "-t", "60",
-             servers.tcp(server.address)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+             servers.address(server.address)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         try:
             wait_until_held(holder, idle)
             return echoload(server, size=64, connections=active, warmup=0.2, time=seconds)

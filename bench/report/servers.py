@@ -1,18 +1,26 @@
 # SPDX-License-Identifier: MIT
 """How each server is started, by workload.
 
-A function takes where to listen ("7000" or "unix:/path"), the number of workers and the bytes one
+A function takes where to listen ("7000", "udp:7000" or "unix:/path"), the number of workers and the bytes one
 connection has in flight (the roofline is told them), and gives the command and its environment.
 """
 from build import built
 
 
-def tcp(where):
-    return where if where.startswith("unix:") else f"127.0.0.1:{where}"
+def address(where):
+    """What weir's examples and echoload call it."""
+    if where.startswith("unix:"):
+        return where
+    return f"udp:127.0.0.1:{where[4:]}" if where.startswith("udp:") else f"127.0.0.1:{where}"
 
 
 def weir_echo(where, workers, _bytes):
-    return [built("examples", "echo"), tcp(where)], {"WEIR_WORKERS": str(workers)}
+    return [built("examples", "echo"), address(where)], {"WEIR_WORKERS": str(workers)}
+
+
+def weir_udp(where, workers, _bytes):
+    return ([built("examples", "udp"), address(where).removeprefix("udp:")],
+            {"WEIR_WORKERS": str(workers)})
 
 
 def uring_echo(where, _workers, in_flight):
@@ -52,7 +60,7 @@ def libuv_echo(where, _workers, _bytes):
 
 def weir_example(name):
     def command(where, workers, _bytes):
-        return [built("examples", name), tcp(where)], {"WEIR_WORKERS": str(workers)}
+        return [built("examples", name), address(where)], {"WEIR_WORKERS": str(workers)}
     return command
 
 
@@ -72,6 +80,7 @@ ECHO = {
     "go": go("echo"),
     "libuv": libuv_echo,
 }
+UDP = {name: ECHO[name] for name in ("epoll", "tokio", "tokio-mi", "go")} | {"weir": weir_udp}
 HTTP = {
     "weir": weir_example("http"),
     "tokio": tokio("tokio", "http"),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 
-// An echo server as the net package's documentation writes it: a goroutine for each connection, Read, Write.
+// An echo server as the net package's documentation writes it: a goroutine for each connection, Read, Write; for
+// datagrams one goroutine.
 // GOMAXPROCS is the number of workers; Go sets TCP_NODELAY by itself.
 package main
 
@@ -34,9 +35,31 @@ func listen(where string) (net.Listener, error) {
 	return net.Listen("tcp", "127.0.0.1:"+where)
 }
 
+// What cannot be sent is lost, as datagrams are.
+func echoDatagrams(port string) {
+	address, err := net.ResolveUDPAddr("udp", "127.0.0.1:"+port)
+	if err != nil {
+		log.Fatal(err)
+	}
+	conn, err := net.ListenUDP("udp", address)
+	if err != nil {
+		log.Fatal(err)
+	}
+	buffer := make([]byte, bufferBytes)
+	for {
+		n, from, err := conn.ReadFromUDPAddrPort(buffer)
+		if err == nil {
+			conn.WriteToUDPAddrPort(buffer[:n], from)
+		}
+	}
+}
+
 func main() {
 	if len(os.Args) != 2 {
-		log.Fatal("usage: echo PORT|unix:PATH")
+		log.Fatal("usage: echo PORT|udp:PORT|unix:PATH")
+	}
+	if port, found := strings.CutPrefix(os.Args[1], "udp:"); found {
+		echoDatagrams(port)
 	}
 	listener, err := listen(os.Args[1])
 	if err != nil {

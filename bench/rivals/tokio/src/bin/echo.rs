@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT
-//! An echo server as Tokio's documentation writes it: accept, spawn, read, write_all.
+//! An echo server as Tokio's documentation writes it: accept, spawn, read, write_all; recv_from, send_to.
 //!
-//! usage: tokio_echo PORT|unix:PATH [multi_thread|current_thread] [WORKERS]
+//! usage: tokio_echo PORT|udp:PORT|unix:PATH [multi_thread|current_thread] [WORKERS]
 //!
 //! multi_thread has one worker unless more are asked for. The accept loop runs in a spawned task so that it
 //! is on a worker and not on the thread of block_on.
 
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UdpSocket, UnixListener};
 
 #[path = "../common.rs"]
 mod common;
@@ -58,14 +58,27 @@ async fn serve_unix(path: String) -> io::Result<()> {
     }
 }
 
+// what cannot be sent is lost, as datagrams are
+async fn serve_udp(port: u16) -> io::Result<()> {
+    let socket = UdpSocket::bind(("127.0.0.1", port)).await?;
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        if let Ok((n, from)) = socket.recv_from(&mut buffer).await {
+            let _ = socket.send_to(&buffer[..n], from).await;
+        }
+    }
+}
+
 async fn serve(place: String) -> io::Result<()> {
-    match place.strip_prefix("unix:") {
-        Some(path) => serve_unix(path.to_string()).await,
-        None => serve_tcp(place.parse().expect("PORT is a number")).await,
+    let port = |text: &str| text.parse().expect("PORT is a number");
+    match place.split_once(':') {
+        Some(("unix", path)) => serve_unix(path.to_string()).await,
+        Some(("udp", text)) => serve_udp(port(text)).await,
+        _ => serve_tcp(port(&place)).await,
     }
 }
 
 fn main() -> io::Result<()> {
-    let (place, runtime) = common::arguments("tokio_echo PORT|unix:PATH");
+    let (place, runtime) = common::arguments("tokio_echo PORT|udp:PORT|unix:PATH");
     runtime.block_on(async move { tokio::spawn(serve(place)).await.expect("serve never panics") })
 }

@@ -47,76 +47,63 @@ async fn send_large() -> u64 {
     TURNS as u64
 }
 
-async fn receive(mut rx: mpsc::Receiver<u64>, many: bool) -> u64 {
-    if !many {
-        for _ in 0..ALL {
-            rx.recv().await.unwrap();
+// Tokio's two kinds of channel have the same methods and no trait in common; sending to the one is awaited.
+macro_rules! receive {
+    ($rx:expr, $many:expr) => {{
+        let mut rx = $rx;
+        let mut done = 0;
+        let mut buffer = Vec::with_capacity(if $many { ALL } else { 0 });
+        while done < ALL {
+            done += if $many {
+                rx.recv_many(&mut buffer, ALL).await
+            } else {
+                rx.recv().await.unwrap();
+                1
+            };
         }
-        return ALL as u64;
-    }
-    let mut buffer = Vec::with_capacity(ALL);
-    let mut done = 0;
-    while done < ALL {
-        done += rx.recv_many(&mut buffer, ALL).await;
-    }
-    done as u64
+        done as u64
+    }};
 }
 
-async fn receive_unbounded(mut rx: mpsc::UnboundedReceiver<u64>, many: bool) -> u64 {
-    if !many {
-        for _ in 0..ALL {
-            rx.recv().await.unwrap();
+macro_rules! contention {
+    ($channel:expr, $many:expr, |$tx:ident, $message:ident| $send:expr) => {{
+        let (tx, rx) = $channel;
+        for _ in 0..SENDERS {
+            let $tx = tx.clone();
+            tokio::spawn(async move {
+                for $message in 0..MESSAGES as u64 {
+                    $send.unwrap();
+                }
+            });
         }
-        return ALL as u64;
-    }
-    let mut buffer = Vec::with_capacity(ALL);
-    let mut done = 0;
-    while done < ALL {
-        done += rx.recv_many(&mut buffer, ALL).await;
-    }
-    done as u64
+        receive!(rx, $many)
+    }};
+}
+
+macro_rules! uncontended {
+    ($channel:expr, $many:expr, |$tx:ident, $message:ident| $send:expr) => {{
+        let ($tx, rx) = $channel;
+        for $message in 0..ALL as u64 {
+            $send.unwrap();
+        }
+        receive!(rx, $many)
+    }};
 }
 
 async fn contention(capacity: usize, many: bool) -> u64 {
-    let (tx, rx) = mpsc::channel::<u64>(capacity);
-    for _ in 0..SENDERS {
-        let tx = tx.clone();
-        tokio::spawn(async move {
-            for i in 0..MESSAGES as u64 {
-                tx.send(i).await.unwrap();
-            }
-        });
-    }
-    receive(rx, many).await
+    contention!(mpsc::channel::<u64>(capacity), many, |tx, message| tx.send(message).await)
 }
 
 async fn contention_unbounded(many: bool) -> u64 {
-    let (tx, rx) = mpsc::unbounded_channel::<u64>();
-    for _ in 0..SENDERS {
-        let tx = tx.clone();
-        tokio::spawn(async move {
-            for i in 0..MESSAGES as u64 {
-                tx.send(i).unwrap();
-            }
-        });
-    }
-    receive_unbounded(rx, many).await
+    contention!(mpsc::unbounded_channel::<u64>(), many, |tx, message| tx.send(message))
 }
 
 async fn uncontended(many: bool) -> u64 {
-    let (tx, rx) = mpsc::channel::<u64>(ROOMY);
-    for i in 0..ALL as u64 {
-        tx.send(i).await.unwrap();
-    }
-    receive(rx, many).await
+    uncontended!(mpsc::channel::<u64>(ROOMY), many, |tx, message| tx.send(message).await)
 }
 
 async fn uncontended_unbounded(many: bool) -> u64 {
-    let (tx, rx) = mpsc::unbounded_channel::<u64>();
-    for i in 0..ALL as u64 {
-        tx.send(i).unwrap();
-    }
-    receive_unbounded(rx, many).await
+    uncontended!(mpsc::unbounded_channel::<u64>(), many, |tx, message| tx.send(message))
 }
 
 fn main() {
