@@ -110,10 +110,13 @@ static int branch(void *arg)
 
 START_TEST(a_tree_has_about_as_many_stacks_as_it_is_deep)
 {
-	/* slices of slow tasks are short, so trees broad; and ThreadSanitizer has 8,128 fibers */
+	/* a tree gets broader with every slice, which are many where tasks are slow, as measured
+	 * ones are; and ThreadSanitizer has 8,128 fibers */
+	ck_assert_int_eq(setenv("WEIR_SLICE_US", "100000", 1), 0);
 	run_on(1, branch, (void *)(uintptr_t)(TESTS_SLOW ? 4 : 5));
 	ck_assert_uint_eq(leaves, TESTS_SLOW ? 10000 : 100000);
-	ck_assert_uint_le(stacks_max, 3000); /* in the order of spawning: 11,111 */
+	fprintf(stderr, "STACKS %lu\n", stacks_max);
+	ck_assert_uint_le(stacks_max, 1000); /* in the order of spawning: 11,111 */
 }
 END_TEST
 
