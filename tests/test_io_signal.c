@@ -15,10 +15,13 @@ struct listener {
 	int rounds;
 };
 
+static _Atomic unsigned begun;
+
 static int listen(void *arg)
 {
 	const struct listener *listener = arg;
 
+	begun++;
 	for (int i = 0; i < listener->rounds; i++) {
 		int number = weir_signal_wait(SIGHUP, SIGUSR1);
 		if (number < 0)
@@ -26,6 +29,14 @@ static int listen(void *arg)
 		told[listener->index] += number == SIGHUP ? 1 : 100;
 	}
 	return 0;
+}
+
+/* Until so many are about to wait, and a while more, in which they do. */
+static int await_listeners(unsigned count)
+{
+	while (begun < count)
+		TRY(weir_sleep(WEIR_MS));
+	return weir_sleep(20 * WEIR_MS);
 }
 
 /* ---- Waiting -------------------------------------------------------------------------------- */
@@ -38,7 +49,7 @@ static int send_to_one(void *arg)
 	(void)arg;
 	TRY(weir_spawn(&scope, listen, &listener, .worker = WEIR_ON_WORKER(1)));
 	for (int i = 1; i <= 3; i++) {
-		TRY(weir_sleep(10 * WEIR_MS));
+		TRY(await_listeners(1));
 		TRY(kill(getpid(), i == 2 ? SIGUSR1 : SIGHUP));
 		while (told[0] != (i == 1 ? 1 : i == 2 ? 101 : 102))
 			TRY(weir_sleep(WEIR_MS));
@@ -60,7 +71,7 @@ static int send_to_three(void *arg)
 	(void)arg;
 	for (unsigned i = 0; i < 3; i++)
 		TRY(weir_spawn(&scope, listen, &listeners[i], .worker = WEIR_ON_WORKER(i % 2)));
-	TRY(weir_sleep(20 * WEIR_MS));
+	TRY(await_listeners(3));
 	TRY(kill(getpid(), SIGHUP));
 	TRY(weir_scope_wait(&scope));
 	return told[0] == 1 && told[1] == 1 && told[2] == 1 ? 0 : -EIO;
@@ -103,9 +114,9 @@ static int cancel_the_first(void *arg)
 
 	(void)arg;
 	TRY(weir_spawn(&first, listen, &listeners[0], .worker = WEIR_ON_WORKER(1)));
-	TRY(weir_sleep(10 * WEIR_MS));
+	TRY(await_listeners(1));
 	TRY(weir_spawn(&second, listen, &listeners[1]));
-	TRY(weir_sleep(10 * WEIR_MS));
+	TRY(await_listeners(2));
 	weir_scope_close(&first);
 	TRY(kill(getpid(), SIGUSR1));
 	TRY(weir_scope_wait(&second));

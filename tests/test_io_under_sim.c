@@ -103,6 +103,7 @@ START_TEST(workers_are_as_many_as_asked_for_or_as_the_seed_says)
 	unsigned seen = 0;
 	char seed[8];
 
+	unsetenv("WEIR_WORKERS");
 	for (int i = 1; i <= 20; i++) {
 		snprintf(seed, sizeof seed, "%d", i);
 		seen |= 1u << week(seed).workers;

@@ -118,10 +118,15 @@ static int run_hold_repeatedly(void *arg)
 
 START_TEST(reports_come_once_a_second_and_the_others_are_counted)
 {
+	int64_t reports = 0, before_ns = weir_now();
+
 	set_limit("40");
 	ck_assert_int_eq(end_of(run_hold_repeatedly, NULL), 0);
-	const char *at = assert_said("weir: task ");
-	ck_assert_ptr_null(strstr(at + 1, "weir: task "));
+	int64_t took_ns = weir_now() - before_ns;
+	for (const char *at = assert_said("weir: task "); at; at = strstr(at + 1, "weir: task "))
+		reports++;
+	/* one, unless the machine was busy with other things */
+	ck_assert_int_le(reports, 1 + took_ns / WEIR_SEC);
 }
 END_TEST
 
