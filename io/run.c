@@ -422,6 +422,30 @@ static int configure_alloc(const struct weir__config *config)
 	return err;
 }
 
+/*
+ * A program may allocate before its first weir_run(), and then it is too late for what no heap can
+ * change: so that is set when the program starts. What does not parse, weir_run() says.
+ */
+__attribute__((constructor)) static void configure_early(void)
+{
+	struct weir__alloc_config early;
+	struct weir__config config;
+	FILE *nobody;
+
+	if (!secure_getenv("WEIR_MEM_DEBUG") && !secure_getenv("WEIR_POOL_CLASSES"))
+		return;
+	nobody = fopen("/dev/null", "we");
+	if (!nobody)
+		return;
+	if (weir__config_load(&config, nobody) == 0) {
+		weir__alloc_config_get(&early);
+		early.debug = (uint32_t)config.mem_debug;
+		sizes_of(&config, &early);
+		(void)!weir__alloc_configure(&early);
+	}
+	(void)fclose(nobody);
+}
+
 /* ---- fork() ------------------------------------------------------------- */
 
 static void before_fork(void)

@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "child.h"
 #include "io/cpus.h"
 #include "tests/runtime_test.h"
 
@@ -542,6 +543,40 @@ START_TEST(a_process_that_is_stopped_goes_on)
 }
 END_TEST
 
+/* ---- Allocating before the first ------------------------------------------------------------ */
+
+static int run_this_again(void *variable)
+{
+	char *argv[] = { "run", "io_runtimes", NULL };
+
+	setenv("CK_RUN_CASE", "early", 1);
+	setenv(variable, strcmp(variable, "WEIR_MEM_DEBUG") == 0 ? "3" : "pow2", 1);
+	return execv("/proc/self/exe", argv);
+}
+
+static int free_it(void *block)
+{
+	weir_free(block);
+	return 0;
+}
+
+/* In this process and in programs that are started with what heaps cannot change. */
+START_TEST(memory_may_be_allocated_before_the_first_runtime)
+{
+	bool is_again = getenv("WEIR_MEM_DEBUG") || getenv("WEIR_POOL_CLASSES");
+	char *block = weir_alloc(600);
+
+	ck_assert_ptr_nonnull(block);
+	if (getenv("WEIR_POOL_CLASSES"))
+		ck_assert_uint_eq(weir_usable_size(block), 1024);
+	run_on(1, free_it, block);
+	if (is_again)
+		return;
+	ck_assert_int_eq(end_of(run_this_again, "WEIR_MEM_DEBUG"), 0);
+	ck_assert_int_eq(end_of(run_this_again, "WEIR_POOL_CLASSES"), 0);
+}
+END_TEST
+
 Suite *io_runtimes_suite(void)
 {
 	Suite *suite = suite_create("io_runtimes");
@@ -549,6 +584,7 @@ Suite *io_runtimes_suite(void)
 	TCase *hooks = tcase_create("hooks");
 	TCase *limits = tcase_create("limits");
 	TCase *cpus = tcase_create("cpus");
+	TCase *early = tcase_create("early");
 	TCase *forking = tcase_create("forking");
 	TCase *system = tcase_create("system");
 
@@ -571,6 +607,10 @@ Suite *io_runtimes_suite(void)
 	tcase_add_test(cpus, workers_are_as_many_as_cpus_allowed);
 	tcase_add_test(cpus, pinned_workers_have_a_cpu_each);
 	suite_add_tcase(suite, cpus);
+
+	tcase_set_timeout(early, 30);
+	tcase_add_test(early, memory_may_be_allocated_before_the_first_runtime);
+	suite_add_tcase(suite, early);
 
 	tcase_set_timeout(forking, 30);
 	tcase_add_test(forking, a_child_of_fork_is_outside_and_the_parent_goes_on);
