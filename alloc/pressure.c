@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "alloc/heap.h"
+#include "alloc/usdt.h"
 
 #define LOOK_NS	 (1000 * WEIR__MS)
 #define DWELL_NS (2000 * WEIR__MS)
@@ -305,6 +306,7 @@ static unsigned permille_now(int64_t now_ns)
 static void set_level(uint32_t level)
 {
 	uint32_t before = atomic_exchange_explicit(&weir__level, level, memory_order_relaxed);
+	WEIR__USDT(mem_level, before, level);
 	if (level <= before)
 		return;
 	atomic_fetch_add_explicit(&weir__level_raises, 1, memory_order_relaxed);

@@ -19,6 +19,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "alloc/usdt.h"
 #include "io/address.h"
 #include "io/conn.h"
 #include "io/name.h"
@@ -590,6 +591,7 @@ int weir__conn_new(struct weir__io *io, int fd, bool is_direct, weir_conn **ret)
 	keep_op(conn, &conn->send, WEIR__OP_SEND, send_done);
 	conn->recv.multi = true;
 	conn->lend_max = (uint16_t)io->worker->runtime->config.lend_max;
+	WEIR__USDT(conn_open, conn, fd);
 	*ret = conn;
 	return 0;
 }
@@ -657,6 +659,7 @@ int weir_connect(weir_conn **ret, const char *text)
 
 void weir__conn_free(weir_conn *conn)
 {
+	WEIR__USDT(conn_close, conn, conn->handle.fd);
 	weir_pool_put(conn_pool, conn);
 }
 

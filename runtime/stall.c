@@ -16,6 +16,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "alloc/usdt.h"
+
 static const int64_t REPORT_NS = WEIR_SEC; /* between two */
 
 /* A worker as it was when its counters last moved. */
@@ -122,6 +124,7 @@ static void write_report(struct weir__stalls *stalls, unsigned i, int64_t held_n
 
 static void report(struct weir__stalls *stalls, unsigned i, int64_t held_ns, int64_t now)
 {
+	WEIR__USDT(stall, i, held_ns);
 	if (stalls->runtime->config.quiet)
 		return;
 	if (now - stalls->reported_ns < REPORT_NS) {

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "alloc/usdt.h"
 #include "runtime/extra.h"
 #include "runtime/fatal.h"
 #include "runtime/join.h"
@@ -247,7 +248,9 @@ static void task_main(void *unused)
 	(void)unused;
 	weir__san_enter(task->stack);
 	for (;;) {
+		WEIR__USDT(task_begin, task->id_low, task->site);
 		int result = task->fn(task->arg);
+		WEIR__USDT(task_end, task->id_low, result);
 		if (__builtin_expect(task->has_extra, 0))
 			weir__extra_done(self, task);
 		struct weir__stack *stack = task->stack;

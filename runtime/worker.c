@@ -17,6 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "alloc/usdt.h"
 #include "runtime/linger.h"
 #include "runtime/sanitizer.h"
 #include "runtime/watch.h"
@@ -386,13 +387,16 @@ bool weir__worker_turn(struct weir__worker *self, int64_t wait_until_ns)
 	if (wait_until_ns) {
 		self->counts.parks++;
 		weir__hook(self, self->runtime->hooks.park);
+		WEIR__USDT(worker_park, self->index, wait_until_ns);
 		weir__heap_lend();
 	}
 	self->driver->ops->submit_and_wait(self->driver, wait_until_ns);
 	weir__heap_resume();
 	rouse(self);
-	if (wait_until_ns)
+	if (wait_until_ns) {
+		WEIR__USDT(worker_unpark, self->index, wait_until_ns);
 		weir__hook(self, self->runtime->hooks.unpark);
+	}
 	self->driver->ops->reap(self->driver);
 	self->now_ns = weir__clock_ns();
 	if (wait_until_ns && self->runtime->linger_ns)

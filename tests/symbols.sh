@@ -29,4 +29,12 @@ stack=$(readelf -lW libweir.so | grep GNU_STACK)
 
 readelf -dW libweir.so | grep -q 'SONAME.*libweir\.so\.[0-9]' || fail "no SONAME" </dev/null
 
+# Probes, where the header they come from is: those that docs/observing.md names, with both arguments.
+if echo '#include <sys/sdt.h>' | ${CC:-cc} -E - >/dev/null 2>&1; then
+	probes=$(readelf -nW libweir.so | awk '/Provider: weir$/ { on = 1 } on && /Name:/ { name = $2 }
+		on && /Arguments: .*@.* .*@/ { print name; on = 0 }' | sort -u | paste -sd ' ')
+	[ "$probes" = 'conn_close conn_open mem_level stall task_begin task_end worker_park worker_unpark' ] ||
+		fail "other probes than docs/observing.md names:" <<<"$probes"
+fi
+
 [ $failed = 0 ] && echo "symbols: layers, exports, stack and SONAME are right"
