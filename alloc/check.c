@@ -133,6 +133,13 @@ static void *wait_in_turn(struct weir__home *home, void *block)
 	return oldest;
 }
 
+uint32_t weir__check_quarantined(const struct weir__home *home)
+{
+	uint64_t ever = home->quarantine_next;
+
+	return ever < WEIR__QUARANTINE ? (uint32_t)ever : WEIR__QUARANTINE;
+}
+
 bool weir__check_free(struct weir__home *home, uint32_t index, void **block)
 {
 	struct weir__note *note = note_of(home, *block);

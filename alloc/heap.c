@@ -284,7 +284,7 @@ uint64_t weir__heap_in_use(void)
 	for (uint32_t i = 1; i < home->bins_end; i++)
 		objects += home->bins[i].out - home->bins[i].internal -
 			   weir__cache_count(&home->heap.cache[i]);
-	return objects;
+	return objects - weir__check_quarantined(home);
 }
 
 bool weir__home_may_grow(const struct weir__home *home)

@@ -202,7 +202,7 @@ struct weir__home {
 	uint64_t *kept;
 	struct weir__note *notes; /* NULL at debug level 0 */
 	void *quarantine[WEIR__QUARANTINE];
-	uint32_t quarantine_next;
+	uint64_t quarantine_next;
 	uint32_t unit_count;
 	uint32_t frontier;    /* units from here on were never used */
 	uint32_t dumped;      /* units from here on are left out of core files; >= frontier */
@@ -725,6 +725,9 @@ void weir__check_received(const struct weir__home *home, void *block);
  * heap is the block's and the caller's.
  */
 bool weir__check_free(struct weir__home *home, uint32_t index, void **block);
+
+/* How many blocks wait so, which count as out although the program has freed them. */
+uint32_t weir__check_quarantined(const struct weir__home *home);
 
 /* The note goes with an object that was moved. */
 void weir__check_move(struct weir__home *home, void *from, void *to, bool moved);

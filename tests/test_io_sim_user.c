@@ -5,6 +5,7 @@
  */
 #include <check.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <weir/weir.h>
@@ -84,6 +85,16 @@ START_TEST(a_thousand_machines_count_right)
 }
 END_TEST
 
+/* What is kept aside to be checked is not left over. */
+START_TEST(they_do_so_at_each_debug_level)
+{
+	char level[] = { (char)('0' + _i), '\0' };
+
+	ck_assert_int_eq(setenv("WEIR_MEM_DEBUG", level, 1), 0);
+	ck_assert_int_eq(weir_sim_run(1, four_clients, NULL, .runs = 50), 0);
+}
+END_TEST
+
 /* A counter without a lock, and clients on several workers: some machine shows it. */
 struct shared {
 	unsigned long total;
@@ -151,6 +162,7 @@ Suite *io_sim_user_suite(void)
 
 	tcase_set_timeout(service, 20);
 	tcase_add_test(service, a_thousand_machines_count_right);
+	tcase_add_loop_test(service, they_do_so_at_each_debug_level, 1, 4);
 	tcase_add_test(service, a_forgotten_lock_is_found);
 	tcase_add_test(service, failures_leave_nothing_behind);
 	suite_add_tcase(suite, service);
