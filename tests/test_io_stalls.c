@@ -75,9 +75,20 @@ START_TEST(worker_0_waits_for_stalls_while_it_runs_and_not_longer)
 }
 END_TEST
 
+/* The watcher's thread has started: ASan's allocator, which it may use until then, survives no
+ * fork. */
+static void await_watcher(void)
+{
+	FILE *nowhere = fopen("/dev/null", "w");
+	ck_assert_ptr_nonnull(nowhere);
+	ck_assert_int_eq(weir_tasks_write(nowhere), 0);
+	ck_assert_int_eq(fclose(nowhere), 0);
+}
+
 static int run_in_a_child(void *arg)
 {
 	int status;
+	await_watcher();
 	pid_t child = fork();
 	(void)arg;
 	ck_assert_int_ge(child, 0);
