@@ -252,12 +252,29 @@ static inline ssize_t await_arrival(struct weir__worker *self, weir_conn *conn, 
 	return n;
 }
 
-/* Common to all calls that park: 0, -EXDEV, -ECANCELED, -ETIME. */
+/* Common to all calls that park: 0, -EXDEV, -EINVAL (no task), -ECANCELED, -ETIME. */
 static inline int may_park(const weir_conn *conn, struct weir__worker *self)
 {
 	if (__builtin_expect(conn->worker != self, 0))
 		return -EXDEV;
+	if (__builtin_expect(!self->current, 0))
+		return -EINVAL;
 	return weir__interrupted(self, self->current);
+}
+
+/*
+ * Whoever has taken a budget's worth of what was there without parking lets others run before the
+ * next. One of them may close the connection, which waits until this task has left: 0 or
+ * -ECANCELED.
+ */
+static inline int take_turns(struct weir__worker *self, weir_conn *conn)
+{
+	if (__builtin_expect(self->budget > 0, 1))
+		return 0;
+	conn->inside++;
+	weir__budget_spend(self);
+	leave(conn);
+	return conn->is_closing ? -ECANCELED : 0;
 }
 
 /* The next lease of the stream into *into, which is empty. Its length, 0 at the end, or -errno. */
@@ -269,7 +286,7 @@ static ssize_t next_lease(struct weir__worker *self, weir_conn *conn, weir_buf *
 		start_recv(conn);
 	if (conn->queue) {
 		lend(into, dequeue(conn));
-		weir__budget_spend(self);
+		self->budget--;
 		return (ssize_t)into->len;
 	}
 	if (conn->end)
@@ -284,6 +301,8 @@ static __attribute__((noinline)) ssize_t recv_oddly(weir_conn *conn, weir_buf *r
 
 	weir_buf_release(ret);
 	int err = may_park(conn, self);
+	if (err == 0)
+		err = take_turns(self, conn);
 	if (err < 0)
 		return err;
 	if (conn->front.block) {
@@ -299,7 +318,8 @@ ssize_t weir_recv(weir_conn *conn, weir_buf *ret)
 	struct weir__worker *self = weir__worker_self();
 
 	if (__builtin_expect(conn->worker != self || !conn->is_drained || conn->reader ||
-				     ret->block || !weir__is_calm(self, self->current),
+				     ret->block || !self->current ||
+				     !weir__is_calm(self, self->current),
 			     0))
 		return recv_oddly(conn, ret);
 	return await_arrival(self, conn, ret);
@@ -308,8 +328,14 @@ ssize_t weir_recv(weir_conn *conn, weir_buf *ret)
 /* Makes conn->front hold unread bytes. Positive, 0 at the end of the stream, or -errno. */
 static ssize_t fill_front(struct weir__worker *self, weir_conn *conn)
 {
-	if (conn->front.block)
+	int err = take_turns(self, conn);
+
+	if (err < 0)
+		return err;
+	if (conn->front.block) {
+		self->budget--;
 		return 1;
+	}
 	ssize_t n = next_lease(self, conn, &conn->front);
 	conn->is_drained = false;
 	return n;
@@ -516,7 +542,7 @@ ssize_t weir_send(weir_conn *conn, weir_buf *buf)
 
 	if (__builtin_expect(conn->worker != self || conn->send_state != WEIR__SEND_IDLE ||
 				     buf->len - 1 >= SEND_BYTES_MAX || self->budget <= 0 ||
-				     !weir__is_calm(self, self->current),
+				     !self->current || !weir__is_calm(self, self->current),
 			     0))
 		return send_oddly(conn, buf);
 	self->budget--;
@@ -679,7 +705,7 @@ void weir_conn_close(weir_conn *conn)
 {
 	if (!conn)
 		return;
-	WEIR_ASSERT(conn->worker == weir__worker_self());
+	WEIR_ASSERT(conn->worker == weir__worker_self() && conn->worker->current);
 	conn->is_closing = true;
 	conn->is_drained = false;
 	if (conn->reader)
@@ -708,22 +734,28 @@ void weir_conn_close(weir_conn *conn)
 
 /* ---- Asking ------------------------------------------------------------- */
 
+/* A descriptor of a connection that has none: the kernel gives it at once, also to who is late. */
+static int install(weir_conn *conn)
+{
+	struct weir__op op = { .code = WEIR__OP_INSTALL, .handle = &conn->handle };
+	WEIR_SHIELD(shield, WEIR_FOREVER);
+
+	return run_op(conn, &op);
+}
+
 int weir_conn_peer(weir_conn *conn, char *ret, size_t cap)
 {
 	struct weir__worker *self = weir__worker_self();
 	struct weir__address peer;
-	int err = may_park(conn, self);
 	int fd = conn->handle.fd;
 
-	if (err < 0)
-		return err;
-	if (conn->handle.is_direct) {
-		struct weir__op op = { .code = WEIR__OP_INSTALL, .handle = &conn->handle };
-		fd = run_op(conn, &op);
-		if (fd < 0)
-			return fd;
-	}
-	err = conn->io->sockets->peer(conn->io, fd, &peer);
+	if (conn->worker != self || !self->current)
+		return conn->worker != self ? -EXDEV : -EINVAL;
+	if (conn->handle.is_direct)
+		fd = install(conn);
+	if (fd < 0)
+		return fd;
+	int err = conn->io->sockets->peer(conn->io, fd, &peer);
 	if (conn->handle.is_direct)
 		conn->io->ops->close(conn->io, &(struct weir__handle){ .fd = fd });
 	return err < 0 ? err : weir__address_format(&peer.any, peer.len, ret, cap);

@@ -4,7 +4,8 @@
  *
  * weir_run() starts the workers, each with a ring of its own (io_uring, or epoll where that is
  * refused), and runs a function as the first task. Connections, listeners and buffers belong to the
- * worker they were made on; a call from a task of another worker returns -EXDEV.
+ * worker they were made on; a call from anywhere but a task of that worker returns -EXDEV, or
+ * -EINVAL on its own thread between tasks. What returns nothing (closing) must not be called there.
  *
  * Addresses are text: "127.0.0.1:7000", "[::1]:7000", ":7000" (every address), "unix:/run/x.sock",
  * "unix:@name" (abstract). Port 0 lets the kernel choose; weir_listener_address() tells.
@@ -132,7 +133,8 @@ struct weir_listen_opts {
 
 /*
  * Gives a listening socket in *ret. A Unix socket's stale file is replaced, a live one is not. Does
- * not park. Returns 0, -EINVAL (address), -EADDRINUSE, -EACCES, -EADDRNOTAVAIL, -EMFILE, -ENOMEM.
+ * not park. Returns 0, -EINVAL (address, or outside a runtime), -EADDRINUSE, -EACCES,
+ * -EADDRNOTAVAIL, -ENOENT (no such directory), -EMFILE, -ENOMEM.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_listen_with(weir_listener **ret,
 						     const struct weir_listen_opts *opts);
@@ -219,10 +221,10 @@ WEIR_API WEIR_MUST WEIR_NONNULL int weir_connect(weir_conn **ret, const char *ad
 
 /*
  * Parks until something has arrived, at least one byte, and lends it in a buffer of the worker's
- * pool; what *ret held before is released. While it waits the connection owns no buffer. Returns
- * the byte count, 0 when the peer has closed (nothing is lent), or -ECONNRESET, -ETIMEDOUT,
- * -ECANCELED, -ETIME, -ENOMEM (nothing is lost: the next call tries again), -EBUSY when another
- * task is receiving on it.
+ * pool; what *ret held before is released first, whatever comes of it. While it waits the
+ * connection owns no buffer. Returns the byte count, 0 when the peer has closed (nothing is lent),
+ * or -ECONNRESET, -ETIMEDOUT, -ECANCELED, -ETIME, -ENOMEM (nothing is lost: the next call tries
+ * again), -EBUSY when another task is receiving on it.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL ssize_t weir_recv(weir_conn *conn, weir_buf *ret);
 
@@ -273,8 +275,11 @@ WEIR_API WEIR_MUST WEIR_NONNULL int weir_shutdown(weir_conn *conn);
  */
 WEIR_API void weir_conn_close(weir_conn *conn);
 
-/* The peer's address in text, written to `ret` (size `cap`, 64 suffices for IP). Returns 0,
- * -ENOTSUP, -ENOSPC. */
+/*
+ * The peer's address in text, written to `ret` (size `cap`, 64 suffices for IP). Parks, without
+ * being a cancellation point: who is late can still say whom it was about. Returns 0, -ENOTSUP,
+ * -ENOSPC, -EMFILE.
+ */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_conn_peer(weir_conn *conn, char *ret, size_t cap);
 
 /* The .user of the weir_serve() that accepted it; NULL otherwise. */

@@ -92,8 +92,10 @@ int weir_accept(weir_listener *listener, weir_conn **ret)
 	struct weir__worker *self = weir__worker_self();
 	struct weir__op op = { .code = WEIR__OP_ACCEPT, .handle = &listener->handle };
 
-	if (!self || listener->io->worker != self || !self->current)
+	if (listener->io->worker != self)
 		return -EXDEV;
+	if (!self->current)
+		return -EINVAL;
 	int err = weir__interrupted(self, self->current);
 	if (err < 0)
 		return err;

@@ -232,8 +232,10 @@ int weir_process_wait(weir_process *process, int *ret)
 {
 	struct weir__worker *self = weir__worker_self();
 
-	if (!self || process->io->worker != self)
+	if (process->io->worker != self)
 		return -EXDEV;
+	if (!self->current)
+		return -EINVAL;
 	if (process->is_awaited)
 		return -EBUSY;
 	while (!process->has_ended) {
@@ -273,7 +275,8 @@ void weir_process_close(weir_process *process)
 {
 	if (!process)
 		return;
-	WEIR_ASSERT(process->io->worker == weir__worker_self() && !process->is_awaited);
+	WEIR_ASSERT(process->io->worker == weir__worker_self() && process->io->worker->current &&
+		    !process->is_awaited);
 	if (!process->has_ended)
 		bury(process);
 	weir__handle_close(process->io, &process->handle);

@@ -49,7 +49,7 @@ int weir_call_on(unsigned worker, weir_fn fn, void *arg)
 	struct weir__worker *self = weir__worker_self();
 	struct call call = { fn, arg, -ECANCELED };
 
-	if (!self || !self->current || worker >= self->runtime->workers_count)
+	if (!self || !self->current || worker >= self->runtime->workers_count || !fn)
 		return -EINVAL;
 	int err = weir__interrupted(self, self->current);
 	if (err < 0)
@@ -85,7 +85,7 @@ int weir_post(unsigned worker, void (*fn)(void *arg), void *arg)
 {
 	struct weir__worker *self = weir__worker_self();
 
-	if (!self || worker >= self->runtime->workers_count)
+	if (!self || worker >= self->runtime->workers_count || !fn)
 		return -EINVAL;
 	if (self->stopping)
 		return -ESHUTDOWN;

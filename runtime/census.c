@@ -253,5 +253,5 @@ int weir__census_write(struct weir__runtime *runtime, FILE *out)
 	if (unplaced > 0)
 		fprintf(out, "  and %llu measured elsewhere\n", (unsigned long long)unplaced);
 	free(uses);
-	return fflush(out) == 0 ? 0 : -errno;
+	return fflush(out) != 0 ? -errno : ferror(out) ? -EIO : 0;
 }

@@ -418,5 +418,5 @@ int weir__dump_write(const struct weir__dump *dump, const struct weir__view *vie
 	if (dump->tasks > count)
 		fprintf(out, "and %llu more\n", (unsigned long long)(dump->tasks - count));
 	weir__symbols_close(symbols);
-	return fflush(out) == 0 ? 0 : -errno;
+	return fflush(out) != 0 ? -errno : ferror(out) ? -EIO : 0;
 }

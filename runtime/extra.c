@@ -179,7 +179,7 @@ int weir_task_set(const struct weir_task_key *key, void *value)
 {
 	struct weir__task *task = task_self();
 
-	if (!task)
+	if (!task || !key)
 		return -EINVAL;
 	struct weir__value *place = find(task, key);
 	if (!place && value) {

@@ -83,6 +83,8 @@ int weir_gen_open(struct weir_gen *public_gen, struct weir_scope *scope, weir_ge
 {
 	struct generator *gen = of(public_gen);
 
+	if (!fn)
+		return -EINVAL;
 	*gen = (struct generator){ .fn = fn, .arg = arg };
 	int err = weir_spawn(scope, produce, gen, .name = "generator");
 	if (err == 0)

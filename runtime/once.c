@@ -70,7 +70,7 @@ int weir_once(struct weir_once *public_once, weir_fn fn, void *arg)
 
 	if (atomic_load_explicit(&once->state, memory_order_acquire) == OVER)
 		return 0;
-	int turn = weir__may_wait(self);
+	int turn = fn ? weir__may_wait(self) : -EINVAL;
 	if (turn < 0)
 		return turn;
 	turn = await_turn(self, once);

@@ -14,8 +14,13 @@
  *   -ECANCELED   my scope was cancelled
  *   -ETIME       the deadline of my scope has passed
  *   -ETIMEDOUT   the network gave up
- * Every call marked "parks" is a cancellation point: it may return the first two. A call that moved
- * data reports the data. Results come through `ret` parameters, untouched on failure.
+ * Every call marked "parks" is a cancellation point: it may return the first two; where no task
+ * runs it returns -EINVAL. A call that moved data reports the data. Results come through `ret`
+ * parameters, untouched on failure.
+ *
+ * Options are structs whose `size` the macros fill in. A shorter one is an older program's: what it
+ * lacks is zero, the default. -EINVAL: a size that no such struct has; -E2BIG: a longer one, with
+ * something in it that this library does not know.
  *
  * Durations are int64_t nanoseconds: 500 * WEIR_MS.
  */
@@ -181,8 +186,10 @@ struct weir_scope {
 
 /*
  * Opens a scope in the running task; every blocking call until its end, here and in its tasks,
- * returns -ETIME once `timeout_ns` has passed. A timeout never extends the enclosing scope's. Costs
- * no system call and no allocation. Timeouts of a second or more may end up to 4 ms early.
+ * returns -ETIME once `timeout_ns` has passed, or -ECANCELED once the scope has been cancelled, as
+ * the first of its tasks to fail of -ETIME has it. A timeout never extends the enclosing scope's; 0
+ * and less has passed already. Costs no system call and no allocation. Timeouts of a second or more
+ * may end up to 4 ms early.
  */
 WEIR_API WEIR_NONNULL void weir_scope_open(struct weir_scope *scope, int64_t timeout_ns);
 

@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * test_io_turns.c: who reads what is there already waits for nobody, and others must have their
+ * turn all the same, within a budget's worth of calls. What they do in it, such as closing the
+ * connection, is as if the reader had been parked.
+ */
+#include <errno.h>
+
+#include "tests/net_test.h"
+
+enum { LINES = 8192 };
+
+static struct ends ends;
+static unsigned turns;
+static bool is_over;
+
+static int count_turns(void *arg)
+{
+	(void)arg;
+	while (!is_over) {
+		turns++;
+		ck_assert_int_eq(weir_yield(), 0);
+	}
+	return 0;
+}
+
+/* Lines of one byte, all of them there. */
+static void fill(void)
+{
+	static char lines[LINES];
+
+	memset(lines, '\n', sizeof lines);
+	open_ends(&ends, "127.0.0.1:0");
+	ck_assert_int_eq(weir_write(ends.near, lines, sizeof lines), LINES);
+	settle();
+}
+
+static ssize_t by_line(void)
+{
+	char line[16];
+
+	return weir_read_until(ends.far, '\n', line, sizeof line);
+}
+
+static ssize_t by_byte(void)
+{
+	char byte;
+	int err = weir_read_full(ends.far, &byte, 1);
+
+	return err < 0 ? err : 1;
+}
+
+static ssize_t (*const readers[])(void) = { by_line, by_byte };
+
+static int read_beside(void *arg)
+{
+	ssize_t (*const *reader)(void) = arg;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	fill();
+	spawn(&scope, count_turns, NULL);
+	ck_assert_int_eq((*reader)(), 1); /* which may have to wait for the rest */
+	turns = 0;
+	for (int i = 1; i < LINES; i++)
+		ck_assert_int_eq((*reader)(), 1);
+	is_over = true;
+	ck_assert_uint_ge(turns, LINES / 128 - 1); /* WEIR_BUDGET */
+	ck_assert_int_eq(weir_scope_wait(&scope), 0);
+	close_ends(&ends);
+	return 0;
+}
+
+START_TEST(reading_what_is_there_lets_others_have_their_turn)
+{
+	run_on(1, read_beside, (void *)&readers[_i]);
+}
+END_TEST
+
+static int close_far(void *arg)
+{
+	(void)arg;
+	weir_conn_close(ends.far);
+	return 0;
+}
+
+static int read_to_the_end(void *arg)
+{
+	ssize_t (*const *reader)(void) = arg;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+	ssize_t n;
+	int count = 0;
+
+	fill();
+	spawn(&scope, close_far, NULL);
+	while ((n = (*reader)()) > 0)
+		count++;
+	ck_assert_int_eq(n, -ECANCELED);
+	ck_assert_int_lt(count, LINES);
+	ck_assert_int_eq(weir_scope_wait(&scope), 0);
+	weir_conn_close(ends.near);
+	weir_listener_close(ends.listener);
+	return 0;
+}
+
+START_TEST(closed_in_such_a_turn_the_connection_is_as_if_its_reader_had_been_parked)
+{
+	run_on(1, read_to_the_end, (void *)&readers[_i]);
+}
+END_TEST
+
+Suite *io_turns_suite(void);
+Suite *io_turns_suite(void)
+{
+	Suite *suite = suite_create("io_turns");
+	TCase *quick = tcase_create("quick");
+	tcase_set_tags(quick, "fast");
+	tcase_add_loop_test(quick, reading_what_is_there_lets_others_have_their_turn, 0,
+			    COUNT(readers));
+	tcase_add_loop_test(
+		quick, closed_in_such_a_turn_the_connection_is_as_if_its_reader_had_been_parked, 0,
+		COUNT(readers));
+	suite_add_tcase(suite, quick);
+	return suite;
+}
