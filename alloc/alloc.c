@@ -12,9 +12,10 @@ extern inline struct weir__cache *weir__cache_at(struct weir__heap *heap, size_t
 extern inline size_t weir__place_for(const struct weir__heap *heap, size_t size);
 extern inline void *weir__cache_pop(struct weir__cache *cache);
 extern inline bool weir__cache_push(struct weir__cache *cache, void *block);
-extern inline uint64_t weir__map_at(const struct weir__heap *heap, const void *block);
+extern inline const struct weir__unit *weir__unit_of(const struct weir__heap *heap,
+						     const void *block);
 extern inline bool weir__is_object(const struct weir__cache *cache, const void *block,
-				   uint64_t word);
+				   uintptr_t span);
 extern inline bool weir__heap_push(struct weir__heap *heap, void *block);
 extern inline bool weir__heap_push_at(struct weir__heap *heap, size_t place, void *block,
 				      bool check);

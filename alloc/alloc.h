@@ -76,7 +76,7 @@ enum {
 	WEIR__POOLS_MAX = 512,		 /* size classes and typed pools of a process */
 	WEIR__UNIT_SHIFT = 16,		 /* spans are runs of 64 KiB */
 	WEIR__TABLE_BYTES_MAX = 8 << 10, /* sizes that heap.places knows */
-	WEIR__PLACE_SHIFT = 48,
+	WEIR__MAP_UNITS = 1 << 20,	 /* 64 GiB of them */
 };
 
 /* Has one writer, its heap's owner; others may read it. A plain store: one instruction on x86. */
@@ -112,20 +112,29 @@ struct weir__cache {
 	uint32_t object_bytes;
 };
 
+/* What the map knows of 64 KiB. */
+struct weir__unit {
+	uintptr_t span; /* the address of the span that holds them */
+	uintptr_t key;	/* their own address plus the place of the span's cache; 0: in no span */
+};
+
 /*
  * A thread's heap. Those without one point at an empty heap: nothing here checks for NULL. A
- * cache's *place* is its offset from the heap in bytes. The map has a word for each 64 KiB of the
- * window: the address of the span that holds them, and in the top 16 bits the place of its pool's
- * cache; 0 when no span does. Place 0 reads the zeroes below as `valid`.
+ * cache's *place* is its offset from the heap in bytes, less than 64 KiB.
+ *
+ * The map has an entry for each 64 KiB of the window, and one for every other address too, as only
+ * some bits of it are looked at: its span or key is then of another address, and that is how a
+ * block of another heap, or no block at all, is told. Place 0 reads the zeroes below as `valid`.
+ * The map is part of the heap and its size a constant, so that one instruction finds an entry.
  */
 struct weir__heap {
 	uintptr_t window; /* [window, window + window_bytes): this heap's objects, nobody else's */
 	size_t window_bytes;
-	uintptr_t map; /* of its word for address 0: an address needs no subtraction to find its */
-	uint64_t zero_[5];
+	uint64_t zero_[6];
 	uint16_t places[WEIR__TABLE_BYTES_MAX / 16 + 32]; /* by size in 16 bytes, rounded up */
 	/* [0] belongs to no pool and is always empty */
 	struct weir__cache cache[WEIR__POOLS_MAX + 1];
+	struct weir__unit map[WEIR__MAP_UNITS]; /* what is not in use is not in memory either */
 };
 
 extern WEIR_API __thread struct weir__heap *weir__heap_self
@@ -181,19 +190,20 @@ inline bool weir__cache_push(struct weir__cache *cache, void *block)
 	return false;
 }
 
-/* The map's word for an address in the window. */
-inline uint64_t weir__map_at(const struct weir__heap *heap, const void *block)
+/* The map's entry for an address, which may be of another address. */
+inline const struct weir__unit *weir__unit_of(const struct weir__heap *heap, const void *block)
 {
-	return ((const uint64_t *)heap->map)[(uintptr_t)block >> WEIR__UNIT_SHIFT];
+	size_t offset = (uintptr_t)block >> (WEIR__UNIT_SHIFT - 4) & (WEIR__MAP_UNITS - 1) << 4;
+	return (const struct weir__unit *)((const char *)heap->map + offset);
 }
 
 /*
- * Whether `block` is the start of an object of the cache's pool, by the map's word for it. The
- * place in its top bits goes out of the product: the reciprocal is a multiple of 2^16.
+ * Whether `block`, wherever it is, is the start of an object in a span of the cache's pool that
+ * begins at `span`.
  */
-inline bool weir__is_object(const struct weir__cache *cache, const void *block, uint64_t word)
+inline bool weir__is_object(const struct weir__cache *cache, const void *block, uintptr_t span)
 {
-	return ((uintptr_t)block - word) * cache->reciprocal < cache->valid;
+	return ((uintptr_t)block - span) * cache->reciprocal < cache->valid;
 }
 
 /*
@@ -202,11 +212,10 @@ inline bool weir__is_object(const struct weir__cache *cache, const void *block, 
  */
 inline bool weir__heap_push(struct weir__heap *heap, void *block)
 {
-	if (!WEIR_LIKELY((uintptr_t)block - heap->window < heap->window_bytes))
-		return false;
-	uint64_t word = weir__map_at(heap, block);
-	struct weir__cache *cache = weir__cache_at(heap, word >> WEIR__PLACE_SHIFT);
-	return WEIR_LIKELY(weir__is_object(cache, block, word)) && weir__cache_push(cache, block);
+	const struct weir__unit *unit = weir__unit_of(heap, block);
+	struct weir__cache *cache = weir__cache_at(heap, unit->key & 0xffff);
+	return WEIR_LIKELY(weir__is_object(cache, block, unit->span)) &&
+	       weir__cache_push(cache, block);
 }
 
 /*
@@ -216,14 +225,12 @@ inline bool weir__heap_push(struct weir__heap *heap, void *block)
  */
 inline bool weir__heap_push_at(struct weir__heap *heap, size_t place, void *block, bool check)
 {
-	if (!WEIR_LIKELY((uintptr_t)block - heap->window < heap->window_bytes))
-		return false;
-	uint64_t word = weir__map_at(heap, block);
-	bool same = word >> WEIR__PLACE_SHIFT == place;
+	const struct weir__unit *unit = weir__unit_of(heap, block);
+	bool same = (((uintptr_t)block & ~(uintptr_t)0xffff) | place) == unit->key;
 	if (!__builtin_constant_p(place)) /* or the compiler takes the one it has to wait for */
 		__asm__("" : "+r"(place));
 	struct weir__cache *cache = weir__cache_at(heap, place);
-	return WEIR_LIKELY(same && (!check || weir__is_object(cache, block, word))) &&
+	return WEIR_LIKELY(same && (!check || weir__is_object(cache, block, unit->span))) &&
 	       weir__cache_push(cache, block);
 }
 

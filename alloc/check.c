@@ -40,7 +40,7 @@ static struct weir__note *note_of(const struct weir__home *home, const void *blo
 	uint32_t unit = (uint32_t)(offset >> WEIR__UNIT_SHIFT);
 	uint32_t first = weir__span_first(home, unit);
 	uint64_t within = offset - ((size_t)first << WEIR__UNIT_SHIFT);
-	uint64_t reciprocal = weir__pools[weir__map_pool(home->map[unit])].reciprocal;
+	uint64_t reciprocal = weir__pools[weir__unit_pool(weir__unit_at(home, unit))].reciprocal;
 	uint32_t object = (uint32_t)((unsigned __int128)within * reciprocal >> 64);
 	return &home->notes[(size_t)first * NOTES_PER_UNIT + object];
 }
@@ -178,7 +178,7 @@ struct leak {
 
 static void count_unit(const struct weir__home *home, uint32_t unit, struct leak *by_site)
 {
-	uint32_t index = weir__map_pool(home->map[unit]);
+	uint32_t index = weir__unit_pool(weir__unit_at(home, unit));
 	if (index == 0 || weir__span_first(home, unit) != unit)
 		return; /* no span begins here */
 	uint32_t objects = weir__pools[index].span_objects;

@@ -24,6 +24,8 @@
 #define WINDOW_BYTES_MAX ((size_t)64 << 30)
 #endif
 #define WINDOW_BYTES_MIN ((size_t)1 << REGION_SHIFT)
+_Static_assert(WINDOW_BYTES_MAX <= (size_t)WEIR__MAP_UNITS << WEIR__UNIT_SHIFT,
+	       "no two units of a window share an entry of the map");
 
 #define PURGE_STEP_NS (1000 * WEIR__MS)
 
@@ -56,13 +58,13 @@ struct weir__home *weir__home_of(const void *address)
 
 /* ---- Making one ----------------------------------------------------------------------------- */
 
-/* What describes a window: a word of map, a span and a bitmap for each unit. */
+/* What describes a window beside the heap's map: a span and a bitmap for each unit. */
 static bool describe_window(struct weir__home *home, size_t window_bytes)
 {
 	size_t units = window_bytes >> WEIR__UNIT_SHIFT;
 	size_t bitmap = WEIR__BITMAP_WORDS * sizeof(uint64_t);
 	size_t bits = units / 8;
-	size_t bytes = units * (bitmap + sizeof(struct weir__span) + sizeof(uint64_t)) + 2 * bits;
+	size_t bytes = units * (bitmap + sizeof(struct weir__span)) + 2 * bits;
 	char *meta = weir__os_map(bytes, 4096);
 	if (meta == NULL)
 		return false;
@@ -76,7 +78,6 @@ static bool describe_window(struct weir__home *home, size_t window_bytes)
 	}
 	home->bitmaps = (uint64_t *)meta;
 	home->spans = (struct weir__span *)(meta + units * bitmap);
-	home->map = (uint64_t *)(meta + units * (bitmap + sizeof(struct weir__span)));
 	home->dirty = (uint64_t *)(meta + bytes - 2 * bits);
 	home->kept = (uint64_t *)(meta + bytes - bits);
 	home->unit_count = (uint32_t)units;
@@ -101,8 +102,6 @@ static bool open_window(struct weir__home *home)
 			weir__os_dump(window, bytes, false);
 			home->heap.window = (uintptr_t)window;
 			home->heap.window_bytes = bytes;
-			home->heap.map = (uintptr_t)home->map -
-					 (home->heap.window >> WEIR__UNIT_SHIFT) * sizeof(uint64_t);
 			return true;
 		}
 		weir__os_unmap(window, bytes);
@@ -127,6 +126,7 @@ static struct weir__home *home_new(void)
 	struct weir__home *home = weir__os_map(sizeof(*home), 4096);
 	if (home == NULL)
 		return NULL;
+	weir__os_small_pages(home, sizeof(*home)); /* most of the map is never touched */
 	if (!open_window(home)) {
 		weir__os_unmap(home, sizeof(*home));
 		return NULL;

@@ -6,7 +6,8 @@
  * objects of one pool; a free run is a run of units that holds none. Everything that describes a
  * window lies outside it, so a free object's memory is never read or written:
  *
- *   map[unit]       place of its pool's cache << 48 | where its span begins; 0: it is in no span
+ *   heap.map[]      for each unit the place of its pool's cache and where its span begins; the
+ *                   entry of a window's first unit is somewhere in the middle, see weir__unit_at()
  *   spans[unit]     the descriptor of the span or free run that begins (free runs: or ends) there
  *   bitmaps[unit]   512 bytes: a bit for each object of the span, set while the object is in it
  *   dirty[], kept[] a bit for each unit of free runs: what they have of the OS's memory
@@ -195,7 +196,6 @@ struct weir__home {
 	uint32_t id;
 	int worker;    /* -1: no worker's */
 	uint32_t mode; /* of weir__mode that the caches were set to */
-	uint64_t *map; /* of the window's first unit */
 	struct weir__span *spans;
 	uint64_t *bitmaps;
 	uint64_t *dirty; /* a bit for each unit: see weir__span.dirty_units */
@@ -247,16 +247,24 @@ struct weir__home {
 	_Atomic uint32_t owned; /* 0: belongs to the holder of the heaps lock */
 };
 
-_Static_assert(sizeof(struct weir__heap) < 1 << 16, "places have 16 bits");
+_Static_assert(offsetof(struct weir__heap, map) < 1 << 16, "places have 16 bits");
+_Static_assert(sizeof(struct weir__unit) == 16, "weir__unit_of() shifts by 4");
 _Static_assert(offsetof(struct weir__heap, cache) % 64 == 0, "a cache is a cache line");
 _Static_assert(sizeof(struct weir__cache) == 64, "a cache is a cache line");
 _Static_assert(offsetof(struct weir__heap, zero_) <= offsetof(struct weir__cache, valid),
 	       "place 0 is never valid");
 
-/* What a word of the map says: the pool's index, 0 for none. */
-static inline uint32_t weir__map_pool(uint64_t word)
+/* The map's entry for a unit of the window. */
+static inline struct weir__unit *weir__unit_at(const struct weir__home *home, uint32_t unit)
 {
-	size_t place = word >> WEIR__PLACE_SHIFT;
+	uintptr_t address = home->heap.window + ((size_t)unit << WEIR__UNIT_SHIFT);
+	return (struct weir__unit *)weir__unit_of(&home->heap, (const void *)address);
+}
+
+/* The pool of the span that holds a unit, 0 for none. Any thread. */
+static inline uint32_t weir__unit_pool(const struct weir__unit *unit)
+{
+	size_t place = WEIR__GET(unit->key) & 0xffff;
 	return place == 0 ? 0 : (uint32_t)((place - WEIR__PLACE(0)) / sizeof(struct weir__cache));
 }
 
@@ -275,7 +283,7 @@ extern _Atomic uint32_t weir__home_count;
 /* The first unit of the span that `unit` is in. */
 static inline uint32_t weir__span_first(const struct weir__home *home, uint32_t unit)
 {
-	uintptr_t address = home->map[unit] << 16 >> 16;
+	uintptr_t address = weir__unit_at(home, unit)->span;
 	return (uint32_t)((address - home->heap.window) >> WEIR__UNIT_SHIFT);
 }
 

@@ -34,6 +34,13 @@ static uint32_t span_units_for(uint32_t object_bytes)
 	return (object_bytes + WEIR__UNIT_BYTES - 1) >> WEIR__UNIT_SHIFT;
 }
 
+/* The least whole number above 2^64 / b. */
+static uint64_t reciprocal_of(uint64_t b)
+{
+	bool power = (b & (b - 1)) == 0;
+	return UINT64_MAX / b + 1 + power;
+}
+
 void weir__pool_describe(struct weir__pool *pool, uint32_t object_bytes)
 {
 	pool->handle.index = (uint32_t)(pool - weir__pools);
@@ -42,16 +49,18 @@ void weir__pool_describe(struct weir__pool *pool, uint32_t object_bytes)
 	pool->span_units = span_units_for(object_bytes);
 	pool->span_objects = (pool->span_units << WEIR__UNIT_SHIFT) / object_bytes;
 	/*
-	 * With r = 2^64 / object_bytes rounded up, r * object_bytes = 2^64 + e. Then the low 64
-	 * bits of offset * r are k * e for the k-th object, and at least r for what is no multiple
-	 * of object_bytes, as long as e * (k + 1) < r. So one compare tells objects from what lies
-	 * between and after them. Rounding r up to 2^16 makes that e < 2^16 * object_bytes: with
-	 * spans of s bytes e * k < 2^16 * s, and r >= 2^64 / object_bytes is above that, if only
-	 * just at a span of 16 MiB with one object in it.
+	 * With r above 2^64 / b, by at most one, r * b = 2^64 + e with 0 < e <= b. At an offset of
+	 * k * b + i, i < b, the low 64 bits of offset * r are i * 2^64 / b + offset * e / b. For
+	 * objects, i = 0, that is k * e. All else gives more than the last object has: places
+	 * between objects at least 2^64 / b, less what the second term takes away before the span;
+	 * multiples of b after the span a larger k * e; and those before it a negative one, which
+	 * is almost 2^64. So one compare tells objects from everything, as long as offset * e stays
+	 * below 2^64: at up to 2^47 bytes, all of a process's addresses, with b up to 64 KiB.
+	 * A larger object has its span to itself: then only 0 is right.
 	 */
-	pool->reciprocal = (UINT64_MAX / object_bytes + (1 << 16)) & ~(uint64_t)0xffff;
-	uint64_t excess = pool->reciprocal * object_bytes;
-	pool->valid = excess == 0 ? 1 : excess * pool->span_objects;
+	bool alone = pool->span_objects == 1;
+	pool->reciprocal = alone ? 1 : reciprocal_of(object_bytes);
+	pool->valid = alone ? 1 : pool->reciprocal * object_bytes * pool->span_objects;
 	atomic_store_explicit(&pool->state, WEIR__POOL_LIVE, memory_order_relaxed);
 }
 

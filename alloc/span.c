@@ -127,14 +127,14 @@ static struct weir__span *run_make(struct weir__home *home, uint32_t unit, uint3
 /* The free run that ends just before, or begins at, `unit`; NULL when a span is there. */
 static struct weir__span *run_before(struct weir__home *home, uint32_t unit)
 {
-	if (unit == 0 || home->map[unit - 1] != 0)
+	if (unit == 0 || weir__unit_pool(weir__unit_at(home, unit - 1)) != 0)
 		return NULL;
 	return &home->spans[unit - home->spans[unit - 1].units];
 }
 
 static struct weir__span *run_at(struct weir__home *home, uint32_t unit)
 {
-	if (unit >= home->frontier || home->map[unit] != 0)
+	if (unit >= home->frontier || weir__unit_pool(weir__unit_at(home, unit)) != 0)
 		return NULL;
 	return &home->spans[unit];
 }
@@ -471,11 +471,14 @@ static struct weir__span *span_begin(struct weir__home *home, uint32_t index, ui
 {
 	const struct weir__pool *pool = &weir__pools[index];
 	struct weir__span *span = &home->spans[unit];
-	uint64_t word = (uint64_t)WEIR__PLACE(index) << WEIR__PLACE_SHIFT |
-			(uintptr_t)unit_address(home, unit);
+	uintptr_t address = (uintptr_t)unit_address(home, unit);
 	span_fill(home, span, pool);
-	for (uint32_t i = 0; i < pool->span_units; i++)
-		WEIR__SET(home->map[unit + i], word);
+	for (uint32_t i = 0; i < pool->span_units; i++) {
+		struct weir__unit *entry = weir__unit_at(home, unit + i);
+		WEIR__SET(entry->span, address);
+		WEIR__SET(entry->key,
+			  address + ((size_t)i << WEIR__UNIT_SHIFT) + WEIR__PLACE(index));
+	}
 	WEIR__ADD(home->span_units, pool->span_units);
 	WEIR__ADD(home->bins[index].spans, 1);
 	span_link(&home->bins[index], span, 0);
@@ -497,7 +500,7 @@ static void span_end(struct weir__home *home, uint32_t index, struct weir__span 
 	WEIR__ADD(home->bins[index].spans, -1u);
 	WEIR__ADD(home->span_units, -(uint64_t)units);
 	for (uint32_t i = 0; i < units; i++)
-		WEIR__SET(home->map[unit + i], 0);
+		WEIR__SET(weir__unit_at(home, unit + i)->key, 0);
 	units_free(home, unit, units);
 }
 
@@ -575,7 +578,7 @@ bool weir__span_give(struct weir__home *home, void *block)
 {
 	size_t offset = (uintptr_t)block - home->heap.window;
 	uint32_t unit = (uint32_t)(offset >> WEIR__UNIT_SHIFT);
-	uint32_t index = weir__map_pool(home->map[unit]);
+	uint32_t index = weir__unit_pool(weir__unit_at(home, unit));
 	uint32_t first = weir__span_first(home, unit);
 	uint64_t within = offset - ((size_t)first << WEIR__UNIT_SHIFT);
 	uint32_t object =
@@ -599,13 +602,13 @@ bool weir__span_give(struct weir__home *home, void *block)
 
 uint32_t weir__span_pool(const struct weir__home *home, const void *block)
 {
-	size_t offset = (uintptr_t)block - home->heap.window;
-	uint64_t word = WEIR__GET(home->map[offset >> WEIR__UNIT_SHIFT]);
-	uint32_t index = weir__map_pool(word);
+	const struct weir__unit *unit = weir__unit_of(&home->heap, block);
+	uint32_t index = weir__unit_pool(unit);
 	if (index == 0)
 		return 0;
 	const struct weir__pool *pool = &weir__pools[index];
-	return ((uintptr_t)block - word) * pool->reciprocal < pool->valid ? index : 0;
+	uint64_t offset = (uintptr_t)block - WEIR__GET(unit->span);
+	return offset * pool->reciprocal < pool->valid ? index : 0;
 }
 
 /* ---- For compaction ------------------------------------------------------------------------- */
@@ -624,7 +627,7 @@ void *weir__span_used(const struct weir__home *home, struct weir__span *span, ui
 	uint32_t unit = unit_of(home, span);
 	if ((span_bits(home, span)[object / 64] >> (object % 64) & 1) != 0)
 		return NULL;
-	uint32_t index = weir__map_pool(home->map[unit]);
+	uint32_t index = weir__unit_pool(weir__unit_at(home, unit));
 	return unit_address(home, unit) + (size_t)object * weir__pools[index].object_bytes;
 }
 

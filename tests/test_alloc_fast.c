@@ -43,28 +43,57 @@ START_TEST(no_size_near_the_largest_number_wraps_round)
 }
 END_TEST
 
+static void check_address(const struct weir__pool *pool, uint64_t span, uint64_t address, bool is)
+{
+	struct weir__cache cache = { .reciprocal = pool->reciprocal, .valid = pool->valid };
+	if (weir__is_object(&cache, (void *)address, span) != is)
+		ck_abort_msg("%u bytes in the span at %lx: %lx", pool->object_bytes,
+			     (unsigned long)span, (unsigned long)address);
+}
+
 /* Every address of a small span, some of a large one and those around each object's start. */
+static void check_span(const struct weir__pool *pool, uint64_t span)
+{
+	uint32_t bytes = pool->object_bytes;
+	uint64_t end = (uint64_t)pool->span_units << WEIR__UNIT_SHIFT;
+	for (uint64_t at = 0; at < end; at += at % bytes < 32 || bytes < 4096 ? 1 : 1009)
+		check_address(pool, span, span + at,
+			      at % bytes == 0 && at / bytes < pool->span_objects);
+	for (uint64_t k = 0; k <= pool->span_objects; k++)
+		for (int off = -1; off <= 1; off++)
+			check_address(pool, span, span + k * bytes + (uint64_t)off,
+				      off == 0 && k < pool->span_objects);
+}
+
+/* What the same entry of the map would be found for, and what is as far from the span. */
+static void check_elsewhere(const struct weir__pool *pool, uint64_t span)
+{
+	const uint64_t window = (uint64_t)WEIR__MAP_UNITS << WEIR__UNIT_SHIFT;
+	const uint64_t addresses_end = 1ull << 47;
+	for (uint64_t base = span % window; base < addresses_end; base += window) {
+		if (base == span)
+			continue;
+		for (unsigned k = 0; k < 20; k++)
+			for (int off = -1; off <= 1; off++)
+				check_address(pool, span,
+					      base + (uint64_t)k * pool->object_bytes +
+						      (uint64_t)off,
+					      false);
+	}
+	for (uint64_t near = 0; near < 1 << 10; near++) {
+		check_address(pool, span, near, false);
+		check_address(pool, span, addresses_end - 1 - near, false);
+	}
+}
+
 static void check_objects_of(uint32_t bytes)
 {
 	struct weir__pool *pool = &weir__pools[WEIR__POOLS_MAX];
 	weir__pool_describe(pool, bytes);
-	struct weir__cache cache = { .reciprocal = pool->reciprocal, .valid = pool->valid };
-	uint64_t span = 5ull << 32;
-	uint64_t word = (uint64_t)WEIR__PLACE(77) << WEIR__PLACE_SHIFT | span;
-	uint64_t end = (uint64_t)pool->span_units << WEIR__UNIT_SHIFT;
-	for (uint64_t at = 0; at < end; at += at % bytes < 32 || bytes < 4096 ? 1 : 1009) {
-		bool starts = at % bytes == 0 && at / bytes < pool->span_objects;
-		if (weir__is_object(&cache, (void *)(span + at), word) != starts)
-			ck_abort_msg("%u bytes at %lu", bytes, (unsigned long)at);
-	}
-	for (uint64_t k = 0; k <= pool->span_objects; k++)
-		for (int off = -1; off <= 1; off++) {
-			uint64_t at = k * bytes + (uint64_t)off;
-			if (at < end && weir__is_object(&cache, (void *)(span + at), word) !=
-						(off == 0 && k < pool->span_objects))
-				ck_abort_msg("%u bytes, object %lu, %d", bytes, (unsigned long)k,
-					     off);
-		}
+	check_span(pool, 5ull << 32);
+	check_elsewhere(pool, 3ull << 28);
+	check_elsewhere(pool, 5ull << 40);
+	check_elsewhere(pool, (1ull << 47) - (1 << 28));
 }
 
 START_TEST(one_compare_tells_the_starts_of_objects_from_all_else)

@@ -204,7 +204,7 @@ static void check_accounts(const struct weir__home *home, unsigned seed)
 {
 	uint64_t dirty = 0, kept = 0;
 	for (uint32_t unit = 0; unit < home->frontier; unit++) {
-		if (home->map[unit] != 0)
+		if (weir__unit_pool(weir__unit_at(home, unit)) != 0)
 			continue;
 		bool is_dirty = home->dirty[unit / 64] >> (unit % 64) & 1;
 		bool is_kept = home->kept[unit / 64] >> (unit % 64) & 1;
