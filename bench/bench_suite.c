@@ -537,27 +537,17 @@ static uint64_t timeouts(void *arg)
 
 /* ---- fs, signal ----------------------------------------------------------------------------- */
 
-struct file {
-	int fd;
-	char block[BLOCK_BYTES];
-};
-
-static int read_block(void *arg)
-{
-	struct file *file = arg;
-	return read(file->fd, file->block, sizeof(file->block)) < 0 ? -errno : 0;
-}
-
-/* weir has no files of its own: what blocks runs on a thread of the pool, as it does in Tokio. */
 static uint64_t fs_read(void *arg)
 {
-	(void)arg;
-	struct file file = { .fd = open("/dev/zero", O_RDONLY | O_CLOEXEC) };
+	weir_auto_file file = NULL;
+	char block[BLOCK_BYTES];
 	uint64_t done = 0;
-	while (file.fd >= 0 && done < BLOCKS && weir_blocking(read_block, &file) == 0)
+
+	(void)arg;
+	if (weir_file_open(&file, "/dev/zero", O_RDONLY) < 0)
+		return 0;
+	while (done < BLOCKS && weir_file_read_at(file, block, sizeof(block), 0) == BLOCK_BYTES)
 		done++;
-	if (file.fd >= 0)
-		close(file.fd);
 	return done == BLOCKS ? done : 0;
 }
 

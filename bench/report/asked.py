@@ -50,7 +50,7 @@ LINES = [
            "spawn_blocking_16", "time_now", "timeout", "timer_armed_cancelled", "many_signals"),
     tokios("fs read", "fs_read"),
     Line("Tokio's suite: copy", "tasks", [],
-         why="it copies between streams in memory, and weir's copies end in sockets and files"),
+         why="it copies between streams in memory; weir's are sockets, pipes and files"),
     Line("a million timers", "tasks", ["timers_1000000"], ["weir"]),
     Line("the microbenchmarks beside Go", "tasks",
          ["yield_200", "spawn_join_10000", "chained_spawn", "chan_pingpong", "chan_spsc_1",
