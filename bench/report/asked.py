@@ -28,6 +28,7 @@ def sizes(name, counts):
     return [f"{name}_{count}" for count in counts]
 
 
+NOT_TAKEN = "not taken in this run"
 READERS = (10, 100, 500, 1000)
 LINES = [
     tokios("spawn_many, local and remote", "spawn_many_local", "spawn_many_remote_idle, 2 workers",
@@ -130,7 +131,7 @@ def reason(store, group, row, program):
     """Why a program has no figure in a row."""
     rival = next((r for r in build.ALL if r.name == program.removesuffix("-ct")), None)
     if rival and rival.missing:
-        return rival.missing
+        return NOT_TAKEN if rival.missing == "not asked for" else rival.missing
     failures = {job: why for (where, job, who), why in store.failures.items()
                 if (where, who) == (group, program)}
     failed = [why for job, why in failures.items() if job == row]
@@ -138,7 +139,7 @@ def reason(store, group, row, program):
     if failed:
         return failed[0]
     sampled = any((s.group, s.row, s.program) == (group, row, program) for s in store.samples)
-    return "every sample was disturbed" if sampled else "not taken in this run"
+    return "every sample was disturbed" if sampled else NOT_TAKEN
 
 
 def missing(store, line):

@@ -44,6 +44,13 @@ def cpu_pair():
     return cpus[0], cpus[1 if len(cpus) > 1 else 0]
 
 
+def allocators():
+    """The versions of the general allocators, as the distribution numbers them."""
+    found = first_line(["dpkg-query", "-W", "-f", "${Package} ${Version}; ", "libjemalloc2",
+                        "libmimalloc2.0", "libtcmalloc-minimal4"])
+    return found.rstrip("; ") if found else "unknown"
+
+
 def facts(repo):
     """Name and value of what a reader needs to judge the figures, in order."""
     governor = read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor",
@@ -58,6 +65,7 @@ def facts(repo):
         ("transparent huge pages", read("/sys/kernel/mm/transparent_hugepage/enabled", "unknown")),
         ("TCP", read("/proc/sys/net/ipv4/tcp_congestion_control", "unknown")),
         ("libc", " ".join(platform.libc_ver())),
+        ("allocators", allocators()),
         ("compiler", first_line([os.environ.get("CC", "cc"), "--version"]) or "unknown"),
         ("commit", first_line(["git", "-C", repo, "describe", "--always", "--dirty"]) or "unknown"),
         ("pinning", f"servers and runtimes on CPU {server}, load on CPU {load}; "

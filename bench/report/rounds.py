@@ -81,14 +81,16 @@ class Store:
 class Progress:
     """One line on a terminal, or a line a minute elsewhere."""
 
-    def __init__(self, expected_seconds):
+    def __init__(self, expected_seconds, patience):
         self.expected = max(expected_seconds, 1.0)
+        self.patience, self.patience_seconds = patience, patience.left
         self.planned_done = 0.0
         self.start = time.monotonic()
         self.last_line = 0.0
 
     def left(self):
-        spent = time.monotonic() - self.start
+        # less the waits for a quiet machine, which end when there is no patience left
+        spent = time.monotonic() - self.start - (self.patience_seconds - self.patience.left)
         share = self.planned_done / self.expected
         # the plan until there is experience, then experience
         pace = spent / self.planned_done if share > 0.05 else 1.0
@@ -189,7 +191,7 @@ def run_rounds(jobs, rounds, patience_seconds, keep_noisy):
     """All samples; those until then when the run is interrupted."""
     store = Store(keep_noisy)
     patience = Patience(patience_seconds)
-    progress = Progress(expected_seconds(jobs, rounds))
+    progress = Progress(expected_seconds(jobs, rounds), patience)
     try:
         for number in range(1, rounds + 1):
             for job in (j for j in jobs if number <= j.rounds_of(rounds)):
