@@ -3,16 +3,7 @@
  * test_io_pressure.c: a server while memory is short, and workers asleep whose heaps have something
  * to do. Through the public headers alone, on the driver that WEIR_DRIVER names.
  */
-#include <weir/weir.h>
-
-#include <check.h>
-#include <errno.h>
-#include <string.h>
-
-static void run_on(unsigned workers, weir_fn fn, void *arg)
-{
-	ck_assert_int_eq(weir_run(fn, arg, .workers = workers, .signals_ignored = true), 0);
-}
+#include "tests/net_test.h"
 
 /* Whatever this machine feels. */
 static void level(enum weir_mem_level level)
@@ -22,19 +13,7 @@ static void level(enum weir_mem_level level)
 
 /* ---- Accepting ------------------------------------------------------------------------------ */
 
-static int echo(weir_conn *conn)
-{
-	for (;;) {
-		weir_auto_buf buf = WEIR_BUF_INIT;
-		ssize_t n = weir_recv(conn, &buf);
-		if (n > 0)
-			n = weir_send(conn, &buf);
-		if (n <= 0)
-			return (int)n;
-	}
-}
-
-static int serve(void *arg)
+static int serve_echo(void *arg)
 {
 	return weir_serve(arg, echo);
 }
@@ -72,7 +51,7 @@ static int shed(void *arg)
 	level(WEIR_MEM_NONE);
 	ck_assert_int_eq(weir_listen(&listener, "127.0.0.1:0"), 0);
 	WEIR_SCOPE(server, WEIR_FOREVER);
-	ck_assert_int_eq(weir_spawn(&server, serve, listener), 0);
+	ck_assert_int_eq(weir_spawn(&server, serve_echo, listener), 0);
 	open_conn(&early, listener);
 	ck_assert_int_eq(answered(early, WEIR_FOREVER), 0);
 
@@ -111,7 +90,7 @@ static int cancel_while_short(void *arg)
 	level(WEIR_MEM_CRITICAL);
 	ck_assert_int_eq(weir_listen(&listener, "127.0.0.1:0"), 0);
 	WEIR_SCOPE(server, WEIR_FOREVER);
-	ck_assert_int_eq(weir_spawn(&server, serve, listener), 0);
+	ck_assert_int_eq(weir_spawn(&server, serve_echo, listener), 0);
 	open_conn(&conn, listener);
 	ck_assert_int_eq(weir_sleep(20 * WEIR_MS), 0);
 	weir_scope_close(&server);

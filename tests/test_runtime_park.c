@@ -41,8 +41,8 @@ static int ask(void *arg)
 	return 0;
 }
 
-/* One item at a time: each end parks, or is about to, when the other's message comes. */
-static int ping_pong(void *arg)
+/* One item at a time, between this worker and another. */
+static int ping_pong(weir_fn asker, void *seed)
 {
 	weir_auto_chan own_there = weir_chan_new(sizeof(int), 1);
 	weir_auto_chan own_back = weir_chan_new(sizeof(int), 1);
@@ -51,8 +51,14 @@ static int ping_pong(void *arg)
 	there = own_there;
 	back = own_back;
 	TRY(weir_spawn(&scope, answer, NULL, .worker = WEIR_ON_WORKER(1)));
-	TRY(weir_spawn(&scope, ask, arg));
+	TRY(weir_spawn(&scope, asker, seed));
 	return weir_scope_wait(&scope);
+}
+
+/* Each end parks, or is about to, when the other's message comes. */
+static int ping_parking(void *seed)
+{
+	return ping_pong(ask, seed);
 }
 
 START_TEST(ping_pong_between_workers_never_stalls)
@@ -60,7 +66,7 @@ START_TEST(ping_pong_between_workers_never_stalls)
 	uint64_t seed = test_seed();
 
 	trips = ROUNDS(100000);
-	run_on(2, ping_pong, &seed);
+	run_on(2, ping_parking, &seed);
 }
 END_TEST
 
@@ -188,17 +194,9 @@ static int ask_spinning(void *arg)
 	return 0;
 }
 
-static int ping_spinning(void *arg)
+static int ping_spinning(void *seed)
 {
-	weir_auto_chan own_there = weir_chan_new(sizeof(int), 1);
-	weir_auto_chan own_back = weir_chan_new(sizeof(int), 1);
-	WEIR_SCOPE(scope, WEIR_FOREVER);
-
-	there = own_there;
-	back = own_back;
-	TRY(weir_spawn(&scope, answer, NULL, .worker = WEIR_ON_WORKER(1)));
-	TRY(weir_spawn(&scope, ask_spinning, arg));
-	return weir_scope_wait(&scope);
+	return ping_pong(ask_spinning, seed);
 }
 
 START_TEST(a_message_that_comes_while_parking_is_seen)
