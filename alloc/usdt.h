@@ -11,6 +11,9 @@
 
 #if defined(__has_include)
 #if __has_include(<sys/sdt.h>)
+#ifdef __clang__ /* which would store what may lie in memory, to have it there */
+#define STAP_SDT_ARG_CONSTRAINT nr
+#endif
 #include <sys/sdt.h>
 #define WEIR__USDT(name, a, b) STAP_PROBE2(weir, name, a, b)
 #endif
