@@ -5,7 +5,7 @@
 # and the shell's own sockets; by echoload; and by hostile, which means them ill. On io_uring, then on epoll
 # (WEIR_DRIVER set: only there). B is the build directory, FULL=1 runs the long loads, RUN goes in front of the
 # servers (RUN='valgrind -q --error-exitcode=9'); with an argument, only the parts named so: echo udp http kv
-# fastest.
+# fastest copy.
 #
 # Each line of output is a claim: "ok - ..." or "not ok - ..." and why. Ports are chosen by the kernel.
 set -uo pipefail
@@ -472,11 +472,57 @@ test_fastest() {
 	wait "$pid_slow" "$pid_fast" 2>/dev/null
 }
 
+# ---- copy -------------------------------------------------------------------------------------------
+
+copies() { # FROM TO: and what came is what was sent
+	"$build/examples/copy" "$1" "$2" && cmp "$1" "$2"
+}
+copies_through_pipes() {
+	cat "$work/big" | "$build/examples/copy" - - | cmp - "$work/big"
+}
+copies_redirected() {
+	"$build/examples/copy" - - <"$work/big" >"$work/out" && cmp "$work/big" "$work/out" &&
+		"$build/examples/copy" - - <"$work/big" >>"$work/out" && cat "$work/big" "$work/big" | cmp - "$work/out"
+}
+copies_by_fifo() {
+	rm -f "$work/fifo" && mkfifo "$work/fifo" && { "$build/examples/copy" "$work/fifo" "$work/out" & } &&
+		cat "$work/big" >"$work/fifo" && wait $! && cmp "$work/big" "$work/out"
+}
+stops_early() { # yes dies of the signal that copy does not get
+	yes | "$build/examples/copy" - - | head -c 1000000 | wc -c | grep -qx 1000000
+	"$build/examples/copy" /dev/zero - | head -c 10 | wc -c | grep -qx 10
+}
+ends_on_sigterm() { # while it waits for input that does not come
+	local pid
+	sleep 30 | "$build/examples/copy" - "$work/out" &
+	pid=$!
+	sleep 0.3
+	kill -TERM $pid && ! wait $pid
+}
+says() { # text, FROM, TO
+	! "$build/examples/copy" "$2" "$3" 2>"$work/said" && grep -q "$1" "$work/said"
+}
+
+test_copy() {
+	server=
+	head -c 20000003 /dev/urandom >"$work/big"
+	claim 'a file is copied' copies "$work/big" "$work/out"
+	claim 'an empty file is copied' copies /dev/null "$work/empty"
+	claim 'pipes on both sides' copies_through_pipes
+	claim 'files as standard input and output, one to append to' copies_redirected
+	claim 'a FIFO by its name' copies_by_fifo
+	claim 'head has had enough' stops_early
+	claim 'SIGTERM ends it while it waits for input' ends_on_sigterm
+	claim 'a full disk is an error' says 'no space left' "$work/big" /dev/full
+	claim 'a directory is an error' says 'is a directory' "$work" "$work/out"
+	claim 'a file that is not there is an error' says 'no such file' "$work/none" "$work/out"
+}
+
 # ---- main -------------------------------------------------------------------------------------------
 
 mapfile -t functions < <(declare -F | awk '{ print $3 }')
 parts=("$@")
-[ $# -gt 0 ] || parts=(echo udp http kv fastest)
+[ $# -gt 0 ] || parts=(echo udp http kv fastest copy)
 for tool in curl wrk redis-cli redis-benchmark; do
 	command -v $tool >/dev/null || { echo "not ok - $tool is missing: make deps"; exit 1; }
 done
