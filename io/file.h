@@ -18,7 +18,7 @@ struct weir__file_op {
 	int64_t offset;		    /* READ, WRITE; TRUNCATE: the size */
 	const char *path;
 	const char *path_to; /* RENAME */
-	int flags;	     /* OPEN: open(2)'s. SYNC: 1, the data alone */
+	int flags;	     /* OPEN: open(2)'s. READ: O_DIRECT, or 0. SYNC: 1, the data alone */
 	unsigned mode;	     /* OPEN, DIR_MAKE */
 };
 
@@ -41,16 +41,17 @@ void weir__file_describe(const struct weir__op *op, char *ret, size_t cap);
 /* One operation, on the driver or in the pool. Parks. Returns its result. */
 int weir__file_run(struct weir__worker *self, struct weir__file_op *file);
 
-/* A READ or WRITE of many, until all is moved, nothing more comes or it fails. */
-ssize_t weir__file_move(struct weir__worker *self, enum weir__op_code code, int fd, void *data,
-			size_t len, int64_t offset);
+/* `plan`, a READ or WRITE, as often as needed: until all is moved, nothing more comes or it fails.
+ */
+ssize_t weir__file_move(struct weir__worker *self, struct weir__file_op *plan, void *data,
+			size_t len);
 
 /* Closes a descriptor. Parks, without being a cancellation point. */
 void weir__file_fd_close(struct weir__worker *self, int fd);
 
 /* On the calling thread, which it may block: the result or -errno. */
 int weir__file_perform(struct weir__file_op *file);
-/* A READ only of what is in memory; -EAGAIN where that cannot be had. */
+/* A READ only of what is in memory, not of O_DIRECT; -EAGAIN where that cannot be had. */
 int weir__file_read_cached(const struct weir__file_op *file);
 
 /* ring_file.c: what this kernel's io_uring can do of it; and the entry for it. */

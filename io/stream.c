@@ -173,13 +173,23 @@ static int await(weir_stream *stream, unsigned events)
 	return res < 0 ? res : 0;
 }
 
+static ssize_t move(struct weir__worker *self, const weir_stream *stream, enum weir__op_code code,
+		    void *data, size_t len)
+{
+	struct weir__file_op plan;
+
+	weir__file_op_init(&plan, code, stream->handle.fd);
+	plan.offset = WEIR__FILE_POSITION;
+	plan.flags = fcntl(stream->handle.fd, F_GETFL) & O_DIRECT;
+	return weir__file_move(self, &plan, data, len);
+}
+
 static ssize_t read_some(struct weir__worker *self, weir_stream *stream, void *ret, size_t cap)
 {
 	bool waits = stream->waits_first || stream->kind == KIND_SHARED;
 
 	if (stream->kind == KIND_FILE)
-		return weir__file_move(self, WEIR__OP_FILE_READ, stream->handle.fd, ret, cap,
-				       WEIR__FILE_POSITION);
+		return move(self, stream, WEIR__OP_FILE_READ, ret, cap);
 	for (;;) {
 		int err = waits ? await(stream, POLLIN) : 0;
 		if (err < 0)
@@ -218,8 +228,7 @@ static ssize_t write_all(struct weir__worker *self, weir_stream *stream, const c
 	ssize_t n = 0;
 
 	if (stream->kind == KIND_FILE)
-		return weir__file_move(self, WEIR__OP_FILE_WRITE, stream->handle.fd, (void *)data,
-				       len, WEIR__FILE_POSITION);
+		return move(self, stream, WEIR__OP_FILE_WRITE, (void *)data, len);
 	while (written < len && n >= 0) {
 		n = waits ? await(stream, POLLOUT) : weir__interrupted(self, self->current);
 		if (n == 0)

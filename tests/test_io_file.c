@@ -294,46 +294,43 @@ START_TEST(readers_of_two_workers_end_and_the_file_is_closed)
 }
 END_TEST
 
-struct slow_call {
+struct call {
 	weir_file *file;
 	bool has_begun;
-	ssize_t result;
-	char in[1 << 20];
+	int result;
 };
 
-static int read_once(void *arg)
+/* Which no driver does without parking. */
+static int sync_once(void *arg)
 {
-	struct slow_call *call = arg;
+	struct call *call = arg;
 
 	call->has_begun = true;
-	call->result = weir_file_read_at(call->file, call->in, sizeof call->in, 0);
+	call->result = weir_file_sync(call->file);
 	return 0;
 }
 
-static int close_under_a_reader(void *arg)
+static int close_under_a_call(void *arg)
 {
-	struct slow_call *call = weir_zalloc(sizeof *call);
+	struct call call = { .result = 77 };
 	WEIR_SCOPE(scope, WEIR_FOREVER);
 
 	(void)arg;
-	expect(call != NULL);
-	TRY(weir_file_open(&call->file, name_of("busy"), O_RDWR | O_CREAT | O_TRUNC));
-	expect(weir_file_write_at(call->file, call->in, sizeof call->in, 0) == sizeof call->in);
-	call->result = -1;
-	TRY(weir_spawn(&scope, read_once, call, .worker = WEIR_ON_WORKER(weir_worker_index())));
-	while (!call->has_begun)
+	TRY(weir_file_open(&call.file, name_of("busy"), O_RDWR | O_CREAT | O_TRUNC));
+	expect(weir_file_write_at(call.file, "busy", 4, 0) == 4);
+	TRY(weir_spawn(&scope, sync_once, &call,
+		       .worker = WEIR_ON_WORKER((unsigned)weir_worker_index())));
+	while (!call.has_begun)
 		TRY(weir_yield());
-	weir_file_close(call->file);
-	/* a reader that has begun another operation on the descriptor would not be through */
-	expect(call->result == sizeof call->in);
+	weir_file_close(call.file);
+	expect(call.result == 0);
 	TRY(weir_scope_wait(&scope));
-	weir_free(call);
 	return weir_path_remove(name_of("busy"));
 }
 
 START_TEST(closing_waits_for_a_call_that_is_under_way)
 {
-	run_file_test(close_under_a_reader);
+	run_file_test(close_under_a_call);
 }
 END_TEST
 
@@ -470,6 +467,50 @@ static int read_a_directory(void *arg)
 START_TEST(a_directory_has_no_bytes)
 {
 	run_file_test(read_a_directory);
+}
+END_TEST
+
+enum { COLD_BYTES = 4 << 20, COLD_TASKS = 16, COLD_STEP = 1 << 16 };
+
+static int read_backwards(void *arg)
+{
+	char first[64];
+
+	for (int64_t at = COLD_BYTES - COLD_STEP; at >= 0; at -= COLD_STEP) {
+		expect(weir_file_read_at(arg, first, sizeof first, at) == sizeof first);
+		for (size_t i = 0; i < sizeof first; i++)
+			expect(first[i] == (char)(((size_t)at + i) * 31 >> 3));
+	}
+	return 0;
+}
+
+/* Not what is in memory already, which is read without waiting. */
+static int read_from_the_disk(void *arg)
+{
+	weir_auto_file file = NULL;
+	char *out = weir_alloc(COLD_BYTES);
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	expect(out != NULL);
+	for (size_t i = 0; i < COLD_BYTES; i++)
+		out[i] = (char)(i * 31 >> 3);
+	TRY(weir_file_open(&file, name_of("cold"), O_RDWR | O_CREAT | O_TRUNC));
+	expect(weir_file_write_at(file, out, COLD_BYTES, 0) == COLD_BYTES);
+	weir_free(out);
+	TRY(weir_file_sync(file));
+	int fd = open(name_of("cold"), O_RDONLY);
+	expect(fd >= 0 && posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED) == 0);
+	close(fd);
+	for (unsigned i = 0; i < COLD_TASKS; i++)
+		TRY(weir_spawn(&scope, read_backwards, file, .worker = WEIR_ON_WORKER(i % 2)));
+	TRY(weir_scope_wait(&scope));
+	return weir_path_remove(name_of("cold"));
+}
+
+START_TEST(what_is_not_in_memory_comes_from_the_disk)
+{
+	run_file_test(read_from_the_disk);
 }
 END_TEST
 
@@ -813,6 +854,7 @@ Suite *io_file_suite(void)
 	suite_add_tcase(suite, errors);
 	tcase_set_tags(machine, "real");
 	tcase_add_test(machine, a_file_that_does_not_know_its_size_is_read_to_its_end);
+	tcase_add_test(machine, what_is_not_in_memory_comes_from_the_disk);
 	tcase_add_test(machine, a_full_disk_is_enospc);
 	tcase_add_test(machine, a_fifo_is_no_file_and_opening_it_waits_for_nobody);
 	tcase_add_test(machine, the_limit_of_file_sizes_is_efbig_and_kills_nobody);
