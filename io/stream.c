@@ -139,11 +139,13 @@ static ssize_t try_write(const weir_stream *stream, const void *data, size_t len
 
 /* ---- Reading and writing ------------------------------------------------ */
 
-/* Before any of it: 0, -EXDEV, -ECANCELED, -ETIME. */
+/* Before any of it: 0, -EXDEV, -EINVAL (outside tasks), -ECANCELED, -ETIME. */
 static int may_use(const weir_stream *stream, struct weir__worker *self)
 {
 	if (stream->io->worker != self)
 		return -EXDEV;
+	if (!self->current)
+		return -EINVAL;
 	if (stream->is_closing)
 		return -ECANCELED;
 	return weir__interrupted(self, self->current);

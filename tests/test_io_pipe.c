@@ -312,6 +312,44 @@ static int use_from_elsewhere(void *arg)
 	return weir_stream_write(stream, &byte, 1) == -EXDEV ? 0 : -EIO;
 }
 
+struct post {
+	weir_stream *stream;
+	ssize_t read, written;
+	struct weir_event over;
+};
+
+/* Between two tasks, in none. */
+static void use_outside_tasks(void *arg)
+{
+	struct post *post = arg;
+	char byte = 'x';
+
+	post->read = weir_stream_read(post->stream, &byte, 1);
+	post->written = weir_stream_write(post->stream, &byte, 1);
+	weir_event_set(&post->over);
+}
+
+static int post_a_call(void *arg)
+{
+	weir_auto_stream in = NULL;
+	weir_auto_stream out = NULL;
+	struct post post = { .read = 77, .written = 77 };
+
+	(void)arg;
+	weir_event_init(&post.over);
+	TRY(weir_pipe(&in, &out));
+	post.stream = in;
+	TRY(weir_post((unsigned)weir_worker_index(), use_outside_tasks, &post));
+	TRY(weir_event_wait(&post.over));
+	return post.read == -EINVAL && post.written == -EINVAL ? 0 : -EIO;
+}
+
+START_TEST(what_is_posted_cannot_wait)
+{
+	run_pipe_test(post_a_call);
+}
+END_TEST
+
 static int lend_to_another_worker(void *arg)
 {
 	weir_auto_stream in = NULL;
@@ -681,6 +719,7 @@ Suite *io_pipe_suite(void)
 	tcase_add_test(ends, a_byte_goes_to_and_fro);
 	tcase_add_test(ends, a_pipe_nobody_reads_is_epipe_and_no_signal);
 	tcase_add_test(ends, a_stream_belongs_to_its_worker);
+	tcase_add_test(ends, what_is_posted_cannot_wait);
 	suite_add_tcase(suite, ends);
 	tcase_set_tags(waiting, "fast");
 	tcase_add_test(waiting, a_deadline_ends_a_wait_and_loses_no_byte);
