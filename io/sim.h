@@ -207,6 +207,7 @@ struct weir__sim_socket {
 	/* datagrams; `name`, `error` and `last_ns` as above */
 	struct weir__sim_datagram *datagrams; /* arrived, oldest first */
 	struct weir__sim_datagram **datagrams_tail;
+	struct weir__sim_datagram *datagrams_coming; /* on their way */
 	size_t datagrams_bytes;	  /* of them, with what each costs the kernel beside */
 	unsigned datagrams_count; /* arrived or on the way */
 	bool is_shared;
@@ -257,9 +258,10 @@ int weir__sim_datagram_open(struct weir__io *io, struct weir__address *address, 
 int weir__sim_datagram_connect(struct weir__io *io, int fd, const struct weir__address *to);
 void weir__sim_datagram_recv(struct weir__sim *sim, struct weir__sim_op *record);
 void weir__sim_datagram_send(struct weir__sim *sim, struct weir__sim_op *record);
-/* The last descriptor is closed, or the socket freed: what has arrived goes. */
-void weir__sim_datagram_drop(struct weir__sim_socket *socket);
+/* The last descriptor is closed: what has arrived goes. */
 void weir__sim_datagram_hang_up(struct weir__sim *sim, struct weir__sim_socket *socket);
+/* The socket goes, at the end of a run with what is on its way to it. */
+void weir__sim_datagram_free(struct weir__sim_socket *socket);
 
 /* ---- All of it ---------------------------------------------------------- */
 

@@ -28,6 +28,7 @@ enum {
 
 struct weir__sim_datagram {
 	struct weir__sim_datagram *next;
+	struct weir__sim_datagram **pprev; /* on its way */
 	struct weir__sim_socket *to;
 	struct weir__address from;
 	size_t len;
@@ -156,15 +157,20 @@ int weir__sim_datagram_connect(struct weir__io *io, int fd, const struct weir__a
 
 /* ---- On the way --------------------------------------------------------- */
 
-void weir__sim_datagram_drop(struct weir__sim_socket *socket)
+static void drop(struct weir__sim_datagram **list)
 {
 	struct weir__sim_datagram *datagram;
 
-	while ((datagram = socket->datagrams)) {
-		socket->datagrams = datagram->next;
+	while ((datagram = *list)) {
+		*list = datagram->next;
 		free(datagram);
 	}
-	socket->datagrams_tail = &socket->datagrams;
+}
+
+void weir__sim_datagram_free(struct weir__sim_socket *socket)
+{
+	drop(&socket->datagrams);
+	drop(&socket->datagrams_coming);
 }
 
 /* Somebody who waits for room at a Unix socket may have it now. */
@@ -179,7 +185,8 @@ static void stir_senders(struct weir__sim *sim, const struct weir__sim_socket *r
 
 void weir__sim_datagram_hang_up(struct weir__sim *sim, struct weir__sim_socket *socket)
 {
-	weir__sim_datagram_drop(socket);
+	drop(&socket->datagrams);
+	socket->datagrams_tail = &socket->datagrams;
 	stir_senders(sim, socket);
 }
 
@@ -190,6 +197,9 @@ static void arrive(struct weir__sim *sim, void *what)
 	size_t bytes = datagram->len + COST_BYTES;
 	bool fits = is_unix(&to->name) || to->datagrams_bytes + bytes <= QUEUE_BYTES_MAX;
 
+	*datagram->pprev = datagram->next;
+	if (datagram->next)
+		datagram->next->pprev = datagram->pprev;
 	weir__sim_trace(sim, "arrive", to->number, datagram->len, fits);
 	if (to->fds && fits) {
 		datagram->next = NULL;
@@ -251,6 +261,11 @@ static bool send_one(struct weir__sim *sim, struct weir__sim_socket *to,
 		free(datagram);
 		return false;
 	}
+	datagram->next = to->datagrams_coming;
+	datagram->pprev = &to->datagrams_coming;
+	if (datagram->next)
+		datagram->next->pprev = &datagram->next;
+	to->datagrams_coming = datagram;
 	to->datagrams_count++;
 	to->pins++;
 	return true;

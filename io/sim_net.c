@@ -89,7 +89,7 @@ static void free_socket(struct weir__sim_socket *socket)
 		socket->segments = segment->next;
 		free(segment);
 	}
-	weir__sim_datagram_drop(socket);
+	weir__sim_datagram_free(socket);
 	free(socket->bytes);
 	if (socket->node)
 		weir__sim_node_release(socket->node);
