@@ -447,9 +447,9 @@ struct weir_reclaimer_opts {
 };
 
 /*
- * Registers a reclaimer and gives its handle in *ret. It is called on a worker, between tasks: it
- * must not park, and what it allocates it does not get. Returns 0, -EINVAL, -ENOSPC (64 are there),
- * or -EBUSY inside a reclaimer.
+ * Registers a reclaimer and gives its handle in *ret. It is called on a worker, between tasks, or
+ * by weir_mem_compact(): it must not park, and what it allocates it does not get. Returns 0,
+ * -EINVAL, -ENOSPC (64 are there), or -EBUSY inside a reclaimer.
  */
 WEIR_API WEIR_MUST int weir_reclaimer_add_with(weir_reclaimer **ret,
 					       const struct weir_reclaimer_opts *opts);
@@ -464,8 +464,10 @@ WEIR_API void weir_reclaimer_del(weir_reclaimer *reclaimer);
 
 /*
  * Does now what `level` (MEDIUM or above) asks for: on the calling worker's heap at once, on the
- * others, which are woken, in their next turns. Reclaimers are asked for `want` bytes. Returns the
- * bytes given back to the OS before it returned.
+ * others, which are woken, in their next turns. Reclaimers are asked for `want` bytes. A thread
+ * that is no worker does the same for the heap it has of its own (weir_thread_attach()); without
+ * one it trims what it shares with others, but moves nothing and asks nobody. Returns the bytes
+ * given back to the OS before it returned.
  */
 WEIR_API size_t weir_mem_compact(size_t want, enum weir_mem_level level);
 

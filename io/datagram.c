@@ -97,11 +97,13 @@ static void leave(weir_dgram *dgram)
 	wake_closer(dgram);
 }
 
-/* Common to all calls that park: 0, -EXDEV, -ECANCELED, -ETIME. */
+/* Common to all calls that park: 0, -EXDEV, -EINVAL (no task), -ECANCELED, -ETIME. */
 static int may_park(const weir_dgram *dgram, struct weir__worker *self)
 {
-	if (dgram->worker != self || !self->current)
+	if (dgram->worker != self)
 		return -EXDEV;
+	if (!self->current)
+		return -EINVAL;
 	int err = weir__interrupted(self, self->current);
 	return err == 0 && dgram->is_closing ? -ECANCELED : err;
 }
@@ -494,7 +496,7 @@ void weir_dgram_close(weir_dgram *dgram)
 {
 	if (!dgram)
 		return;
-	WEIR_ASSERT(dgram->worker == weir__worker_self());
+	WEIR_ASSERT(dgram->worker == weir__worker_self() && dgram->worker->current);
 	dgram->is_closing = true;
 	if (dgram->reader)
 		wake_reader(dgram, -ECANCELED);

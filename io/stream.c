@@ -376,7 +376,7 @@ void weir_stream_close(weir_stream *stream)
 {
 	if (!stream)
 		return;
-	WEIR_ASSERT(stream->io->worker == weir__worker_self());
+	WEIR_ASSERT(stream->io->worker == weir__worker_self() && stream->io->worker->current);
 	stream->is_closing = true;
 	weir__handle_cancel(stream->io, &stream->handle);
 	if (stream->is_reading || stream->is_writing) {

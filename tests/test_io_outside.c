@@ -76,6 +76,50 @@ START_TEST(on_a_connection_a_posted_function_gets_einval)
 }
 END_TEST
 
+static void use_stream(void *arg)
+{
+	char byte;
+
+	ck_assert_int_eq(weir_stream_read(arg, &byte, 1), -EINVAL);
+	ck_assert_int_eq(weir_stream_write(arg, "x", 1), -EINVAL);
+	calls++;
+}
+
+static void use_dgram(void *arg)
+{
+	weir_auto_buf buf = WEIR_BUF_INIT;
+	char text[16];
+
+	ck_assert_int_eq(weir_dgram_recv(arg, &buf, NULL), -EINVAL);
+	ck_assert_int_eq(weir_dgram_read(arg, text, sizeof text, NULL), -EINVAL);
+	ck_assert_int_eq(weir_dgram_send(arg, "x", 1, NULL), -EINVAL);
+	ck_assert_int_eq(weir_dgram_connect(arg, weir_dgram_address(arg)), -EINVAL);
+	calls++;
+}
+
+static int post_others(void *arg)
+{
+	weir_auto_stream reading = NULL;
+	weir_auto_stream writing = NULL;
+	weir_auto_dgram dgram = NULL;
+	(void)arg;
+
+	ck_assert_int_eq(weir_pipe(&reading, &writing), 0);
+	ck_assert_int_eq(weir_dgram_open(&dgram, "127.0.0.1:0"), 0);
+	ck_assert_int_eq(weir_post(0, use_stream, reading), 0);
+	ck_assert_int_eq(weir_post(0, use_stream, writing), 0);
+	ck_assert_int_eq(weir_post(0, use_dgram, dgram), 0);
+	settle();
+	ck_assert_uint_eq(calls, 3);
+	return 0;
+}
+
+START_TEST(on_pipes_and_datagram_sockets_a_posted_function_gets_einval)
+{
+	run(post_others);
+}
+END_TEST
+
 static void use_child(void *arg)
 {
 	int status;
@@ -244,6 +288,7 @@ Suite *io_outside_suite(void)
 	TCase *quick = tcase_create("quick");
 	tcase_set_tags(quick, "fast");
 	tcase_add_test(quick, on_a_connection_a_posted_function_gets_einval);
+	tcase_add_test(quick, on_pipes_and_datagram_sockets_a_posted_function_gets_einval);
 	tcase_add_test(quick, without_a_function_nothing_is_begun);
 	tcase_add_test(quick, options_of_no_possible_size_are_refused);
 	tcase_add_test(quick, options_the_library_does_not_know_are_refused_where_they_are_used);
