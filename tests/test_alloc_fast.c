@@ -159,6 +159,27 @@ START_TEST(what_is_not_a_block_is_refused_whatever_size_is_given)
 }
 END_TEST
 
+START_TEST(an_address_that_shares_a_block_s_entry_of_the_map_is_not_taken)
+{
+	attach();
+	struct weir__heap *heap = weir__heap_self;
+	char *block = weir_alloc(64), *other = weir_alloc(64);
+	weir_free(block); /* there is room, and what is on top is another */
+	block = weir_alloc(64);
+	weir_free(other);
+	size_t place = weir__place_for(heap, 64);
+	uintptr_t window = (uintptr_t)WEIR__MAP_UNITS << WEIR__UNIT_SHIFT;
+	for (uintptr_t k = 1; k < 2048; k++) {
+		void *alias = (void *)((uintptr_t)block + k * window);
+		ck_assert_ptr_eq(weir__unit_of(heap, alias), weir__unit_of(heap, block));
+		ck_assert(!weir__heap_push(heap, alias));
+		ck_assert(!weir__heap_push_at(heap, unknown(place), alias, false));
+	}
+	/* a sanitizer closes the inlined paths */
+	ck_assert(weir__mode != 0 || weir__heap_push_at(heap, unknown(place), block, false));
+}
+END_TEST
+
 Suite *alloc_fast_suite(void)
 {
 	Suite *s = suite_create("alloc_fast");
@@ -170,6 +191,7 @@ Suite *alloc_fast_suite(void)
 	suite_add_tcase(s, sizes);
 	TCase *misuse = tcase_create("misuse"); /* which memcheck would report as well */
 	tcase_add_test(misuse, what_is_not_a_block_is_refused_whatever_size_is_given);
+	tcase_add_test(misuse, an_address_that_shares_a_block_s_entry_of_the_map_is_not_taken);
 	suite_add_tcase(s, misuse);
 	TCase *objects = tcase_create("objects");
 	tcase_add_test(objects, one_compare_tells_the_starts_of_objects_from_all_else);
