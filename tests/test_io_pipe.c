@@ -537,6 +537,44 @@ START_TEST(a_socket_as_standard_input_is_a_stream_too)
 }
 END_TEST
 
+/* A reader and a writer wait on one descriptor, and each is woken by what is its own. */
+static int wait_both_ways(void *arg)
+{
+	const struct outside *it = arg;
+	weir_auto_stream stream = NULL;
+	struct call reading = { NULL, 77 }, writing = { NULL, 77 };
+	static char in[1 << 16];
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	TRY(weir_stream_from(&stream, it->fd));
+	reading.stream = writing.stream = stream;
+	TRY(weir_spawn(&scope, read_one, &reading, .worker = here()));
+	TRY(weir_spawn(&scope, write_much, &writing, .worker = here()));
+	TRY(weir_sleep(5 * WEIR_MS));
+	expect(reading.result == 77 && writing.result == 77);
+	expect(write(it->other, "x", 1) == 1);
+	while (reading.result == 77)
+		TRY(weir_sleep(WEIR_MS));
+	expect(reading.result == 1 && writing.result == 77);
+	while (writing.result == 77) {
+		expect(recv(it->other, in, sizeof in, MSG_DONTWAIT) > 0 || errno == EAGAIN);
+		TRY(weir_sleep(10 * WEIR_US));
+	}
+	expect(writing.result == 1 << 20);
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(a_reader_and_a_writer_wait_on_one_socket)
+{
+	int fds[2];
+
+	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+	run_on(1, wait_both_ways, (&(struct outside){ fds[0], fds[1] }));
+	close(fds[0]);
+	close(fds[1]);
+}
+END_TEST
+
 static int talk_to_a_terminal(void *arg)
 {
 	const struct outside *it = arg;
@@ -734,6 +772,7 @@ Suite *io_pipe_suite(void)
 	tcase_add_test(machine, a_full_pipe_of_others_does_not_hold_the_worker);
 	tcase_add_test(machine, nor_where_it_cannot_be_opened_again);
 	tcase_add_test(machine, a_socket_as_standard_input_is_a_stream_too);
+	tcase_add_test(machine, a_reader_and_a_writer_wait_on_one_socket);
 	tcase_add_test(machine, a_terminal_is_read_and_written_at_once);
 	tcase_add_test(machine, a_file_as_standard_input_goes_on_where_it_stands);
 	tcase_add_test(machine, a_fifo_s_reader_waits_for_a_writer);
