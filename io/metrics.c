@@ -31,7 +31,7 @@ static const struct family worker_families[] = {
 	WORKER(switches, false, "Task resumptions."),
 	WORKER(spawns, false, "Tasks spawned."),
 	WORKER(tasks, true, "Tasks alive."),
-	WORKER(lingers, false, "Times the worker looked out for a message before it would sleep."),
+	WORKER(lingers, false, "Times the worker looked out for something before it would sleep."),
 	WORKER(lingers_found, false, "Times it found something to do then, and did not sleep."),
 	WORKER(steals, false, "Tasks taken from other workers before they started."),
 	WORKER(stalls, false, "Times a task held the worker beyond WEIR_STALL_MS."),

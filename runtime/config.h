@@ -69,6 +69,8 @@
 	   "time a worker runs ready tasks before it looks for completions") \
 	XX(linger_us, NUMBER, "WEIR_LINGER_US", 10, 0, 1000, "us", \
 	   "time a worker looks out for another's message before it sleeps, where that has paid") \
+	XX(lookout_us, NUMBER, "WEIR_LOOKOUT_US", 0, 0, 1000, "us", \
+	   "the same for completions, where they come that soon on average; 0: never") \
 	XX(shares_high, NUMBER, "WEIR_SHARES_HIGH", 1000, 1, 100000, "shares", \
 	   "of a worker's time for tasks of high priority, where others are ready too") \
 	XX(shares_normal, NUMBER, "WEIR_SHARES_NORMAL", 100, 1, 100000, "shares", \

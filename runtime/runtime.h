@@ -875,7 +875,7 @@ struct weir_worker_stats {
 	uint64_t wakes_late;	/* wake-ups it had to make good, or the watcher for it: a bug, or a
 				   machine at its end */
 	uint64_t stalls;	/* times a task held it beyond WEIR_STALL_MS */
-	uint64_t lingers;	/* times it looked out for a message before it would sleep */
+	uint64_t lingers;	/* times it looked out for something before it would sleep */
 	uint64_t lingers_found; /* of them: times there was something to do, and it did not sleep */
 };
 #define WEIR_ALL_WORKERS (-1)

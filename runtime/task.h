@@ -27,6 +27,7 @@
 #include "runtime/driver.h"
 #include "runtime/fatal.h"
 #include "runtime/linger.h"
+#include "runtime/lookout.h"
 #include "runtime/timer.h"
 
 struct weir__worker;
@@ -222,6 +223,7 @@ struct weir__worker {
 	const struct weir__msg *suspect;
 	int64_t suspect_ns;
 	struct weir__linger linger;
+	struct weir__lookout lookout;
 	struct weir__mutex_tries {
 		unsigned skip;	  /* so many are not made now */
 		unsigned skipped; /* were not made before the last */
@@ -271,6 +273,7 @@ struct weir__runtime {
 	struct weir__worker **workers;
 	bool use_ucontext;
 	int64_t linger_ns;	 /* 0: no worker lingers before it sleeps */
+	int64_t lookout_ns;	 /* the same for completions; see lookout.h */
 	_Atomic unsigned drains; /* registered on all workers */
 	_Atomic unsigned
 		stop_requests; /* signals and weir_stop() so far; any thread, signal handlers */

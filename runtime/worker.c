@@ -397,10 +397,12 @@ bool weir__worker_turn(struct weir__worker *self, int64_t wait_until_ns)
 		WEIR__USDT(worker_unpark, self->index, wait_until_ns);
 		weir__hook(self, self->runtime->hooks.unpark);
 	}
-	self->driver->ops->reap(self->driver);
+	unsigned completions = self->driver->ops->reap(self->driver);
 	self->now_ns = weir__clock_ns();
 	if (wait_until_ns && self->runtime->linger_ns)
 		note_sleep(self, before_ns);
+	if (wait_until_ns && self->runtime->lookout_ns)
+		weir__lookout_slept(self, completions);
 	expire_timers(self);
 	handle_messages(self);
 	if (self->index == 0)
@@ -416,7 +418,8 @@ void weir__worker_run(struct weir__worker *self)
 	bool goes_on;
 
 	do {
-		bool has_come = self->linger.allowance_ns && weir__linger(self);
+		bool has_come = (self->linger.allowance_ns && weir__linger(self)) ||
+				(self->runtime->lookout_ns && weir__lookout(self));
 		goes_on = weir__worker_turn(self, has_come ? 0 : weir__worker_settle(self));
 	} while (goes_on);
 	weir__worker_finish(self);
