@@ -231,7 +231,7 @@ static int wait_in_vain(void *arg)
 	}
 	expect(weir_stream_write(out, "y", 1) == 1);
 	{
-		WEIR_SCOPE(patience, WEIR_MS);
+		WEIR_SCOPE(patience, 100 * WEIR_MS); /* of which the last alone takes all */
 		expect(weir_stream_read(in, &byte, 1) == 1 && byte == 'y'); /* nothing was lost */
 		ssize_t n = weir_stream_write(out, big, sizeof big); /* bytes beat the deadline */
 		expect(n > 0 && n < (ssize_t)sizeof big);
@@ -490,7 +490,7 @@ static int write_to_a_full_one(void *arg)
 	static char big[1 << 20], in[1 << 16];
 
 	TRY(weir_stream_from(&out, it->fd));
-	WEIR_SCOPE(patience, 5 * WEIR_MS);
+	WEIR_SCOPE(patience, 100 * WEIR_MS);
 	ssize_t n = weir_stream_write(out, big, sizeof big), got = 0;
 	expect(n > 0 &&
 	       n < (ssize_t)sizeof big); /* and it has come back, though the pipe is full */
