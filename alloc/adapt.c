@@ -267,6 +267,8 @@ static void epoch_end(struct weir__home *home, uint32_t index, int64_t now_ns)
 	demand->epoch.fetched = home->bins[index].fetched - demand->epoch_fetched;
 	demand->fetched += 0.2 * ((double)demand->epoch.fetched - demand->fetched);
 	weir__law_measure(&demand->law, &demand->epoch, now_ns);
+	if (demand->epoch.allocs > 0)
+		demand->law.used_ns -= home->rested_ns;
 	struct weir__bin *bin = &home->bins[index];
 	WEIR__SET(bin->need, (uint64_t)round_up(demand->law.swing));
 	if (demand->use_max > (int64_t)(bin->peak + bin->internal))

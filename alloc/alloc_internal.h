@@ -44,6 +44,13 @@ void weir__heap_turn(int64_t now_ns);
  */
 int64_t weir__heap_idle(int64_t now_ns);
 
+/*
+ * After a sleep that the time of weir__heap_idle() has ended, when nothing has happened on this
+ * heap for so long: gives back a millisecond's worth of what has lain idle meanwhile. True while
+ * there is more: who has nothing else to do calls again, rather than sleep and wake up for it.
+ */
+bool weir__heap_rested(int64_t now_ns, int64_t rested_ns);
+
 /* ---- For the simulator: several heaps on one thread ------------------------------------------ */
 
 /* Makes `heap` the calling thread's and returns the one it had. */

@@ -353,18 +353,41 @@ static void close_dead_pools(struct weir__home *home)
 static int64_t purge_age(const struct weir__home *home)
 {
 	int64_t age = weir__config.decay_ns;
+	if (home->rested_ns >= age)
+		return 0; /* what was in a cache until now has not been used for as long */
 	return home->level >= WEIR_MEM_LOW && age > PURGE_STEP_NS ? PURGE_STEP_NS : age;
 }
 
 static void purge(struct weir__home *home)
 {
-	if (home->dirty_units == 0 || home->now_ns < home->purge_ns)
+	if (home->dirty_units == 0 || (home->now_ns < home->purge_ns && home->rested_ns == 0))
 		return;
 	uint64_t most = home->dirty_units / PURGE_SHARE;
 	if (most < PURGE_UNITS)
 		most = PURGE_UNITS;
 	bool more = weir__runs_purge(home, purge_age(home), most) >= most;
 	home->purge_ns = more ? home->now_ns : home->now_ns + PURGE_STEP_NS;
+}
+
+static int64_t later(int64_t a, int64_t b)
+{
+	return a > b ? a : b;
+}
+
+static int64_t sooner(int64_t a, int64_t b)
+{
+	return a < b ? a : b;
+}
+
+/*
+ * When a heap at rest wants its first look: at the end of the decay time, and then for all that has
+ * become old by then, rather than for each thing in its turn. Where memory is limited it comes
+ * after a second, because a heap that rests can be used by others.
+ */
+static int64_t first_look(const struct weir__home *home)
+{
+	bool is_scarce = home->level >= WEIR_MEM_LOW || weir__limit() != 0;
+	return home->epoch_ns + (is_scarce ? PURGE_STEP_NS : later(purge_age(home), PURGE_STEP_NS));
 }
 
 static void epoch(struct weir__home *home)
@@ -379,6 +402,7 @@ static void epoch(struct weir__home *home)
 	weir__compact_turn(home);
 	purge(home);
 	home->stacks_ns = weir__stacks_turn(home, home->now_ns);
+	home->look_ns = first_look(home);
 }
 
 void weir__home_turn(struct weir__home *home, int64_t now_ns)
@@ -418,14 +442,11 @@ void weir__heap_turn(int64_t now_ns)
 		turn_ownerless(now_ns);
 }
 
-static int64_t later(int64_t a, int64_t b)
+/* The last epoch stopped for its bounds. */
+static bool has_more(const struct weir__home *home)
 {
-	return a > b ? a : b;
-}
-
-static int64_t sooner(int64_t a, int64_t b)
-{
-	return a < b ? a : b;
+	bool more_runs = home->dirty_units > 0 && home->purge_ns == home->now_ns;
+	return more_runs || home->stacks_ns == home->now_ns;
 }
 
 /*
@@ -434,16 +455,28 @@ static int64_t sooner(int64_t a, int64_t b)
  */
 static int64_t next_decay(const struct weir__home *home)
 {
+	if (has_more(home))
+		return home->epoch_ns;
 	int64_t runs = weir__runs_due(home, purge_age(home));
-	if (runs != WEIR__NEVER)
-		runs = later(runs, home->purge_ns);
 	int64_t next = sooner(weir__adapt_due(home), sooner(runs, home->stacks_ns));
-	return next == WEIR__NEVER ? next : later(next, home->epoch_ns);
+	return next == WEIR__NEVER ? next : later(next, home->look_ns);
+}
+
+bool weir__heap_rested(int64_t now_ns, int64_t rested_ns)
+{
+	struct weir__home *home = weir__home_self();
+	if (home == NULL || home->epoch_ns == CLOCK_STOPPED)
+		return false;
+	home->rested_ns = rested_ns;
+	home->epoch_ns = now_ns;
+	weir__heap_turn(now_ns);
+	home->rested_ns = 0;
+	return has_more(home);
 }
 
 /*
- * Between epochs nothing is known of what was freed since the last: one look a second later, which
- * a busy worker never comes to, does for all that happens until then.
+ * Between epochs nothing is known of what was freed since the last: the first look, which a busy
+ * worker never comes to, does for all that happens until then.
  */
 int64_t weir__heap_idle(int64_t now_ns)
 {
@@ -457,5 +490,5 @@ int64_t weir__heap_idle(int64_t now_ns)
 		return WEIR__NEVER;
 	bool is_fresh = home->epoch_ns - weir__config.epoch_ns == now_ns;
 	home->rests = is_fresh || home->level >= WEIR_MEM_LOW;
-	return is_fresh ? next_decay(home) : home->epoch_ns + PURGE_STEP_NS;
+	return is_fresh ? next_decay(home) : home->look_ns;
 }

@@ -160,10 +160,10 @@ struct weir__stacks {
 	uint32_t idle_room;
 	uint32_t clean; /* idle[0 .. clean) own no memory */
 	uint32_t in_use;
-	uint32_t in_use_max; /* since the last turn */
+	uint32_t in_use_max; /* since window_ns */
 	uint32_t total;	     /* slots of all slabs */
-	double peak;	     /* decaying maximum of in_use */
-	int64_t decayed_ns;
+	uint32_t peak;	     /* in_use_max of the window before */
+	int64_t window_ns;
 };
 
 /* A block on its way home: what its first two words are then. */
@@ -231,6 +231,8 @@ struct weir__home {
 	int64_t purge_ns;      /* when the next look at free runs is due */
 	uint32_t bins_end;     /* bins[1 .. bins_end) may be open */
 	struct weir__stacks stacks[WEIR__STACK_CLASSES];
+	int64_t look_ns;   /* if it rests from the last epoch on: its first look */
+	int64_t rested_ns; /* in weir__heap_rested(): for how long; else 0 */
 	int64_t stacks_ns; /* when idle stacks want the next look, as of the last epoch */
 	struct weir__outbox outbox[WEIR__OUTBOXES];
 	bool has_outgoing;		 /* a chain of outbox may not be empty */

@@ -30,9 +30,7 @@ enum {
 	GAP_BYTES = 4096, /* between the last stack's top and the descriptors */
 };
 
-#define HALFLIFE_NS (10000 * WEIR__MS)
-#define RETRY_NS    (100 * WEIR__MS)
-#define DECAY_NS    (5000 * WEIR__MS)
+#define WINDOW_NS (10000 * WEIR__MS)
 
 struct weir__slab {
 	struct weir__slab *next;
@@ -270,23 +268,26 @@ weir__stack_depth(const struct weir__stack *stack)
 
 /* ---- Trimming ------------------------------------------------------------------------------- */
 
-static void decay_peak(struct weir__stacks *stacks, int64_t now_ns)
+/*
+ * The recent peak is the most in use in this window of time and the one before: stacks that a burst
+ * has left are kept for the next one if that comes within ten seconds, and are gone after twenty. A
+ * half-life instead keeps the twentieth part of a large burst for minutes. A heap at rest has had
+ * its windows already.
+ */
+static void pass_windows(struct weir__stacks *stacks, int64_t now_ns, int64_t rested_ns)
 {
-	int64_t elapsed = now_ns - stacks->decayed_ns;
-	double seen = stacks->in_use_max;
-	if (seen >= stacks->peak)
-		stacks->peak = seen;
-	else if (elapsed > 0)
-		stacks->peak =
-			seen + (stacks->peak - seen) * weir__halved((double)elapsed / HALFLIFE_NS);
+	if (now_ns - stacks->window_ns < WINDOW_NS && rested_ns < WINDOW_NS)
+		return;
+	stacks->peak = rested_ns < WINDOW_NS ? stacks->in_use_max : stacks->in_use;
 	stacks->in_use_max = stacks->in_use;
-	stacks->decayed_ns = now_ns;
+	stacks->window_ns = now_ns;
 }
 
 /* How many idle stacks the recent peak does not ask for. */
 static uint32_t surplus(const struct weir__stacks *stacks)
 {
-	uint32_t keep = (uint32_t)stacks->peak + 1;
+	uint32_t peak = stacks->peak > stacks->in_use_max ? stacks->peak : stacks->in_use_max;
+	uint32_t keep = peak + 1;
 	if (keep < WARM_MIN)
 		keep = WARM_MIN;
 	uint32_t have = stacks->in_use + stacks->idle_count;
@@ -330,13 +331,13 @@ int64_t weir__stacks_turn(struct weir__home *home, int64_t now_ns)
 		struct weir__stacks *stacks = &home->stacks[class];
 		if (stacks->total == 0)
 			continue;
-		decay_peak(stacks, now_ns);
+		pass_windows(stacks, now_ns, home->rested_ns);
 		uint32_t extra = surplus(stacks);
 		bool more = purge(stacks, extra, PURGE_PER_TURN);
 		if (!more && extra > 0)
 			more = unmap_one(stacks, extra);
 		bool dirty = stacks->idle_count - stacks->clean > WARM_MIN;
-		int64_t due = more ? now_ns + RETRY_NS : dirty ? now_ns + DECAY_NS : WEIR__NEVER;
+		int64_t due = more ? now_ns : dirty ? stacks->window_ns + WINDOW_NS : WEIR__NEVER;
 		if (due < next)
 			next = due;
 	}
@@ -357,6 +358,7 @@ void weir__stacks_drop(struct weir__home *home)
 			;
 		purge(stacks, stacks->idle_count, UINT32_MAX);
 		stacks->peak = 0;
+		stacks->in_use_max = stacks->in_use;
 	}
 }
 

@@ -185,14 +185,15 @@ static void retire_ring(struct weir__buffer_ring *group)
 	group->ring = NULL;
 }
 
-void weir__buffer_ring_shrink(struct weir__buffer_ring *group, bool kernel_is_still)
+void weir__buffer_ring_shrink(struct weir__buffer_ring *group, bool kernel_is_still, bool is_idle)
 {
-	bool ran_dry = group->seen_at != group->grown_at;
+	bool ran_dry = group->seen_at != group->grown_at && !is_idle;
+	unsigned next = is_idle ? 0 : group->target / 4;
 
 	group->seen_at = group->grown_at;
 	if (ran_dry || group->starved || !weir__buffer_ring_is_grown(group))
 		return;
-	group->target = group->target / 4 > group->floor ? group->target / 4 : group->floor;
+	group->target = next > group->floor ? next : group->floor;
 	if (!kernel_is_still || !group->ring || group->circulating <= group->target)
 		return;
 	retire_ring(group);

@@ -69,12 +69,12 @@ static inline bool weir__buffer_ring_is_grown(const struct weir__buffer_ring *gr
 }
 
 /*
- * To be called every few seconds while it is grown: the target falls by three quarters, to the
- * floor at most, unless the ring ran dry since the last call. Surplus buffers are given to the heap
- * as leases come back; and those in the ring at once when `kernel_is_still`: the kernel can take no
- * buffer now, and has taken none that was not reaped.
+ * To be called every few seconds while it is grown: the target falls by three quarters, or to the
+ * floor when `is_idle`, unless the ring ran dry since the last call. Surplus buffers are given to
+ * the heap as leases come back; and those in the ring at once when `kernel_is_still`: the kernel
+ * can take no buffer now, and has taken none that was not reaped.
  */
-void weir__buffer_ring_shrink(struct weir__buffer_ring *group, bool kernel_is_still);
+void weir__buffer_ring_shrink(struct weir__buffer_ring *group, bool kernel_is_still, bool is_idle);
 
 /* Takes a waiting receive out of the queue. */
 void weir__buffer_ring_forget(struct weir__buffer_ring *group, struct weir__op *op);

@@ -32,6 +32,7 @@ enum {
 	REAP_MAX = 256,
 	SLOTS_FIRST = 64,
 	GENERATION_SHIFT = 40, /* in user_data */
+	SHRINKS_SLEPT = 6,     /* looks after the receive buffers that an idle worker skips */
 };
 
 /* In the code of an accept that never gives a slot. */
@@ -716,38 +717,47 @@ static void sleep_until(struct weir__ring *ring, int64_t until_ns)
 	(void)weir__ring_enter(ring, 1, &arg);
 }
 
-/*
- * Before a sleep, with nothing to reap: gives back the receive buffers that a burst has left.
- * Returns when it has to be called again. Only with DEFER_TASKRUN does the kernel touch no buffer
- * until we enter; elsewhere what is in the ring stays until traffic has brought it round.
- */
-static int64_t shrink_groups(struct weir__ring *ring, unsigned sq_flags)
-{
-	bool is_still = ring->uring.flags & IORING_SETUP_DEFER_TASKRUN &&
-			!(sq_flags & IORING_SQ_CQ_OVERFLOW);
-	bool grown = false;
-	int64_t now = weir__clock_ns();
-	bool is_due = ring->shrink_at_ns && now >= ring->shrink_at_ns;
-
-	for (int i = 0; i < WEIR__RING_GROUPS; i++) {
-		if (is_due)
-			weir__buffer_ring_shrink(&ring->groups[i], is_still);
-		grown |= weir__buffer_ring_is_grown(&ring->groups[i]);
-	}
-	if (!grown)
-		ring->shrink_at_ns = 0;
-	else if (is_due || !ring->shrink_at_ns)
-		ring->shrink_at_ns = now + ring->shrink_ns;
-	return grown ? ring->shrink_at_ns : INT64_MAX;
-}
-
-static inline int64_t shrink_time(struct weir__ring *ring, unsigned sq_flags)
+static inline bool is_any_grown(const struct weir__ring *ring)
 {
 	bool grown = false;
 
 	for (int i = 0; i < WEIR__RING_GROUPS; i++)
 		grown |= weir__buffer_ring_is_grown(&ring->groups[i]);
-	return __builtin_expect(grown, 0) ? shrink_groups(ring, sq_flags) : INT64_MAX;
+	return grown;
+}
+
+/*
+ * Gives back the receive buffers that a burst has left; all of them at once when nothing has
+ * arrived in a long sleep. Only with DEFER_TASKRUN does the kernel touch no buffer until we enter;
+ * elsewhere what is in the ring stays until traffic has brought it round. Not before the sleep but
+ * after it, when the worker has its heap back; and never in turns without a sleep, whose tasks may
+ * all hold buffers and wait for more.
+ */
+static __attribute__((noinline)) void shrink_groups(struct weir__ring *ring, unsigned reaped)
+{
+	int64_t slept_ns = ring->slept_ns, now = weir__clock_ns();
+	bool is_idle = reaped == 0 && now - slept_ns >= ring->shrink_ns;
+	bool is_still = ring->uring.flags & IORING_SETUP_DEFER_TASKRUN &&
+			!(sq_flags(ring) & IORING_SQ_CQ_OVERFLOW) &&
+			!io_uring_cq_ready(&ring->uring);
+
+	ring->slept_ns = 0;
+	if (now < ring->shrink_at_ns)
+		return;
+	for (int i = 0; i < WEIR__RING_GROUPS; i++)
+		weir__buffer_ring_shrink(&ring->groups[i], is_still, is_idle);
+	ring->shrink_at_ns = is_any_grown(ring) ? now + ring->shrink_ns : 0;
+}
+
+/* Until when to sleep for that at most: who wakes up for its heap before has looked by then. */
+static inline int64_t shrink_time(struct weir__ring *ring)
+{
+	if (__builtin_expect(!is_any_grown(ring), 1))
+		return INT64_MAX;
+	ring->slept_ns = ring->io.worker->now_ns;
+	if (!ring->shrink_at_ns)
+		ring->shrink_at_ns = ring->slept_ns + ring->shrink_ns;
+	return ring->slept_ns + SHRINKS_SLEPT * ring->shrink_ns;
 }
 
 /*
@@ -770,7 +780,7 @@ static void ring_submit_and_wait(struct weir__driver *driver, int64_t wait_until
 	ring->io.is_send_awaited =
 		is_awaited; /* until it is over: the kernel may refuse its entry */
 	if (wait_until_ns && !is_awaited && !io_uring_cq_ready(&ring->uring)) {
-		int64_t shrink_ns = shrink_time(ring, flags);
+		int64_t shrink_ns = shrink_time(ring);
 		sleep_until(ring, wait_until_ns < shrink_ns ? wait_until_ns : shrink_ns);
 	} else if (weir__ring_queued(ring) || flags & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN))
 		(void)weir__ring_enter(ring, 0, NULL);
@@ -796,6 +806,8 @@ static unsigned ring_reap(struct weir__driver *driver)
 		ring->io.is_send_awaited = false;
 		weir__quiet_finish(&ring->quiet);
 	}
+	if (__builtin_expect(ring->slept_ns != 0, 0))
+		shrink_groups(ring, count);
 	return count;
 }
 

@@ -48,7 +48,8 @@ struct weir__ring {
 	struct weir__op **waiting_tail;
 	struct weir__quiet quiet;
 	struct weir__buffer_ring groups[WEIR__RING_GROUPS];
-	int64_t shrink_at_ns; /* when the groups are looked at next; 0: none is grown */
+	int64_t shrink_at_ns; /* from when on the groups are looked at; 0: none is grown */
+	int64_t slept_ns;     /* before a reap: when it went to sleep, with a group grown; or 0 */
 	int64_t shrink_ns;    /* between two looks */
 };
 

@@ -877,6 +877,12 @@ struct weir_worker_stats {
 	uint64_t stalls;	/* times a task held it beyond WEIR_STALL_MS */
 	uint64_t lingers;	/* times it looked out for something before it would sleep */
 	uint64_t lingers_found; /* of them: times there was something to do, and it did not sleep */
+	/* what ended the other parks, those that are not `wakes` */
+	uint64_t wakes_io;    /* completions; on epoll descriptors that are ready */
+	uint64_t wakes_timer; /* a task's deadline or sleep */
+	uint64_t wakes_heap;  /* memory to give back */
+	uint64_t wakes_other; /* signals; receive buffers to give back; a look after another worker
+			       */
 };
 #define WEIR_ALL_WORKERS (-1)
 

@@ -25,6 +25,10 @@ static void add_worker(const struct weir__worker *worker, struct weir_worker_sta
 	sum->spawns += weir__peek(&counts->spawns);
 	sum->tasks += weir__peek(&worker->live);
 	sum->wakes += weir__peek(&counts->wakes);
+	sum->wakes_io += weir__peek(&counts->wakes_io);
+	sum->wakes_timer += weir__peek(&counts->wakes_timer);
+	sum->wakes_heap += weir__peek(&counts->wakes_heap);
+	sum->wakes_other += weir__peek(&counts->wakes_other);
 	sum->steals += weir__peek(&counts->steals);
 	sum->wakes_late += weir__peek(&counts->wakes_late) + weir__peek(&worker->woken_late);
 	sum->lingers += weir__peek(&counts->lingers);

@@ -206,8 +206,9 @@ struct weir__worker {
 	uint16_t index;
 	struct weir__worker_counts {
 		uint64_t switches, turns, parks, spawns, wakes, timers_fired, steals, wakes_late,
-			lingers, lingers_found;
-	} counts; /* owner writes, others read relaxed */
+			lingers, lingers_found, wakes_io, wakes_timer, wakes_heap, wakes_other;
+	} counts;	       /* owner writes, others read relaxed */
+	int64_t heap_until_ns; /* when its heap wants to be woken, as of the last settle() */
 	struct weir__runtime *runtime;
 	struct weir__driver *driver;
 	struct weir__stack thread_stack; /* the loop's, for the sanitizers */

@@ -46,6 +46,8 @@ static void slot_insert(struct weir__wheel *wheel, struct weir__timer *timer, ui
 	unsigned level = high / WEIR__WHEEL_BITS;
 	unsigned slot = (unsigned)(tick >> (level * WEIR__WHEEL_BITS)) & (WEIR__WHEEL_SLOTS - 1);
 
+	if (!wheel->slots[level][slot] || tick < wheel->first[level][slot])
+		wheel->first[level][slot] = tick;
 	list_push(&wheel->slots[level][slot], timer);
 	wheel->occupied[level] |= (uint64_t)1 << slot;
 	wheel->armed++;
@@ -173,5 +175,5 @@ int64_t weir__wheel_next(const struct weir__wheel *wheel)
 		return 0;
 	if (!earliest(wheel, &level, &slot, &tick))
 		return INT64_MAX;
-	return (int64_t)(tick << WEIR__TICK_SHIFT);
+	return (int64_t)(wheel->first[level][slot] << WEIR__TICK_SHIFT);
 }

@@ -39,6 +39,11 @@ struct weir__wheel {
 	uint64_t armed;			       /* in slots or due */
 	uint64_t occupied[WEIR__WHEEL_LEVELS]; /* bit s: slot s is not empty */
 	struct weir__timer *slots[WEIR__WHEEL_LEVELS][WEIR__WHEEL_SLOTS];
+	/*
+	 * Of a slot that is not empty: no timer in it expires before this tick. Exact until one is
+	 * cancelled.
+	 */
+	uint64_t first[WEIR__WHEEL_LEVELS][WEIR__WHEEL_SLOTS];
 };
 
 void weir__wheel_init(struct weir__wheel *wheel, int64_t now_ns);
@@ -67,7 +72,7 @@ struct weir__timer *weir__wheel_pop(struct weir__wheel *wheel);
 
 /*
  * When advance() has work next: absolute ns, 0 while timers are due, INT64_MAX for never. Never
- * later than the first expiry; earlier only to move a far timer down a level.
+ * later than the first expiry; earlier only where a timer was cancelled that was to be the first.
  */
 int64_t weir__wheel_next(const struct weir__wheel *wheel);
 

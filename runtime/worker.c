@@ -300,6 +300,7 @@ int64_t weir__worker_settle(struct weir__worker *self)
 	int64_t heap = weir__heap_idle(self->now_ns);
 	int64_t late = watch_target(self);
 
+	self->heap_until_ns = heap;
 	if (late < until)
 		until = late;
 	if (heap < until)
@@ -313,17 +314,57 @@ int64_t weir__worker_settle(struct weir__worker *self)
 	return until <= self->now_ns || weir__worker_has_news(self) ? 0 : until;
 }
 
-/* Takes PARKED back, if nobody has yet. */
-static void rouse(struct weir__worker *self)
+/* Takes PARKED back, if nobody has yet. Whether somebody has. */
+static bool rouse(struct weir__worker *self)
 {
 	if (!atomic_load_explicit(&self->is_settled, memory_order_relaxed))
-		return;
+		return false;
 	atomic_store_explicit(&self->is_settled, false, memory_order_relaxed);
-	if (atomic_load_explicit(&self->park_state, memory_order_relaxed) == WEIR__AWAKE ||
-	    atomic_exchange_explicit(&self->park_state, WEIR__AWAKE, memory_order_relaxed) ==
+	if (atomic_load_explicit(&self->park_state, memory_order_relaxed) != WEIR__AWAKE &&
+	    atomic_exchange_explicit(&self->park_state, WEIR__AWAKE, memory_order_relaxed) !=
 		    WEIR__AWAKE)
-		self->counts.wakes++;
-	weir__watcher_see(self->runtime);
+		return false;
+	self->counts.wakes++;
+	return true;
+}
+
+/*
+ * The time has come that the heap wanted to be woken at, and nothing else has happened: all its
+ * steps in a row, until something does.
+ */
+static __attribute__((noinline)) void tidy_up(struct weir__worker *self, int64_t rested_ns)
+{
+	while (weir__heap_rested(self->now_ns, rested_ns) &&
+	       !self->driver->ops->is_ready(self->driver) && !weir__worker_has_news(self))
+		self->now_ns = weir__clock_ns();
+}
+
+/* A sleep from then until then at most has been ended by no message and no completion. */
+static __attribute__((noinline)) void count_timeout(struct weir__worker *self, int64_t since_ns,
+						    int64_t until_ns)
+{
+	if (self->now_ns < until_ns) {
+		self->counts.wakes_other++;
+	} else if (until_ns == self->heap_until_ns) {
+		self->counts.wakes_heap++;
+		tidy_up(self, self->now_ns - since_ns);
+	} else if (weir__wheel_next(&self->wheel) <= self->now_ns) {
+		self->counts.wakes_timer++;
+	} else {
+		self->counts.wakes_other++;
+	}
+}
+
+/*
+ * Before anything of the program's runs, and only then: who wakes up for the heap's sake, or the
+ * driver's, does not wake the watcher as well, which would look for some ticks.
+ */
+static __attribute__((noinline)) void be_watched(struct weir__worker *self)
+{
+	if (self->runq_head || self->classes_waiting || self->taken ||
+	    atomic_load_explicit(&self->inbox, memory_order_relaxed) ||
+	    weir__fresh_anywhere(self->runtime))
+		weir__watcher_see(self->runtime);
 }
 
 /* Worker 0: the runtime is asked to stop, or clients had their time. */
@@ -392,18 +433,27 @@ bool weir__worker_turn(struct weir__worker *self, int64_t wait_until_ns)
 	}
 	self->driver->ops->submit_and_wait(self->driver, wait_until_ns);
 	weir__heap_resume();
-	rouse(self);
+	bool is_woken = rouse(self);
 	if (wait_until_ns) {
 		WEIR__USDT(worker_unpark, self->index, wait_until_ns);
 		weir__hook(self, self->runtime->hooks.unpark);
 	}
 	unsigned completions = self->driver->ops->reap(self->driver);
 	self->now_ns = weir__clock_ns();
+	if (wait_until_ns && !is_woken) {
+		if (completions > 0)
+			self->counts.wakes_io++;
+		else
+			count_timeout(self, before_ns, wait_until_ns);
+	}
 	if (wait_until_ns && self->runtime->linger_ns)
 		note_sleep(self, before_ns);
 	if (wait_until_ns && self->runtime->lookout_ns)
 		weir__lookout_slept(self, completions);
 	expire_timers(self);
+	if (__builtin_expect(
+		    atomic_load_explicit(&self->runtime->is_unwatched, memory_order_relaxed), 0))
+		be_watched(self);
 	handle_messages(self);
 	if (self->index == 0)
 		handle_stop(self);

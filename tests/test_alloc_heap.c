@@ -723,6 +723,37 @@ START_TEST(an_idle_heap_wakes_up_a_few_times_and_then_never)
 }
 END_TEST
 
+/* Nothing at all in the decay time, then everything, whatever tier it lay in. */
+START_TEST(an_idle_heap_gives_everything_back_at_its_first_look)
+{
+	enum { BLOCKS = 100000, BYTES = 1024 };
+	static void *block[BLOCKS];
+	struct weir_mem_stats stats;
+	attach();
+	int64_t now = weir__os_now();
+	weir__heap_turn(now);
+	size_t before = resident();
+	for (int i = 0; i < BLOCKS; i++)
+		memset(block[i] = weir_alloc(BYTES), 1, BYTES);
+	size_t peak = resident();
+	for (int i = 0; i < BLOCKS; i++)
+		weir_free(block[i]);
+	now += 10 * WEIR__MS; /* the epoch has not seen it */
+	int64_t look = weir__heap_idle(now);
+	if (weir__limit() == 0) /* else it wants to lend, and looks sooner */
+		ck_assert_int_ge(look, now + weir__config.decay_ns);
+	now += weir__config.decay_ns + weir__config.epoch_ns;
+	unsigned steps = 1;
+	while (weir__heap_rested(now, weir__config.decay_ns))
+		ck_assert_uint_lt(steps++, 100);
+	ck_assert_uint_gt(steps, 10); /* a millisecond's worth each */
+	ck_assert_int_eq(weir__heap_idle(now), INT64_MAX);
+	weir_mem_stats_get(&stats);
+	ck_assert_uint_eq(stats.cached_bytes, 0);
+	ck_assert_uint_lt((resident() - before) * 20, peak - before);
+}
+END_TEST
+
 Suite *alloc_heap_suite(void)
 {
 	Suite *s = suite_create("alloc_heap");
@@ -773,6 +804,7 @@ Suite *alloc_heap_suite(void)
 		tcase_add_test(back, what_a_burst_used_is_given_back_when_idle);
 		tcase_add_test(back, memory_behind_a_clean_part_of_a_run_is_given_back);
 		tcase_add_test(back, an_idle_heap_wakes_up_a_few_times_and_then_never);
+		tcase_add_test(back, an_idle_heap_gives_everything_back_at_its_first_look);
 	}
 	suite_add_tcase(s, back);
 	return s;

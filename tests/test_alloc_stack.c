@@ -186,6 +186,33 @@ START_TEST(stacks_idle_beyond_the_peak_are_given_back)
 }
 END_TEST
 
+/* A server that goes on with a few tasks after it has had many. */
+START_TEST(a_burst_s_stacks_are_given_back_in_twenty_seconds_beside_other_work)
+{
+	enum { STACKS = 2000, AFTER_MS = 20000, STEP_MS = 100 };
+	static struct weir__stack *stack[STACKS];
+	struct weir_mem_stats stats;
+	attach();
+	int64_t now = weir__os_now();
+	for (int i = 0; i < STACKS; i++) {
+		stack[i] = get(64 * KIB);
+		memset(stack[i]->top - 8 * KIB, 1, 8 * KIB);
+	}
+	weir__heap_turn(now += STEP_MS * WEIR__MS);
+	for (int i = 0; i < STACKS; i++)
+		weir__stack_put(stack[i]);
+	for (int ms = 0; ms < AFTER_MS + 2 * 1000; ms += STEP_MS) {
+		struct weir__stack *other = get(64 * KIB);
+		weir__heap_turn(now += STEP_MS * WEIR__MS);
+		weir__stack_put(other);
+	}
+	weir_mem_stats_get(&stats);
+	ck_assert_uint_ge(stats.os_purged_bytes, STACKS * 8ull * KIB * 95 / 100);
+	const struct weir__stacks *stacks = &weir__home_self()->stacks[1];
+	ck_assert_uint_lt(stacks->idle_count - stacks->clean, STACKS / 20);
+}
+END_TEST
+
 START_TEST(a_parked_peak_keeps_its_stacks_warm)
 {
 	attach();
@@ -225,6 +252,7 @@ Suite *alloc_stack_suite(void)
 	tcase_add_test(many, forty_thousand_stacks_run_into_no_limit_of_mappings);
 	tcase_add_test(many, guards_by_mprotect_end_before_the_kernels_mappings_do);
 	tcase_add_test(many, stacks_idle_beyond_the_peak_are_given_back);
+	tcase_add_test(many, a_burst_s_stacks_are_given_back_in_twenty_seconds_beside_other_work);
 	tcase_add_test(many, a_parked_peak_keeps_its_stacks_warm);
 	suite_add_tcase(s, many);
 	return s;

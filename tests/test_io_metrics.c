@@ -65,6 +65,38 @@ static int count_something(void *arg)
 	return 0;
 }
 
+/* On worker 0, which is woken by nobody while it sleeps. */
+static int wake_for_each_reason(void *arg)
+{
+	struct weir_worker_stats at_first, slept, posted;
+
+	(void)arg;
+	ck_assert_int_eq(weir_worker_stats_get(0, &at_first), 0);
+	for (int i = 0; i < 10; i++)
+		expect(weir_sleep(3 * WEIR_MS) == 0);
+	ck_assert_int_eq(weir_worker_stats_get(0, &slept), 0);
+	ck_assert_uint_ge(slept.wakes_timer - at_first.wakes_timer, 9);
+	ck_assert_uint_eq(slept.wakes_io, at_first.wakes_io);
+	for (int i = 0; i < 10; i++)
+		expect(weir_call_on(1, wait_a_little, NULL) == 0);
+	ck_assert_int_eq(weir_worker_stats_get(0, &posted), 0);
+	ck_assert_uint_ge(posted.wakes - slept.wakes, 5); /* or it was awake to look out for them */
+	ck_assert_uint_ge(posted.wakes + posted.wakes_io + posted.wakes_timer + posted.wakes_heap +
+				  posted.wakes_other,
+			  posted.parks);
+	char *text = metrics();
+	expect(value_of(text, "weir_worker_wakes_timer_total{worker=\"0\"}") >= 9);
+	expect(value_of(text, "weir_worker_wakes_heap_total{worker=\"0\"}") >= 0);
+	free(text);
+	return 0;
+}
+
+START_TEST(what_ended_each_sleep_is_counted)
+{
+	run_on(2, wake_for_each_reason, NULL);
+}
+END_TEST
+
 START_TEST(each_worker_has_its_own_samples)
 {
 	run_on(2, count_something, NULL);
@@ -173,6 +205,7 @@ Suite *io_metrics_suite(void)
 	tcase_set_tags(metrics_case, "fast");
 	tcase_set_timeout(metrics_case, 20);
 	tcase_add_test(metrics_case, each_worker_has_its_own_samples);
+	tcase_add_test(metrics_case, what_ended_each_sleep_is_counted);
 	tcase_add_test(metrics_case, the_text_is_what_the_format_wants);
 	tcase_add_test(metrics_case, odd_events_are_counted_with_their_reason_and_place);
 	tcase_add_test(metrics_case, what_cannot_be_written_is_an_error);

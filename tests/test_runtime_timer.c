@@ -133,6 +133,29 @@ START_TEST(fires_neither_early_nor_a_tick_late)
 }
 END_TEST
 
+START_TEST(a_far_timer_is_no_reason_to_wake_up_before_it)
+{
+	struct entry far = { 0 }, sooner = { 0 };
+
+	for (int64_t delta = 2 * TICK_NS; delta < INT64_MAX / 8; delta = delta * 3 + 1) {
+		start_at(12345678901);
+		int64_t expires = now_ns + delta;
+		arm(&far, expires);
+		ck_assert_int_ge(weir__wheel_next(&wheel), expires);
+		ck_assert_int_lt(weir__wheel_next(&wheel), expires + TICK_NS);
+		/* one that was cancelled may be woken up for, once a level at most */
+		arm(&sooner, now_ns + delta / 2);
+		ck_assert_int_lt(weir__wheel_next(&wheel), expires);
+		weir__timer_cancel(&wheel, &sooner.timer);
+		for (int steps = 0; weir__wheel_next(&wheel) < expires; steps++) {
+			ck_assert_int_lt(steps, WEIR__WHEEL_LEVELS);
+			advance(weir__wheel_next(&wheel));
+		}
+		weir__timer_cancel(&wheel, &far.timer);
+	}
+}
+END_TEST
+
 START_TEST(an_empty_wheel_never_has_work)
 {
 	start_at(1);
@@ -307,6 +330,7 @@ Suite *runtime_timer_suite(void)
 
 	tcase_set_tags(wheel_case, "fast");
 	tcase_add_test(wheel_case, fires_neither_early_nor_a_tick_late);
+	tcase_add_test(wheel_case, a_far_timer_is_no_reason_to_wake_up_before_it);
 	tcase_add_test(wheel_case, an_empty_wheel_never_has_work);
 	tcase_add_test(wheel_case, a_time_in_the_past_fires_in_the_next_tick);
 	tcase_add_test(wheel_case, the_last_nanosecond_of_the_clock_can_be_armed);
