@@ -264,8 +264,8 @@ static inline int may_park(const weir_conn *conn, struct weir__worker *self)
 
 /*
  * Whoever has taken a budget's worth of what was there without parking lets others run before the
- * next. One of them may close the connection, which waits until this task has left: 0 or
- * -ECANCELED.
+ * next. One of them may close the connection, which waits until this task has left, or cancel this
+ * task: 0, -ECANCELED, -ETIME.
  */
 static inline int take_turns(struct weir__worker *self, weir_conn *conn)
 {
@@ -274,7 +274,7 @@ static inline int take_turns(struct weir__worker *self, weir_conn *conn)
 	conn->inside++;
 	weir__budget_spend(self);
 	leave(conn);
-	return conn->is_closing ? -ECANCELED : 0;
+	return conn->is_closing ? -ECANCELED : weir__interrupted(self, self->current);
 }
 
 /* The next lease of the stream into *into, which is empty. Its length, 0 at the end, or -errno. */

@@ -108,6 +108,49 @@ START_TEST(closed_in_such_a_turn_the_connection_is_as_if_its_reader_had_been_par
 }
 END_TEST
 
+static int lines_read;
+
+static int cancel_after_two(void *arg)
+{
+	while (lines_read < 2)
+		ck_assert_int_eq(weir_yield(), 0);
+	weir_scope_cancel(arg);
+	return 0;
+}
+
+static int read_two_and_wait(void *arg)
+{
+	ssize_t (*const *reader)(void) = arg;
+	ssize_t n;
+
+	while ((n = (*reader)()) > 0)
+		lines_read++;
+	ck_assert_int_eq(n, -ECANCELED);
+	return 0;
+}
+
+static int read_until_cancelled(void *arg)
+{
+	open_ends(&ends, "127.0.0.1:0");
+	ck_assert_int_eq(weir_write(ends.near, "\n\n", 2), 2);
+	settle();
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+	spawn(&scope, read_two_and_wait, arg);
+	spawn(&scope, cancel_after_two, &scope);
+	ck_assert_int_eq(weir_scope_wait(&scope), -ECANCELED);
+	weir_scope_close(&scope);
+	close_ends(&ends);
+	return 0;
+}
+
+/* With a budget of one every call that finds the budget spent has its turn before it waits. */
+START_TEST(cancelled_in_such_a_turn_a_reader_does_not_wait_any_more)
+{
+	setenv("WEIR_BUDGET", "1", 1);
+	run_on(1, read_until_cancelled, (void *)&readers[_i]);
+}
+END_TEST
+
 Suite *io_turns_suite(void);
 Suite *io_turns_suite(void)
 {
@@ -119,6 +162,8 @@ Suite *io_turns_suite(void)
 	tcase_add_loop_test(
 		quick, closed_in_such_a_turn_the_connection_is_as_if_its_reader_had_been_parked, 0,
 		COUNT(readers));
+	tcase_add_loop_test(quick, cancelled_in_such_a_turn_a_reader_does_not_wait_any_more, 0,
+			    COUNT(readers));
 	suite_add_tcase(suite, quick);
 	return suite;
 }
