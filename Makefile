@@ -79,10 +79,11 @@ check-tsan:  ## the tests under ThreadSanitizer (which needs the old address lay
 		$(MAKE) --no-print-directory SAN=thread RUN='setarch -R' $$run test || exit 1; done
 model:  ## the lock-free pieces, model-checked with spin
 	$(Q)tests/model/run.sh
-# Memcheck does not see what the kernel writes through a ring; leaks are AddressSanitizer's part.
+# Threads take turns, or one that waits for another keeps it from running. Memcheck does not see what the kernel writes
+# through a ring; leaks are AddressSanitizer's part.
 check-valgrind: $B/have-test $B/tests/run  ## the tests tagged fast or net under memcheck, on epoll
 	$(Q)printf '%s\n' $(SUITES) | CK_TIMEOUT_MULTIPLIER=20 CK_INCLUDE_TAGS="fast net" WEIR_STALL_MS=0 WEIR_DRIVER=epoll \
-		xargs -n 1 -P $(JOBS) valgrind -q --leak-check=no --error-exitcode=9 $B/tests/run
+		xargs -n 1 -P $(JOBS) valgrind -q --fair-sched=yes --leak-check=no --error-exitcode=9 $B/tests/run
 rivals:  ## weir and its rivals, which come from their registries once (Rust, Go, libuv)
 	$(Q)B=$B python3 bench/report --build
 bench:  ## weir beside its rivals: build/bench/report.html; about 12 minutes (ROWS="kv SET": only such rows)
