@@ -232,12 +232,12 @@ static int sleep_long(void *arg)
 	return weir_sleep(60 * WEIR_SEC) == -ECANCELED ? 0 : -EIO;
 }
 
-/* In libweir.a like the switch: a worker's wheel, bare. Its size is not public, but less than this.
- */
+/* In libweir.a like the switch: a worker's wheel, bare. */
 struct timer {
 	void *links[2];
 	int64_t expires_ns;
 };
+extern const size_t weir__wheel_bytes;
 void weir__wheel_init(void *wheel, int64_t now_ns);
 void weir__timer_arm(void *wheel, struct timer *timer, int64_t expires_ns);
 void weir__timer_cancel(void *wheel, struct timer *timer);
@@ -245,17 +245,21 @@ void weir__timer_cancel(void *wheel, struct timer *timer);
 /* Up to a minute from now, none like the one before; all armed, then all cancelled. */
 static uint64_t timers_armed(uint64_t count)
 {
-	static _Alignas(64) char wheel[8192];
+	void *wheel = weir_alloc_aligned(64, weir__wheel_bytes);
 	int64_t now = weir_now();
 	struct timer *timers = weir_zalloc(count * sizeof *timers);
-	if (!timers)
+	if (!wheel || !timers) {
+		weir_free(timers);
+		weir_free(wheel);
 		return 0;
+	}
 	weir__wheel_init(wheel, now);
 	for (uint64_t i = 0; i < count; i++)
 		weir__timer_arm(wheel, &timers[i], now + (int64_t)(i * 7919 % 60000) * WEIR_MS);
 	for (uint64_t i = 0; i < count; i++)
 		weir__timer_cancel(wheel, &timers[i]);
 	weir_free(timers);
+	weir_free(wheel);
 	return count;
 }
 

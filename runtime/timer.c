@@ -6,6 +6,8 @@
 
 #include <string.h>
 
+const size_t weir__wheel_bytes = sizeof(struct weir__wheel);
+
 void weir__wheel_init(struct weir__wheel *wheel, int64_t now_ns)
 {
 	memset(wheel, 0, sizeof *wheel);

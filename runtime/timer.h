@@ -46,6 +46,9 @@ struct weir__wheel {
 	uint64_t first[WEIR__WHEEL_LEVELS][WEIR__WHEEL_SLOTS];
 };
 
+/* Of a wheel, for who holds one without this header (bench/bench_runtime.c). */
+extern const size_t weir__wheel_bytes;
+
 void weir__wheel_init(struct weir__wheel *wheel, int64_t now_ns);
 
 /*
