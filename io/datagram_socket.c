@@ -8,29 +8,9 @@
 #include "io/datagram.h"
 
 #include <errno.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-/* A socket file that no socket is bound to any more is in the way; a live one is not ours. */
-static int remove_stale(const struct weir__address *address)
-{
-	struct stat st;
-
-	if (address->any.sa_family != AF_UNIX || address->len <= sizeof address->any.sa_family ||
-	    !address->un.sun_path[0])
-		return -EADDRINUSE;
-	if (stat(address->un.sun_path, &st) < 0 || !S_ISSOCK(st.st_mode))
-		return -EADDRINUSE;
-	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return -errno;
-	/* a stream socket that lives says EPROTOTYPE */
-	bool is_dead = connect(fd, &address->any, address->len) < 0 && errno == ECONNREFUSED;
-	(void)close(fd);
-	if (!is_dead)
-		return -EADDRINUSE;
-	return unlink(address->un.sun_path) < 0 ? -errno : 0;
-}
+#include "io/socket.h"
 
 /* Not SO_REUSEADDR: of two UDP sockets with it and one port, one hears nothing. */
 static int set_options(int fd, const struct weir__address *address, bool shared)
@@ -49,13 +29,8 @@ static int set_options(int fd, const struct weir__address *address, bool shared)
 
 static int bind_to(int fd, struct weir__address *address)
 {
-	int err = bind(fd, &address->any, address->len) < 0 ? -errno : 0;
+	int err = weir__socket_bind(fd, SOCK_DGRAM, address);
 
-	if (err == -EADDRINUSE) {
-		err = remove_stale(address);
-		if (err == 0)
-			err = bind(fd, &address->any, address->len) < 0 ? -errno : 0;
-	}
 	if (err < 0)
 		return err;
 	address->len = sizeof address->un; /* the largest of them */

@@ -16,24 +16,39 @@
 #include "io/address.h"
 #include "io/datagram.h"
 
-/* A Unix socket file that nobody listens on any more is in the way; a live one is not ours to take.
+/* A Unix socket file that no socket is bound to any more is in the way; a live one is not ours to
+ * take.
  */
-static int remove_stale(const struct weir__address *address)
+static int remove_stale(int type, const struct weir__address *address)
 {
 	struct stat st;
 
-	if (address->any.sa_family != AF_UNIX || !address->un.sun_path[0])
+	if (address->any.sa_family != AF_UNIX || address->len <= sizeof address->any.sa_family ||
+	    !address->un.sun_path[0])
 		return -EADDRINUSE;
 	if (stat(address->un.sun_path, &st) < 0 || !S_ISSOCK(st.st_mode))
 		return -EADDRINUSE;
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return -errno;
+	/* one of another type that lives says EPROTOTYPE */
 	bool is_dead = connect(fd, &address->any, address->len) < 0 && errno == ECONNREFUSED;
 	(void)close(fd);
 	if (!is_dead)
 		return -EADDRINUSE;
 	return unlink(address->un.sun_path) < 0 ? -errno : 0;
+}
+
+int weir__socket_bind(int fd, int type, const struct weir__address *address)
+{
+	int err = bind(fd, &address->any, address->len) < 0 ? -errno : 0;
+
+	if (err != -EADDRINUSE)
+		return err;
+	err = remove_stale(type, address);
+	if (err < 0)
+		return err;
+	return bind(fd, &address->any, address->len) < 0 ? -errno : 0;
 }
 
 static void set_options(int fd, const struct weir__address *address, bool nagle)
@@ -53,17 +68,11 @@ static void set_options(int fd, const struct weir__address *address, bool nagle)
 static int open_socket(const struct weir__address *address, int backlog, bool nagle)
 {
 	int fd = socket(address->any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	int err;
 
 	if (fd < 0)
 		return -errno;
 	set_options(fd, address, nagle);
-	err = bind(fd, &address->any, address->len) < 0 ? -errno : 0;
-	if (err == -EADDRINUSE) {
-		err = remove_stale(address);
-		if (err == 0)
-			err = bind(fd, &address->any, address->len) < 0 ? -errno : 0;
-	}
+	int err = weir__socket_bind(fd, SOCK_STREAM, address);
 	if (err == 0 && listen(fd, backlog) < 0)
 		err = -errno;
 	if (err < 0) {

@@ -232,7 +232,10 @@ static ssize_t write_all(struct weir__worker *self, weir_stream *stream, const c
 	if (stream->kind == KIND_FILE)
 		return move(self, stream, WEIR__OP_FILE_WRITE, (void *)data, len);
 	while (written < len && n >= 0) {
-		n = waits ? await(stream, POLLOUT) : weir__interrupted(self, self->current);
+		if (stream->is_closing) /* in the turn that others had */
+			n = -ECANCELED;
+		else
+			n = waits ? await(stream, POLLOUT) : weir__interrupted(self, self->current);
 		if (n == 0)
 			n = try_write(stream, data + written, len - written);
 		if (n > 0) {

@@ -11,12 +11,13 @@
 
 #include <arpa/inet.h>
 #include <check.h>
-#include <dirent.h>
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#include "tests/descriptors.h"
 
 enum { BIG_BYTES = 8 << 20 };
 
@@ -25,17 +26,6 @@ enum { BIG_BYTES = 8 << 20 };
 /* ---- Running --------------------------------------------------------------------------------- */
 
 static int descriptors_before;
-
-static inline int count_descriptors(void)
-{
-	DIR *dir = opendir("/proc/self/fd");
-	int count = 0;
-	ck_assert_ptr_nonnull(dir);
-	while (readdir(dir) != NULL)
-		count++;
-	closedir(dir);
-	return count;
-}
 
 static inline void note_descriptors(void)
 {

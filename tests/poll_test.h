@@ -23,6 +23,7 @@
 
 #include "io/io_internal.h"
 #include "refuse.h"
+#include "tests/descriptors.h"
 
 enum { FD_BYTES = 256, BURST = 200, BIG_BYTES = 8 << 20 };
 
@@ -46,14 +47,6 @@ struct watch {
 /* ---- Set-up ---------------------------------------------------------------------------------- */
 
 /* Without a directory, which would be one more. */
-static inline int count_descriptors(void)
-{
-	int count = 0;
-	for (int fd = 0; fd < 1024; fd++)
-		count += fcntl(fd, F_GETFD) >= 0;
-	return count;
-}
-
 static inline void open_driver(void)
 {
 	descriptors_before = count_descriptors();

@@ -4,7 +4,6 @@
  * cancelled leaves nothing behind. Runs on the driver that WEIR_DRIVER names and must not be able
  * to tell which.
  */
-#include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -12,6 +11,7 @@
 #include <unistd.h>
 
 #include "tests/child.h"
+#include "tests/descriptors.h"
 #include "tests/runtime_test.h"
 
 /* A name of this process's own, in turn out of four. */
@@ -25,25 +25,13 @@ static const char *name_of(const char *what)
 	return name;
 }
 
-static int open_descriptors(void)
-{
-	DIR *dir = opendir("/proc/self/fd");
-	int count = 0;
-
-	expect(dir != NULL);
-	while (readdir(dir))
-		count++;
-	closedir(dir);
-	return count;
-}
-
 /* Runs fn on two workers; no descriptor is left. */
 static void run_file_test(weir_fn fn)
 {
-	int before = open_descriptors();
+	int before = count_descriptors();
 
 	run_on(2, fn, NULL);
-	ck_assert_int_eq(open_descriptors(), before);
+	ck_assert_int_eq(count_descriptors(), before);
 }
 
 static void fill(char *data, size_t len, unsigned key)
@@ -616,7 +604,7 @@ static int open_too_many(void *arg)
 
 static int run_without_descriptors(void *arg)
 {
-	struct rlimit limit = { (rlim_t)open_descriptors() + 20, 0 };
+	struct rlimit limit = { (rlim_t)count_descriptors() + 20, 0 };
 	struct rlimit old;
 
 	(void)arg;

@@ -7,25 +7,15 @@
  * and the next exchange works. And memory that a burst has taken is given back after it.
  */
 #include <check.h>
-#include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <weir/weir.h>
 
+#include "tests/descriptors.h"
+
 enum { SITES_MAX = 400 };
-
-static unsigned descriptors(void)
-{
-	DIR *dir = opendir("/proc/self/fd");
-	unsigned count = 0;
-
-	while (readdir(dir))
-		count++;
-	closedir(dir);
-	return count;
-}
 
 static int echo(weir_conn *conn)
 {
@@ -88,7 +78,7 @@ static int refuse_in_turn(void *arg)
 
 	(void)arg;
 	ck_assert_int_eq(exchange(), 0);
-	unsigned before = descriptors();
+	unsigned before = count_descriptors();
 	do {
 		ck_assert_uint_lt(++nth, SITES_MAX);
 		weir_mem_fail_after(nth);
@@ -105,7 +95,7 @@ static int refuse_in_turn(void *arg)
 		ck_assert_int_eq(exchange(), 0);
 	} while (counted >= nth);
 	ck_assert_uint_gt(nth, 5);
-	ck_assert_uint_le(descriptors(), before);
+	ck_assert_uint_le(count_descriptors(), before);
 	return 0;
 }
 
@@ -273,7 +263,7 @@ static int nothing(void *arg)
 START_TEST(a_refused_allocation_at_start_is_reported)
 {
 	uint64_t nth = 0, counted;
-	unsigned before = descriptors();
+	unsigned before = count_descriptors();
 
 	do {
 		ck_assert_uint_lt(++nth, SITES_MAX);
@@ -285,7 +275,7 @@ START_TEST(a_refused_allocation_at_start_is_reported)
 		ck_assert_int_eq(weir_run(nothing, NULL, .workers = 2, .signals_ignored = true), 7);
 	} while (counted >= nth);
 	ck_assert_uint_gt(nth, 2);
-	ck_assert_uint_eq(descriptors(), before);
+	ck_assert_uint_eq(count_descriptors(), before);
 }
 END_TEST
 

@@ -3,7 +3,6 @@
  * test_io_pipe.c: pipes, FIFOs, terminals and standard input: bytes come in order, an end is told,
  * waiting can be cancelled, and nobody gets a signal. Runs on the driver that WEIR_DRIVER names.
  */
-#include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -15,27 +14,16 @@
 #include <unistd.h>
 
 #include "tests/child.h"
+#include "tests/descriptors.h"
 #include "tests/refuse.h"
 #include "tests/runtime_test.h"
 
-static int open_descriptors(void)
-{
-	DIR *dir = opendir("/proc/self/fd");
-	int count = 0;
-
-	expect(dir != NULL);
-	while (readdir(dir))
-		count++;
-	closedir(dir);
-	return count;
-}
-
 static void run_pipe_test(weir_fn fn)
 {
-	int before = open_descriptors();
+	int before = count_descriptors();
 
 	run_on(2, fn, NULL);
-	ck_assert_int_eq(open_descriptors(), before);
+	ck_assert_int_eq(count_descriptors(), before);
 }
 
 static unsigned here(void)
@@ -300,6 +288,39 @@ static int close_with_waiters(void *arg)
 START_TEST(closing_ends_who_waits_on_it)
 {
 	run_pipe_test(close_with_waiters);
+}
+END_TEST
+
+static int write_more_than_fits(void *arg)
+{
+	static char big[1 << 20];
+	struct call *call = arg;
+
+	expect(weir_stream_write(call->stream, big, 1) == 1); /* all of the budget */
+	call->result = weir_stream_write(call->stream, big, sizeof big);
+	return 0;
+}
+
+static int close_between_parts(void *arg)
+{
+	struct call writing = { NULL, 0 };
+	weir_auto_stream in = NULL;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	TRY(weir_pipe(&in, &writing.stream));
+	TRY(weir_spawn(&scope, write_more_than_fits, &writing, .worker = here()));
+	TRY(weir_yield()); /* the pipe is full now, and the writer lets others have their turn */
+	weir_stream_close(writing.stream);
+	TRY(weir_scope_wait(&scope));
+	return writing.result > 0 && writing.result < 1 << 20 ? 0 : -EIO;
+}
+
+/* With a budget of one the others' turn is between the first part and the next. */
+START_TEST(closed_in_a_writer_s_turn_it_does_not_wait_for_room)
+{
+	setenv("WEIR_BUDGET", "1", 1);
+	run_pipe_test(close_between_parts);
 }
 END_TEST
 
@@ -670,13 +691,13 @@ static int meet_in_a_fifo(void *arg)
 START_TEST(a_fifo_s_reader_waits_for_a_writer)
 {
 	char path[64];
-	int before = open_descriptors();
+	int before = count_descriptors();
 
 	snprintf(path, sizeof path, "/tmp/weir-fifo-%d", (int)getpid());
 	ck_assert_int_eq(mkfifo(path, 0600), 0);
 	run_on(1, meet_in_a_fifo, path);
 	unlink(path);
-	ck_assert_int_eq(open_descriptors(), before);
+	ck_assert_int_eq(count_descriptors(), before);
 }
 END_TEST
 
@@ -734,7 +755,7 @@ static int run_without_descriptors(void *arg)
 
 	(void)arg;
 	getrlimit(RLIMIT_NOFILE, &limit);
-	limit.rlim_cur = (rlim_t)open_descriptors() + 20;
+	limit.rlim_cur = (rlim_t)count_descriptors() + 20;
 	setrlimit(RLIMIT_NOFILE, &limit);
 	return weir_run(take_all_and_try, NULL, .workers = 1);
 }
@@ -762,6 +783,7 @@ Suite *io_pipe_suite(void)
 	tcase_set_tags(waiting, "fast");
 	tcase_add_test(waiting, a_deadline_ends_a_wait_and_loses_no_byte);
 	tcase_add_test(waiting, closing_ends_who_waits_on_it);
+	tcase_add_test(waiting, closed_in_a_writer_s_turn_it_does_not_wait_for_room);
 	tcase_add_test(waiting, refused_memory_leaves_no_descriptor);
 	tcase_add_test(waiting, many_wait_at_once);
 	suite_add_tcase(suite, waiting);

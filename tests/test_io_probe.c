@@ -4,7 +4,6 @@
  * seccomp in a child, as a container makes them.
  */
 #include <check.h>
-#include <dirent.h>
 #include <errno.h>
 #include <liburing.h>
 #include <stdlib.h>
@@ -15,6 +14,7 @@
 #include "alloc/alloc_internal.h"
 #include "child.h"
 #include "io/probe.h"
+#include "tests/descriptors.h"
 #include "refuse.h"
 
 struct refusal {
@@ -47,17 +47,6 @@ static void assert_has(const char *text, const char *wanted)
 static void assert_lacks(const char *text, const char *unwanted)
 {
 	ck_assert_msg(strstr(text, unwanted) == NULL, "\"%s\" in:\n%s", unwanted, text);
-}
-
-static unsigned count_descriptors(void)
-{
-	unsigned count = 0;
-	DIR *dir = opendir("/proc/self/fd");
-	ck_assert_ptr_nonnull(dir);
-	while (readdir(dir) != NULL)
-		count++;
-	closedir(dir);
-	return count;
 }
 
 /* ---- Trying -------------------------------------------------------------------------------------

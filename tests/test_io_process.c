@@ -2,12 +2,12 @@
 /*
  * Children: start, talk to, wait for, kill. None is left behind, nor a descriptor.
  */
-#include <dirent.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "tests/descriptors.h"
 #include "tests/runtime_test.h"
 
 #define ARGV(...)                                                                                  \
@@ -15,18 +15,6 @@
 	{                                                                                          \
 		__VA_ARGS__, NULL                                                                  \
 	}
-
-static int open_descriptors(void)
-{
-	DIR *dir = opendir("/proc/self/fd");
-	int count = 0;
-
-	expect(dir != NULL);
-	while (readdir(dir))
-		count++;
-	closedir(dir);
-	return count;
-}
 
 /* All a stream says until its end, as a string. */
 static int read_all(weir_conn *conn, char *ret, size_t cap)
@@ -127,7 +115,7 @@ END_TEST
 static int spawn_nonsense(void *arg)
 {
 	weir_process *process = NULL;
-	int before = open_descriptors();
+	int before = count_descriptors();
 
 	(void)arg;
 	for (int i = 0; i < 20; i++) {
@@ -143,7 +131,7 @@ static int spawn_nonsense(void *arg)
 	}
 	expect(process == NULL);
 	TRY(weir_sleep(10 * WEIR_MS)); /* the ring closes later */
-	return open_descriptors() == before ? 0 : -EIO;
+	return count_descriptors() == before ? 0 : -EIO;
 }
 
 START_TEST(a_program_that_is_not_there_is_an_error_and_leaves_nothing)
@@ -284,7 +272,7 @@ static int run_true(void *arg)
 
 static int run_many(void *arg)
 {
-	int before = open_descriptors();
+	int before = count_descriptors();
 
 	for (int round = 0; round < 4; round++) {
 		WEIR_SCOPE(scope, WEIR_FOREVER);
@@ -293,7 +281,7 @@ static int run_many(void *arg)
 		TRY(weir_scope_wait(&scope));
 	}
 	TRY(weir_sleep(20 * WEIR_MS));
-	return open_descriptors() == before ? 0 : -EIO;
+	return count_descriptors() == before ? 0 : -EIO;
 }
 
 START_TEST(many_children_leave_no_zombie_and_no_descriptor)
