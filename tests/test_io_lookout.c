@@ -126,13 +126,19 @@ static int serve(void *listener)
 	return weir_serve(listener, echo);
 }
 
-static uint64_t looks(void)
+static uint64_t looks(uint64_t *ret_found)
 {
 	struct weir_worker_stats stats;
 
 	ck_assert_int_eq(weir_worker_stats_get(WEIR_ALL_WORKERS, &stats), 0);
 	ck_assert_uint_le(stats.lingers_found, stats.lingers);
+	*ret_found = stats.lingers_found;
 	return stats.lingers;
+}
+
+static bool looks_out(const struct weir__worker *self)
+{
+	return self->runtime->lookout_ns && self->driver->ops->is_ready;
 }
 
 /* Each trip with all that was learned being that it pays, and then asleep, whatever it was. */
@@ -162,9 +168,10 @@ static int serve_and_ask(void *arg)
 	TRY(weir_spawn(&scope, serve, ln));
 	TRY(weir_connect(&conn, weir_listener_address(ln)));
 	TRY(trips(conn));
-	struct weir__worker *self = weir__worker_self();
-	bool does = self->runtime->lookout_ns && self->driver->ops->is_ready;
-	expect(does ? looks() > 0 : looks() == 0);
+	uint64_t found, all = looks(&found);
+	bool does = looks_out(weir__worker_self());
+	expect(does ? all > 0 : all == 0);
+	expect(!does || found > 0); /* what was queued has been handed over before */
 	expect(*may_look || !does);
 	weir_scope_cancel(&scope);
 	return 0;
@@ -180,6 +187,35 @@ static void run_with(const char *limit_us, bool may_look)
 START_TEST(what_is_looked_out_for_arrives)
 {
 	run_with("1000", true);
+}
+END_TEST
+
+static int nothing(void *arg)
+{
+	(void)arg;
+	return 0;
+}
+
+static int call_other(void *arg)
+{
+	struct weir__worker *self = weir__worker_self();
+	uint64_t found;
+
+	(void)arg;
+	for (int i = 0; i < 200; i++) {
+		self->lookout.is_on = true;
+		self->lookout.rest = 0;
+		TRY(weir_call_on(1, nothing, NULL));
+	}
+	(void)looks(&found);
+	return !looks_out(self) || found > 0 ? 0 : -EIO;
+}
+
+START_TEST(a_message_of_another_worker_ends_it)
+{
+	setenv("WEIR_LOOKOUT_US", "1000", 1);
+	setenv("WEIR_LINGER_US", "0", 1); /* which would find it first */
+	ck_assert_int_eq(weir_run(call_other, NULL, .workers = 2, .signals_ignored = true), 0);
 }
 END_TEST
 
@@ -206,6 +242,7 @@ Suite *io_lookout_suite(void)
 
 	tcase_set_timeout(worker, 30);
 	tcase_add_test(worker, what_is_looked_out_for_arrives);
+	tcase_add_test(worker, a_message_of_another_worker_ends_it);
 	tcase_add_test(worker, nobody_looks_out_when_not_told_to);
 	suite_add_tcase(suite, worker);
 	return suite;
