@@ -172,8 +172,8 @@ $B/libweir.so.$(VERSION): $(OBJS)
 		-Wl,-soname,$(SONAME) $^ $(LDLIBS) -o $@
 $B/libweir.so: $B/libweir.so.$(VERSION)
 	@ln -sf $(<F) $B/$(SONAME) && ln -sf $(SONAME) $@
-# The allocator alone, under the names of the malloc family.
-$B/libweir-malloc.so: $B/alloc/preload/malloc.o $(filter $B/alloc/%,$(OBJS)) alloc/preload/malloc.map
+# The allocator alone, under the names of the malloc family, and the option table.
+$B/libweir-malloc.so: $B/alloc/preload/malloc.o $(filter $B/alloc/% $B/runtime/config%,$(OBJS)) alloc/preload/malloc.map
 	$(call say,LD) $(CC) $(LIBFLAGS) -shared $(if $(SAN),,-Wl,-z,defs) \
 		-Wl,--version-script=$(lastword $^) $(filter %.o,$^) -o $@
 $(EXAMPLES): %: %.o $B/libweir.a

@@ -593,8 +593,11 @@ WEIR_API void weir_mem_dump(int fd);
 WEIR_API uint64_t weir_mem_fail_after(uint64_t nth);
 
 /*
- * Writes to `fd` (-1: nowhere) which blocks are out, by the place that allocated them: one line
- * each, 40 at most. Returns how many blocks; 0 below debug level 1. Other threads should be quiet.
+ * Writes to `fd` (-1: nowhere) which blocks are out, the library's own while it runs among them: at
+ * debug level 3 by the calls that led to their allocation, at most 40 of these, the most bytes
+ * first. Blocks above WEIR_CLASS_BYTES_MAX are left out. Returns how many blocks; 0 below debug
+ * level 1. Other threads should be quiet. At level 3 the end of the process does the same on
+ * stderr.
  */
 WEIR_API uint64_t weir_mem_leaks(int fd);
 

@@ -206,6 +206,16 @@ struct weir__guarded {
  */
 bool weir__guard_find(const void *address, struct weir__guarded *ret);
 
+/* ---- Frames in reports ------------------------------------------------------------------------
+ */
+
+/*
+ * Writes a line for each return address to `fd`; set by who knows more of symbols than dladdr(3).
+ * It may allocate with malloc(), and is called with locks of the allocator held.
+ */
+typedef void (*weir__frames_fn)(int fd, const uintptr_t *pcs, unsigned count);
+extern _Atomic weir__frames_fn weir__frames_writer;
+
 /* ---- Task stacks ---------------------------------------------------------------------------- */
 
 /*

@@ -499,6 +499,8 @@ static void put(uint32_t index, void *block, void *site)
 			weir__report(index == 0 ? "not a block" : "not of this pool", block);
 		return;
 	}
+	if (weir__config.debug >= 3)
+		weir__check_freeing(owner, block, site);
 	if (owner == weir__home_self())
 		weir__home_put(owner, found, block);
 	else if (weir__home_self() != NULL || !put_ownerless(owner, found, block))

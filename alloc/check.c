@@ -4,14 +4,13 @@
  *
  *   1  whether it is out, and the size asked for: a block freed twice or with another size
  *   2  a pattern behind its end, and in it while free; freed blocks wait before they are used again
- *   3  the place that allocated it, and from that a report of what was never freed
+ *   3  how it was allocated and freed, and from that a report of what was never freed, at the end
+ *      of the process too
  *
  * A note of 8 bytes for each object lies in an array beside the window, by unit and object, as the
  * bitmaps do. The level is fixed before the first heap; from level 1 on every call takes the slow
  * path. What is found is reported, counted, and the block kept out of circulation: nothing aborts.
  */
-#define _GNU_SOURCE
-#include <dlfcn.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -23,11 +22,8 @@ enum {
 	FREED_BYTE = 0xdf,
 	FRESH_BYTE = 0xd0,
 	NOTES_PER_UNIT = WEIR__BITMAP_WORDS * 64,
-	SITES = 4096,
 	LEAKS_SHOWN = 40,
 };
-
-static _Atomic(void *) sites[SITES]; /* [0] stays empty: no site */
 
 size_t weir__notes_bytes(size_t units)
 {
@@ -59,24 +55,6 @@ static bool is_filled(const unsigned char *p, size_t n, unsigned char byte)
 	return true;
 }
 
-/* ---- Sites ---------------------------------------------------------------------------------- */
-
-static uint32_t site_id(void *site)
-{
-	uint32_t first = (uint32_t)((uintptr_t)site * 0x9e3779b97f4a7c15u >> 52);
-	for (uint32_t tries = 0; tries < SITES; tries++) {
-		uint32_t i = (first + tries) % SITES;
-		if (i == 0)
-			continue;
-		void *there = atomic_load(&sites[i]);
-		if (there == NULL && atomic_compare_exchange_strong(&sites[i], &there, site))
-			return i;
-		if (there == site)
-			return i;
-	}
-	return 0;
-}
-
 /* ---- Coming and going ----------------------------------------------------------------------- */
 
 size_t weir__check_room(size_t size)
@@ -95,7 +73,8 @@ void weir__check_alloc(void *block, size_t size, void *site)
 	size_t room = weir__pools[weir__span_pool(home, block)].object_bytes;
 	struct weir__note *note = note_of(home, block);
 	note->size = (uint32_t)size + 1;
-	note->site = weir__config.debug >= 3 ? site_id(site) : 0;
+	note->allocated = (uint16_t)(weir__config.debug >= 3 ? weir__trace_take(site) : 0);
+	__atomic_store_n(&note->freed, 0, __ATOMIC_RELAXED);
 	if (weir__config.debug >= 2) {
 		weir__watch_room(block, room);
 		memset(block, FRESH_BYTE, size);
@@ -122,6 +101,33 @@ void weir__check_received(const struct weir__home *home, void *block)
 	size_t size = weir__check_size(home, block);
 	if (weir__config.debug >= 2 && size < sizeof(struct weir__returned))
 		memset((char *)block + size, canary(), sizeof(struct weir__returned) - size);
+}
+
+/* A second time changes nothing: then the first is what is wanted. */
+void weir__check_freeing(const struct weir__home *home, const void *block, void *site)
+{
+	uint16_t *freed = &note_of(home, block)->freed;
+
+	if (__atomic_load_n(freed, __ATOMIC_RELAXED) == 0)
+		__atomic_store_n(freed, (uint16_t)weir__trace_take(site), __ATOMIC_RELAXED);
+}
+
+static void tell(const char *what, uint32_t trace)
+{
+	if (trace == 0 || write(STDERR_FILENO, what, strlen(what)) < 0)
+		return;
+	weir__trace_write(STDERR_FILENO, trace);
+}
+
+void weir__check_tell(const void *block)
+{
+	const struct weir__home *home = weir__home_of(block);
+
+	if (home == NULL || home->notes == NULL || weir__span_pool(home, block) == 0)
+		return;
+	const struct weir__note *note = note_of(home, block);
+	tell("  it was freed\n", __atomic_load_n(&note->freed, __ATOMIC_RELAXED));
+	tell("  it was allocated\n", note->allocated);
 }
 
 /* Puts it into the quarantine and returns the one that has been there longest, or NULL. */
@@ -169,6 +175,20 @@ bool weir__check_free(struct weir__home *home, uint32_t index, void **block)
 	return true;
 }
 
+/* Those that wait still: one that was written to is told of and never used again. */
+static void look_at_quarantine(struct weir__home *home)
+{
+	for (uint32_t i = 0; i < WEIR__QUARANTINE; i++) {
+		void *block = home->quarantine[i];
+		if (block == NULL ||
+		    is_filled(block, weir__pools[weir__span_pool(home, block)].object_bytes,
+			      FREED_BYTE))
+			continue;
+		weir__report("written to after it was freed", block);
+		home->quarantine[i] = NULL;
+	}
+}
+
 /* ---- What was never freed ------------------------------------------------------------------- */
 
 struct leak {
@@ -176,7 +196,7 @@ struct leak {
 	uint64_t bytes;
 };
 
-static void count_unit(const struct weir__home *home, uint32_t unit, struct leak *by_site)
+static void count_unit(const struct weir__home *home, uint32_t unit, struct leak *by_trace)
 {
 	uint32_t index = weir__unit_pool(weir__unit_at(home, unit));
 	if (index == 0 || weir__span_first(home, unit) != unit)
@@ -186,40 +206,63 @@ static void count_unit(const struct weir__home *home, uint32_t unit, struct leak
 		const struct weir__note *note = &home->notes[(size_t)unit * NOTES_PER_UNIT + i];
 		if (note->size == 0)
 			continue;
-		by_site[note->site].blocks++;
-		by_site[note->site].bytes += note->size - 1;
+		by_trace[note->allocated].blocks++;
+		by_trace[note->allocated].bytes += note->size - 1;
 	}
 }
 
-static void print_site(int fd, uint32_t site, const struct leak *leak)
+static void print_leak(int fd, uint32_t trace, const struct leak *leak)
 {
-	char line[400];
-	Dl_info info = { 0 };
-	void *address = site == 0 ? NULL : atomic_load(&sites[site]);
-	bool named = address != NULL && dladdr(address, &info) != 0 && info.dli_sname != NULL;
-	int n = snprintf(line, sizeof(line), "weir: %lu blocks, %lu bytes, allocated at %p %s%s\n",
-			 (unsigned long)leak->blocks, (unsigned long)leak->bytes, address,
-			 named ? "in " : "", named ? info.dli_sname : "");
+	char line[120];
+	int n = snprintf(line, sizeof(line), "weir: %lu blocks, %lu bytes, not freed%s\n",
+			 (unsigned long)leak->blocks, (unsigned long)leak->bytes,
+			 trace != 0		  ? ", allocated"
+			 : weir__config.debug < 3 ? " (WEIR_MEM_DEBUG=3 says whose)"
+						  : "");
 	if (n > 0 && write(fd, line, (size_t)n) < 0)
 		return; /* nobody to tell */
+	weir__trace_write(fd, trace);
+}
+
+/* The most bytes first. */
+static void print_leaks(int fd, struct leak *by_trace)
+{
+	for (unsigned shown = 0; shown < LEAKS_SHOWN; shown++) {
+		uint32_t most = 0;
+		for (uint32_t i = 1; i < WEIR__TRACES; i++)
+			if (by_trace[i].bytes > by_trace[most].bytes || by_trace[most].blocks == 0)
+				most = i;
+		if (by_trace[most].blocks == 0)
+			return;
+		print_leak(fd, most, &by_trace[most]);
+		by_trace[most] = (struct leak){ 0 };
+	}
 }
 
 uint64_t weir_mem_leaks(int fd)
 {
-	static struct leak by_site[SITES];
+	static struct leak by_trace[WEIR__TRACES];
 	uint64_t blocks = 0;
 	pthread_mutex_lock(&weir__heaps_lock);
-	memset(by_site, 0, sizeof(by_site));
-	for (uint32_t h = 0; h < weir__home_count; h++)
-		for (uint32_t unit = 0;
-		     weir__homes[h]->notes != NULL && unit < weir__homes[h]->frontier; unit++)
-			count_unit(weir__homes[h], unit, by_site);
-	unsigned shown = 0;
-	for (uint32_t i = 0; i < SITES; i++) {
-		blocks += by_site[i].blocks;
-		if (fd >= 0 && by_site[i].blocks > 0 && shown++ < LEAKS_SHOWN)
-			print_site(fd, i, &by_site[i]);
+	memset(by_trace, 0, sizeof(by_trace));
+	for (uint32_t h = 0; h < weir__home_count; h++) {
+		struct weir__home *home = weir__homes[h];
+		for (uint32_t unit = 0; home->notes != NULL && unit < home->frontier; unit++)
+			count_unit(home, unit, by_trace);
+		if (weir__config.debug >= 2)
+			look_at_quarantine(home);
 	}
+	for (uint32_t i = 0; i < WEIR__TRACES; i++)
+		blocks += by_trace[i].blocks;
+	if (fd >= 0)
+		print_leaks(fd, by_trace);
 	pthread_mutex_unlock(&weir__heaps_lock);
 	return blocks;
+}
+
+/* Behind the destructors of the program, which may free. */
+__attribute__((destructor(101))) static void tell_at_the_end(void)
+{
+	if (weir__config.debug >= 3)
+		(void)weir_mem_leaks(STDERR_FILENO);
 }

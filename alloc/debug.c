@@ -98,13 +98,17 @@ void weir__home_close(struct weir__home *home, bool closed)
 
 /* ---- Reports -------------------------------------------------------------------------------- */
 
-void weir__report(const char *what, const void *pointer)
+__attribute__((noinline)) void weir__report(const char *what, const void *pointer)
 {
 	char line[120];
-	atomic_fetch_add_explicit(&weir__reports, 1, memory_order_relaxed);
+	uint64_t earlier = atomic_fetch_add_explicit(&weir__reports, 1, memory_order_relaxed);
 	int n = snprintf(line, sizeof(line), "weir: %p: %s; ignored\n", pointer, what);
 	if (n > 0 && write(STDERR_FILENO, line, (size_t)n) < 0)
 		return; /* nobody to tell */
+	if (earlier >= WEIR__REPORTS_WITH_FRAMES)
+		return;
+	weir__trace_write_from(STDERR_FILENO, __builtin_return_address(0));
+	weir__check_tell(pointer);
 }
 
 /* ---- Tools that watch ----------------------------------------------------------------------- */

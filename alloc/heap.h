@@ -185,8 +185,9 @@ enum { WEIR__OUTBOXES = 8 };
 
 /* What is known of an object at a debug level; zero while it is not out. */
 struct weir__note {
-	uint32_t size; /* asked for, plus one */
-	uint32_t site;
+	uint32_t size;	    /* asked for, plus one; 0: it is not out */
+	uint16_t allocated; /* how: numbers of traces, see trace.c; 0: not known */
+	uint16_t freed;	    /* the last time; may be written by any thread that frees the block */
 };
 
 enum { WEIR__QUARANTINE = 256, WEIR__CANARY_BYTES = 16 };
@@ -739,11 +740,32 @@ bool weir__check_free(struct weir__home *home, uint32_t index, void **block);
 /* How many blocks wait so, which count as out although the program has freed them. */
 uint32_t weir__check_quarantined(const struct weir__home *home);
 
+/* At level 3: that it is being freed, by a call that returns to `site`. Any thread. */
+void weir__check_freeing(const struct weir__home *home, const void *block, void *site);
+
 /* The note goes with an object that was moved. */
 void weir__check_move(struct weir__home *home, void *from, void *to, bool moved);
 
-/* One line on stderr about a pointer that is not what the caller says. */
+/*
+ * A line on stderr about a pointer that is not what the caller says, and where that is; at level 3
+ * also where the block comes from. So many reports have frames; the rest are lines.
+ */
 void weir__report(const char *what, const void *pointer);
 extern _Atomic uint64_t weir__reports;
+enum { WEIR__REPORTS_WITH_FRAMES = 16 };
+
+/* How the block was allocated and freed, as far as that is remembered, on stderr. */
+void weir__check_tell(const void *block);
+
+/* ---- trace.c -------------------------------------------------------------------------------- */
+
+enum { WEIR__TRACES = 4096 };
+
+/* The number of the caller's trace, from the call that returns to `site` on; 0: none. */
+uint32_t weir__trace_take(void *site);
+
+/* One line for each frame. The second shows the caller's own, as above. */
+void weir__trace_write(int fd, uint32_t id);
+void weir__trace_write_from(int fd, void *site);
 
 #endif

@@ -173,6 +173,7 @@ struct weir__io {
 	 * sleep before it has looked. The driver takes it back.
 	 */
 	bool is_send_awaited;
+	unsigned readiness_count; /* readiness.c: begun and not over */
 	struct weir__serve_counts {
 		uint64_t accepted, open, failed, accept_pauses;
 	} serve; /* owner writes, others read relaxed */

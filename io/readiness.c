@@ -3,12 +3,14 @@
  * readiness.c: waiting until a descriptor that is not ours is ready, for weir_select().
  *
  * The operation lies in memory of its own: a select that took another case forgets it and does not
- * wait for the kernel to let go.
+ * wait for the kernel to let go. The end of the worker does.
  */
 #include "io/readiness.h"
 
 #include <errno.h>
 #include <fcntl.h>
+
+static const int64_t END_NS = WEIR_SEC; /* a kernel that does not let go costs a leak, not a hang */
 
 struct weir__readiness {
 	struct weir__op op;
@@ -25,6 +27,7 @@ static void close_and_free(struct weir__readiness *readiness)
 	if (io->needs_nonblocking)
 		io->ops->close(io, &readiness->handle);
 	weir_free(readiness);
+	io->readiness_count--;
 }
 
 static void on_ready(struct weir__op *op)
@@ -56,6 +59,7 @@ struct weir__readiness *weir__readiness_begin(struct weir__driver *driver, int f
 		weir_free(readiness);
 		return NULL;
 	}
+	io->readiness_count++;
 	readiness->handle = (struct weir__handle){ .fd = own };
 	readiness->io = io;
 	readiness->done = done;
@@ -75,4 +79,15 @@ void weir__readiness_forget(struct weir__readiness *readiness)
 {
 	readiness->done = NULL;
 	readiness->io->ops->cancel(readiness->io, &readiness->op);
+}
+
+void weir__readiness_end(struct weir__io *io)
+{
+	struct weir__driver *driver = &io->driver;
+	int64_t until = weir__clock_ns() + END_NS;
+
+	while (io->readiness_count > 0 && weir__clock_ns() < until) {
+		driver->ops->submit_and_wait(driver, until);
+		(void)driver->ops->reap(driver);
+	}
 }

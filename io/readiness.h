@@ -11,4 +11,7 @@ struct weir__readiness *weir__readiness_begin(struct weir__driver *driver, int f
 					      weir__readiness_fn done, void *arg, int *ret_res);
 void weir__readiness_forget(struct weir__readiness *readiness);
 
+/* Before the driver is closed: waits until the kernel has let go of those that were forgotten. */
+void weir__readiness_end(struct weir__io *io);
+
 #endif

@@ -19,7 +19,9 @@
 #include "io/io_internal.h"
 #include "io/pressure.h"
 #include "io/probe.h"
+#include "io/readiness.h"
 #include "io/signal.h"
+#include "runtime/backtrace.h"
 #include "runtime/capture.h"
 #include "runtime/fatal.h"
 #include "runtime/opts.h"
@@ -152,6 +154,7 @@ static void worker_close(struct weir__worker *worker)
 	weir__hook(worker, worker->runtime->hooks.stop);
 	weir__heap_on_news(NULL, NULL);
 	weir__pressure_unwatch(worker);
+	weir__readiness_end(weir__io_of(worker));
 	worker->driver->ops->close(worker->driver);
 	weir__fatal_detach_thread();
 	weir__capture_detach_thread();
@@ -364,86 +367,9 @@ static int configure(struct weir__config *config, const struct weir_run_opts *op
 	return err;
 }
 
-/* What the option table has found good. */
-static void sizes_of(const struct weir__config *config, struct weir__alloc_config *pools)
-{
-	const char *classes = (const char *)(uintptr_t)config->pool_classes;
-	const char *reserves = (const char *)(uintptr_t)config->pool_reserves;
-
-	(void)!weir__classes_parse(classes ? classes : "geom4", &pools->classes);
-	(void)!weir__reserves_parse(reserves ? reserves : "none", &pools->reserves);
-}
-
-/*
- * The allocator reads no environment: it knows no table of options. Its parameters are the
- * process's: those of the first of the runtimes that run at once.
- */
-static int configure_alloc(const struct weir__config *config)
-{
-	struct weir__alloc_config pools, current;
-
-	weir__alloc_config_get(&current);
-	pools = current;
-	pools.unpooled = (uint32_t)config->pool;
-	pools.adapt = (uint32_t)config->pool_adapt;
-	pools.grow_percent = (uint32_t)config->pool_grow;
-	pools.shrink_percent = (uint32_t)config->pool_shrink;
-	pools.band_percent = (uint32_t)config->pool_band;
-	pools.grow_hit_percent = (uint32_t)config->pool_grow_hit;
-	pools.grow_pressure_percent = (uint32_t)config->pool_grow_pressure;
-	pools.shrink_hit_percent = (uint32_t)config->pool_shrink_hit;
-	pools.debug = (uint32_t)config->mem_debug;
-	pools.reserve = (uint32_t)config->pool_reserve;
-	pools.worker_bytes = config->pool_worker_bytes;
-	pools.purge = (uint32_t)config->mem_purge;
-	pools.huge_pages = (uint32_t)config->mem_huge_pages;
-	pools.numa = (uint32_t)config->mem_numa;
-	pools.guard_bytes = config->mem_guard_bytes;
-	pools.mem_limit = config->mem_limit;
-	pools.oom = (uint32_t)config->mem_oom;
-	sizes_of(config, &pools);
-	pools.epoch_ns = (int64_t)config->pool_epoch_ms * WEIR_MS;
-	pools.halflife_ns = (int64_t)config->pool_halflife_ms * WEIR_MS;
-	pools.dwell_ns = (int64_t)config->pool_dwell_ms * WEIR_MS;
-	pools.shrink_idle_ns = (int64_t)config->pool_shrink_idle_ms * WEIR_MS;
-	pools.decay_ns = (int64_t)config->mem_decay_ms * WEIR_MS;
-	pools.regret_ns = (int64_t)config->mem_halflife_ms * WEIR_MS;
-	if (memcmp(&pools, &current, sizeof pools) == 0)
-		return 0;
-	int err = weir__alloc_configure(&pools);
-	if (err == -EINVAL)
-		fprintf(stderr,
-			"weir: WEIR_POOL_BAND_PERCENT=%u: want 5 %% more than "
-			"WEIR_POOL_GROW_PERCENT and than 100 / WEIR_POOL_SHRINK_PERCENT\n",
-			pools.band_percent);
-	if (err == -EBUSY)
-		fprintf(stderr, "weir: WEIR_MEM_DEBUG and WEIR_POOL_CLASSES cannot change once "
-				"memory has been allocated\n");
-	return err;
-}
-
-/*
- * A program may allocate before its first weir_run(), and then it is too late for what no heap can
- * change: so that is set when the program starts. What does not parse, weir_run() says.
- */
 __attribute__((constructor)) static void configure_early(void)
 {
-	struct weir__alloc_config early;
-	struct weir__config config;
-	FILE *nobody;
-
-	if (!secure_getenv("WEIR_MEM_DEBUG") && !secure_getenv("WEIR_POOL_CLASSES"))
-		return;
-	nobody = fopen("/dev/null", "we");
-	if (!nobody)
-		return;
-	if (weir__config_load(&config, nobody) == 0) {
-		weir__alloc_config_get(&early);
-		early.debug = (uint32_t)config.mem_debug;
-		sizes_of(&config, &early);
-		(void)!weir__alloc_configure(&early);
-	}
-	(void)fclose(nobody);
+	weir__config_load_early();
 }
 
 /* ---- fork() ------------------------------------------------------------- */
@@ -488,13 +414,14 @@ int weir__process_enter(const struct weir__config *config)
 
 	(void)pthread_once(&once, watch_forks);
 	pthread_mutex_lock(&start_lock);
-	int err = runtimes == 0 ? configure_alloc(config) : 0;
+	int err = runtimes == 0 ? weir__config_apply_memory(config, stderr) : 0;
 	if (err == 0)
 		err = weir__task_pool_init();
 	if (err == 0)
 		err = weir__conn_pool_init();
 	if (err == 0)
 		weir__fatal_init_process();
+	atomic_store_explicit(&weir__frames_writer, weir__frames_write_to, memory_order_relaxed);
 	runtimes += err == 0;
 	pthread_mutex_unlock(&start_lock);
 	return err;

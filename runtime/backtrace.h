@@ -40,6 +40,9 @@ const char *weir__symbol_name(struct weir__symbols *symbols, uintptr_t pc, uintp
 void weir__frames_write(struct weir__symbols *symbols, const uintptr_t *pcs, unsigned count,
 			const char *indent, FILE *out);
 
+/* The same with a descriptor, for reports of the allocator: see weir__frames_writer. */
+void weir__frames_write_to(int fd, const uintptr_t *pcs, unsigned count);
+
 /* Standard error with a buffer of its own, to be closed; NULL when there is none. */
 FILE *weir__stderr_open(void);
 

@@ -55,7 +55,7 @@ void weir__config_init(struct weir__config *ret)
 	};
 }
 
-int weir__config_load(struct weir__config *ret, FILE *err)
+static int read_environment(struct weir__config *ret, FILE *err)
 {
 	struct weir__config config;
 	bool good = true;
@@ -77,10 +77,37 @@ int weir__config_load(struct weir__config *ret, FILE *err)
 	}
 	if (!good || !fit_pairs(&config, err))
 		return -EINVAL;
-	if (!config.quiet)
-		name_unknown_variables(err);
 	*ret = config;
 	return 0;
+}
+
+int weir__config_load(struct weir__config *ret, FILE *err)
+{
+	int result = read_environment(ret, err);
+	if (result == 0 && !ret->quiet)
+		name_unknown_variables(err);
+	return result;
+}
+
+void weir__config_load_early(void)
+{
+	struct weir__config config;
+	if (!weir__config_is_asked())
+		return;
+	FILE *nobody = fopen("/dev/null", "we");
+	if (nobody == NULL)
+		return;
+	if (read_environment(&config, nobody) == 0)
+		(void)weir__config_apply_memory(&config, nobody);
+	(void)fclose(nobody);
+}
+
+bool weir__config_is_asked(void)
+{
+	for (char **at = environ; at != NULL && *at != NULL; at++)
+		if (strncmp(*at, "WEIR_", 5) == 0)
+			return !getauxval(AT_SECURE);
+	return false;
 }
 
 static int refuse(enum weir__option option, const char *shown, FILE *err)

@@ -269,6 +269,22 @@ void weir__config_init(struct weir__config *ret);
 int weir__config_load(struct weir__config *ret, FILE *err);
 
 /*
+ * For a program that allocates before its first weir_run(), or never calls it: the allocator gets
+ * what concerns it. Says nothing: of what does not parse, weir_run() will.
+ */
+void weir__config_load_early(void);
+
+/* Whether the environment has a WEIR_* variable at all: false for a set-user-id program. */
+bool weir__config_is_asked(void);
+
+/*
+ * Hands the allocator what concerns it; its parameters are the process's, those of the first of the
+ * runtimes that run at once. Returns 0; or -EINVAL, or -EBUSY where memory has been allocated
+ * already and what no heap can change would be another, with a line on `err`.
+ */
+int weir__config_apply_memory(const struct weir__config *config, FILE *err);
+
+/*
  * What the program asked for, over default and environment; `text` takes what the variable would
  * take. Returns 0; or -EINVAL with one line on `err` and *config untouched.
  */

@@ -181,12 +181,29 @@ void weir__frames_write(struct weir__symbols *symbols, const uintptr_t *pcs, uns
 	}
 }
 
-FILE *weir__stderr_open(void)
+static FILE *open_copy(int copied)
 {
-	int fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
+	int fd = fcntl(copied, F_DUPFD_CLOEXEC, 3);
 	FILE *out = fd < 0 ? NULL : fdopen(fd, "w");
 
 	if (fd >= 0 && !out)
 		(void)close(fd);
 	return out;
+}
+
+FILE *weir__stderr_open(void)
+{
+	return open_copy(STDERR_FILENO);
+}
+
+void weir__frames_write_to(int fd, const uintptr_t *pcs, unsigned count)
+{
+	FILE *out = open_copy(fd);
+	struct weir__symbols *symbols = weir__symbols_open();
+
+	if (out)
+		weir__frames_write(symbols, pcs, count, "    ", out);
+	weir__symbols_close(symbols);
+	if (out)
+		(void)fclose(out);
 }

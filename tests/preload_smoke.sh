@@ -79,4 +79,31 @@ if command -v redis-server >/dev/null && command -v redis-benchmark >/dev/null; 
 else
 	echo 'preload: no redis-server here, left out' >&2
 fi
+# The options of the environment hold for a program that has never heard of weir.
+says() { # what standard error must have in it, variable=value, then the command
+	local want=$1 set=$2
+	shift 2
+	ran=$((ran + 1))
+	env "$set" LD_PRELOAD="$library" "$@" >/dev/null 2>"$dir/errors" </dev/null
+	grep -q "$want" "$dir/errors" && return
+	echo "preload: $set: not said: $want" >&2
+	head -5 "$dir/errors" >&2
+	failed=1
+}
+cat >"$dir/twice.py" <<'PY'
+import ctypes
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.malloc.argtypes, libc.free.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]
+a, b = libc.malloc(70000), libc.malloc(70000)
+for block in (a, b, a):
+    libc.free(block)
+PY
+says 'WEIR_MEM_DEBUG="9": want' WEIR_MEM_DEBUG=9 sh -c :
+says 'WEIR_MEM_DEBUG *3 *environment' WEIR_MEM_DEBUG=3 env WEIR_VERBOSE=1 sh -c :
+if command -v python3 >/dev/null; then
+	says MemoryError WEIR_MEM_LIMIT=20m python3 -c 'b"x" * 10**8'
+	says 'freed twice' WEIR_MEM_DEBUG=1 python3 "$dir/twice.py"
+	says 'it was allocated' WEIR_MEM_DEBUG=3 python3 "$dir/twice.py"
+fi
 [ $failed = 0 ] && echo "preload: $ran programs, no difference"

@@ -136,7 +136,7 @@ static void read_report(uint64_t want_blocks)
 	close(fds[0]);
 }
 
-START_TEST(what_was_never_freed_is_reported_by_site)
+START_TEST(what_was_never_freed_is_reported_by_trace)
 {
 	attach_at(3);
 	read_report(0);
@@ -147,12 +147,45 @@ START_TEST(what_was_never_freed_is_reported_by_site)
 	void *other = weir_alloc(70);
 	weir_free(weir_alloc(50));
 	read_report(6);
-	ck_assert_ptr_nonnull(strstr(report, "5 blocks, 5000 bytes, allocated at 0x"));
-	ck_assert_ptr_nonnull(strstr(report, "1 blocks, 70 bytes, allocated at 0x"));
+	ck_assert_ptr_nonnull(
+		strstr(report, "5 blocks, 5000 bytes, not freed, allocated\n    #0 "));
+	ck_assert_ptr_nonnull(strstr(report, "1 blocks, 70 bytes, not freed, allocated\n    #0 "));
 	for (int i = 0; i < 5; i++)
 		weir_free(kept[i]);
 	weir_free(other);
 	read_report(0);
+}
+END_TEST
+
+static __attribute__((noinline)) void *leak_there(size_t size)
+{
+	void *block = leak_here(size);
+	__asm__ volatile("" : "+r"(block));
+	return block;
+}
+
+START_TEST(callers_of_one_allocating_function_are_told_apart)
+{
+	attach_at(3);
+	void *a = leak_here(100), *b = leak_there(100);
+	read_report(2);
+	const char *first = strstr(report, "1 blocks, 100 bytes");
+	ck_assert(first != NULL && strstr(first + 1, "1 blocks, 100 bytes") != NULL);
+	weir_free(a);
+	weir_free(b);
+}
+END_TEST
+
+START_TEST(a_write_after_free_is_caught_while_the_block_waits)
+{
+	attach_at(2);
+	char *volatile p = weir_alloc(100);
+	weir_free(p);
+	*(volatile char *)(p + 50) = 1;
+	ck_assert_uint_eq(weir_mem_leaks(-1), 0);
+	ck_assert_uint_eq(weir__reports, 1);
+	ck_assert_uint_eq(weir_mem_leaks(-1), 0);
+	ck_assert_uint_eq(weir__reports, 1); /* told once */
 }
 END_TEST
 
@@ -202,10 +235,12 @@ Suite *alloc_debug_suite(void)
 	if (!WEIR__ASAN) { /* which catches them first, and ends the program */
 		tcase_add_test(levels, a_byte_written_past_the_end_is_caught);
 		tcase_add_test(levels, a_write_after_free_is_caught);
+		tcase_add_test(levels, a_write_after_free_is_caught_while_the_block_waits);
 		tcase_add_test(levels, checks_hold_for_blocks_freed_by_other_threads);
 	}
 	tcase_add_test(levels, fresh_and_freed_memory_is_recognised);
-	tcase_add_test(levels, what_was_never_freed_is_reported_by_site);
+	tcase_add_test(levels, what_was_never_freed_is_reported_by_trace);
+	tcase_add_test(levels, callers_of_one_allocating_function_are_told_apart);
 	tcase_add_test(levels, the_level_is_fixed_once_there_are_heaps);
 	suite_add_tcase(s, levels);
 	return s;

@@ -508,6 +508,12 @@ static void write_page(FILE *out)
 	      "stderr that\n"
 	      "names the variable, the value and what is accepted. Set-user-id programs read none "
 	      "of them.\n\n"
+	      "Under `LD_PRELOAD=libweir-malloc.so` the `WEIR_POOL...`, `WEIR_MEM_...` and "
+	      "`WEIR_OOM` "
+	      "variables hold for\n"
+	      "any program, from its first allocation on; one that does not parse is named, and "
+	      "none "
+	      "counts.\n\n"
 	      "`WEIR_HELP=1` prints this list, `WEIR_VERBOSE=1` the values in force and where each "
 	      "came from.\n\n"
 	      "| variable | default | takes | meaning |\n|---|---|---|---|\n",

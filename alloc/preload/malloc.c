@@ -7,16 +7,22 @@
  * and hands it over when it exits. What a thread does after that, and what happens while it is
  * being set up, goes to the heap that threads without one share. Nobody turns a loop here, so every
  * 64th miss is a turn.
+ *
+ * This stands above the option table, unlike the rest of the allocator: the first request reads the
+ * WEIR_POOL_... and WEIR_MEM_... variables. One that does not parse is named, and the program gets
+ * the defaults: it is not ours to refuse its start.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <malloc.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "alloc/heap.h"
+#include "runtime/config.h"
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -46,12 +52,30 @@ __attribute__((constructor)) static void set_up(void)
 	exit_key_made = pthread_key_create(&exit_key, thread_exit) == 0;
 }
 
+/* Before there is a heap: then nothing can be changed any more that changes what blocks are. */
+static void configure(void)
+{
+	static atomic_flag done = ATOMIC_FLAG_INIT;
+	struct weir__config config;
+
+	if (environ == NULL || atomic_flag_test_and_set(&done) || !weir__config_is_asked())
+		return;
+	if (weir__config_load(&config, stderr) < 0 ||
+	    weir__config_apply_memory(&config, stderr) < 0)
+		fputs("weir: none of the WEIR_ variables counts in this process\n", stderr);
+	else if (config.verbose)
+		weir__config_dump(&config, stderr);
+}
+
 /* pthread_setspecific() may allocate: that finds the thread busy and uses the shared heap. */
 static void thread_begin(void)
 {
-	if (!exit_key_made)
-		return;
 	state = THREAD_BUSY;
+	configure();
+	if (!exit_key_made) {
+		state = THREAD_NEW;
+		return;
+	}
 	bool attached = weir__heap_attach() == 0;
 	if (attached && pthread_setspecific(exit_key, &exit_key) != 0) {
 		weir__heap_detach();
@@ -198,6 +222,5 @@ EXPORT size_t malloc_usable_size(void *block)
 EXPORT int malloc_trim(size_t pad)
 {
 	(void)pad;
-	weir__heap_turn(weir__os_now());
-	return 0;
+	return weir_mem_compact(SIZE_MAX, WEIR_MEM_HIGH) > 0;
 }
