@@ -63,18 +63,18 @@ cat >"$dir/unit.c" <<'C'
 int main(void) { puts("compiled"); return 0; }
 C
 
-both git git -C "$(dirname "$0")/.." log --stat -50
+both git git -C "$(dirname "$0")/.." log --stat -20
 both python3 python3 "$dir/churn.py"
 both overflow python3 "$dir/overflow.py"
 both sqlite3 sqlite3 :memory: ".read $dir/fill.sql"
 both gcc gcc -O2 -S -o - "$dir/unit.c"
-both sort sh -c 'seq 300000 | sort --parallel=4 -R --random-source=/dev/zero | md5sum'
+both sort sh -c 'seq 100000 | sort --parallel=4 -R --random-source=/dev/zero | md5sum'
 if command -v redis-server >/dev/null && command -v redis-benchmark >/dev/null; then
 	LD_PRELOAD=$library redis-server --port 0 --unixsocket "$dir/redis" --save '' >"$dir/redis.log" 2>&1 &
 	redis=$!
 	for _ in $(seq 50); do [ -S "$dir/redis" ] && break; sleep 0.1; done
 	ran=$((ran + 1))
-	redis-benchmark -s "$dir/redis" -q -n 20000 -t set,get,lpush,sadd,hset >/dev/null 2>&1 || failed=1
+	redis-benchmark -s "$dir/redis" -q -n 5000 -t set,get,lpush,sadd,hset >/dev/null 2>&1 || failed=1
 	kill $redis && wait $redis || { echo "preload: redis-server failed" >&2; failed=1; }
 else
 	echo 'preload: no redis-server here, left out' >&2
