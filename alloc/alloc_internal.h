@@ -220,9 +220,11 @@ extern _Atomic weir__frames_fn weir__frames_writer;
 
 /*
  * A stack's descriptor lives out of line: page 0 of the stack is only touched when the task runs.
- * `top` is 16-byte aligned and coloured (offset by (i * 7 % 32) cache lines) so that tops do not
- * collide in cache.
+ * `top` is at a cache line and coloured (offset by (i * 7 % 26) lines) so that tops do not collide
+ * in cache. Above it lies the ledge: so many bytes of a page that the task touches anyway.
  */
+enum { WEIR__LEDGE_BYTES = 384 };
+
 struct weir__stack {
 	char *top;		  /* where the task starts, growing down */
 	char *base;		  /* lowest usable byte; below it the guard */
@@ -249,6 +251,13 @@ WEIR_MUST struct weir__stack *weir__stack_get(size_t bytes);
  * leaves it without another get: its memory is not touched before the next turn.
  */
 void weir__stack_put(struct weir__stack *stack);
+
+/*
+ * The ledge as memory for one object of the task's, which starts at a cache line. It must be put
+ * back before the stack is.
+ */
+void *weir__ledge_get(struct weir__stack *stack);
+void weir__ledge_put(void *ledge);
 
 /*
  * The stack of the calling thread's heap that `address` is in, guard included; NULL: none. May be

@@ -5,7 +5,8 @@
  * A slab is one mapping cut into slots; the lowest 16 KiB of a slot are its guard, the rest is the
  * stack. Slabs double in size, a slot is guarded when it first goes out, and descriptors lie behind
  * the last slot, so a stack that has not run yet costs no page of its own. Tops are staggered by
- * cache lines: page-aligned ones would all fall into the same sets of the cache.
+ * cache lines: page-aligned ones would all fall into the same sets of the cache. Between each top
+ * and the end of its page there is room for the ledge.
  *
  * Idle stacks are a LIFO, the warmest on top. Giving pages back costs microseconds, so it happens
  * in the turn and from the cold end: stacks idle beyond the recent peak are purged, then slabs that
@@ -20,7 +21,7 @@
 
 enum {
 	GUARD_BYTES = 16 << 10,
-	COLOURS = 32,
+	COLOURS = 26,
 	COLOUR_STEP = 7,
 	LINE_BYTES = 64,
 	SLAB_SLOTS_FIRST = 8,
@@ -121,7 +122,8 @@ static struct weir__stack *carve(struct weir__stacks *stacks, unsigned class)
 	slab->carved++;
 	struct weir__stack *stack = &slab->stacks[i];
 	stack->base = slot + GUARD_BYTES;
-	stack->top = slot + slot_bytes[class] - (i * COLOUR_STEP % COLOURS) * LINE_BYTES;
+	stack->top = slot + slot_bytes[class] - WEIR__LEDGE_BYTES -
+		     (i * COLOUR_STEP % COLOURS) * LINE_BYTES;
 	stack->bytes_class = class;
 	stack->guard_bytes = GUARD_BYTES;
 	stack->index = i;
@@ -203,6 +205,20 @@ void weir__stack_put(struct weir__stack *stack)
 	WEIR__SET(stacks->in_use, stacks->in_use - 1);
 	stacks->idle[stacks->idle_count] = stack;
 	WEIR__SET(stacks->idle_count, stacks->idle_count + 1);
+}
+
+/* The tools are told, so that they find who uses it later. */
+void *weir__ledge_get(struct weir__stack *stack)
+{
+	if (WEIR__ASAN || weir__blocks_watched())
+		weir__watch_alloc(stack->top, WEIR__LEDGE_BYTES, WEIR__LEDGE_BYTES);
+	return stack->top;
+}
+
+void weir__ledge_put(void *ledge)
+{
+	if (WEIR__ASAN || weir__blocks_watched())
+		weir__watch_free(ledge, WEIR__LEDGE_BYTES);
 }
 
 struct weir__stack *weir__stack_find(const void *address)

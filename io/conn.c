@@ -600,12 +600,8 @@ static void keep_op(weir_conn *conn, struct weir__op *op, enum weir__op_code cod
 	op->owner = conn;
 }
 
-int weir__conn_new(struct weir__io *io, int fd, bool is_direct, weir_conn **ret)
+static void init(weir_conn *conn, struct weir__io *io, int fd, bool is_direct)
 {
-	weir_conn *conn = weir_pool_get(conn_pool);
-
-	if (!conn)
-		return -ENOMEM;
 	memset(conn, 0, sizeof *conn);
 	conn->handle.fd = fd;
 	conn->handle.is_direct = is_direct;
@@ -618,8 +614,26 @@ int weir__conn_new(struct weir__io *io, int fd, bool is_direct, weir_conn **ret)
 	conn->recv.multi = true;
 	conn->lend_max = (uint16_t)io->worker->runtime->config.lend_max;
 	WEIR__USDT(conn_open, conn, fd);
+}
+
+int weir__conn_new(struct weir__io *io, int fd, bool is_direct, weir_conn **ret)
+{
+	weir_conn *conn = weir_pool_get(conn_pool);
+
+	if (!conn)
+		return -ENOMEM;
+	init(conn, io, fd, is_direct);
 	*ret = conn;
 	return 0;
+}
+
+weir_conn *weir__conn_on_ledge(struct weir__io *io, int fd, bool is_direct)
+{
+	weir_conn *conn = weir__ledge_get(io->worker->current->stack);
+
+	init(conn, io, fd, is_direct);
+	conn->is_on_ledge = true;
+	return conn;
 }
 
 static int connect_fd(struct weir__io *io, const struct weir__address *address)
@@ -683,10 +697,13 @@ int weir_connect(weir_conn **ret, const char *text)
 	return err;
 }
 
-void weir__conn_free(weir_conn *conn)
+static void conn_free(weir_conn *conn)
 {
 	WEIR__USDT(conn_close, conn, conn->handle.fd);
-	weir_pool_put(conn_pool, conn);
+	if (conn->is_on_ledge)
+		weir__ledge_put(conn);
+	else
+		weir_pool_put(conn_pool, conn);
 }
 
 /*
@@ -729,7 +746,7 @@ void weir_conn_close(weir_conn *conn)
 	while (conn->queue)
 		weir__block_drop(dequeue(conn));
 	weir_buf_release(&conn->front);
-	weir__conn_free(conn);
+	conn_free(conn);
 }
 
 /* ---- Asking ------------------------------------------------------------- */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * conn.h: a connection. Its worker only. listener.c fills in who accepted it.
+ * conn.h: a connection. Its worker only.
  */
 #ifndef WEIR_CONN_H
 #define WEIR_CONN_H
@@ -24,7 +24,6 @@ struct weir_conn {
 	weir_buf *into;		   /* the reader's: where its lease goes */
 	struct weir__task *writer; /* parked until the lease in flight is sent */
 	struct weir__block *sent;  /* that lease's */
-	int send_error;		   /* how it ended; while send_state is BROKEN */
 	struct weir__block *queue; /* arrived and not taken, oldest first */
 	struct weir__block **queue_tail;
 	uint16_t queued;
@@ -43,13 +42,15 @@ struct weir_conn {
 	bool is_closing;
 	bool is_send_cancelled;	   /* closing, and what is not sent by now is not to be */
 	uint16_t inside;	   /* tasks parked in a call on it */
+	bool is_on_ledge;	   /* of its task's stack; else from the pool */
 	struct weir__task *closer; /* parked until `inside` is 0 */
 	int end;		   /* 0 while the stream is open */
+	int send_error;		   /* how the last lease ended; while send_state is BROKEN */
 	weir_buf front;		   /* taken from the queue, read in part */
 	struct weir__op recv;
 	struct weir__op send;
-	struct weir__acceptor *acceptor; /* whose client it is; NULL: nobody's */
 	void *user;
 };
+_Static_assert(sizeof(struct weir_conn) <= WEIR__LEDGE_BYTES, "six cache lines");
 
 #endif

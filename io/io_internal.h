@@ -84,15 +84,17 @@ struct weir__op {
 	 * must not park.
 	 */
 	void (*done)(struct weir__op *op);
-	/*
-	 * RECV of a connection: what the driver may call instead of done() for `bytes` in `block`,
-	 * one reference to which it gives, when more completions follow.
-	 */
-	void (*arrived)(struct weir__op *op, struct weir__block *block, size_t bytes);
-	void *owner; /* of both functions */
+	union {
+		/*
+		 * RECV of a connection, ring.c: what it may call instead of done() for `bytes` in
+		 * `block`, one reference to which it gives, when more completions follow.
+		 */
+		void (*arrived)(struct weir__op *op, struct weir__block *block, size_t bytes);
+		size_t moved; /* poll.c: bytes sent so far */
+	};
+	void *owner; /* of done() and arrived() */
 	void *data;
 	size_t len;
-	size_t moved;		   /* poll.c: bytes sent so far */
 	struct weir__block *block; /* RECV: gives one reference when res > 0, else NULL */
 	int res;
 	int why;       /* weir__op_run(): its task was interrupted for; ring.c: has_end */
@@ -285,8 +287,8 @@ ssize_t weir__conn_send(struct weir__io *io, struct weir__op *op);
 
 /* Makes a connection of a descriptor (is_direct: slot), which it takes; on -ENOMEM it has not. */
 WEIR_MUST int weir__conn_new(struct weir__io *io, int fd, bool is_direct, weir_conn **ret);
-/* Frees one that was never used: its descriptor is the caller's again. */
-void weir__conn_free(weir_conn *conn);
+/* The same on the ledge of the running task's stack: the task closes it before it ends. */
+weir_conn *weir__conn_on_ledge(struct weir__io *io, int fd, bool is_direct);
 
 /*
  * Around a runtime, on any thread: what is made once per process. Returns 0, -ENOMEM, or -EINVAL

@@ -156,7 +156,7 @@ struct weir__acceptor {
 	struct weir__op op;
 	struct weir__task *task;
 	struct weir__drain drain;
-	struct weir__scope *clients;
+	struct weir_scope clients;
 	int *accepted; /* descriptors not yet made clients: a growing array used as a queue */
 	size_t accepted_first, accepted_count, accepted_cap;
 	unsigned open; /* clients now */
@@ -481,12 +481,17 @@ static void stop_accept(struct weir__acceptor *acceptor)
 
 /* ---- Clients ------------------------------------------------------------ */
 
-static int client_main(void *arg)
+/* A client's connection lies where its stack begins: a page that is touched anyway. */
+static int client_main(void *fd)
 {
-	weir_conn *conn = arg;
-	struct weir__acceptor *acceptor = conn->acceptor;
-	int result = acceptor->serve->opts.handler(conn);
+	struct weir__scope *clients = weir__worker_self()->current->owner;
+	struct weir__acceptor *acceptor =
+		(void *)((char *)clients - offsetof(struct weir__acceptor, clients));
+	weir_conn *conn =
+		weir__conn_on_ledge(acceptor->io, (int)(intptr_t)fd, acceptor->op.accepted_direct);
 
+	conn->user = acceptor->serve->opts.user;
+	int result = acceptor->serve->opts.handler(conn);
 	weir_conn_close(conn);
 	if (result < 0 && result != -ECANCELED)
 		weir__count(&acceptor->io->serve.failed, 1);
@@ -503,26 +508,18 @@ static int start_client(struct weir__acceptor *acceptor, int fd)
 {
 	const struct weir_serve_opts *opts = &acceptor->serve->opts;
 	struct weir__worker *self = acceptor->io->worker;
-	weir_conn *conn;
-	int err = weir__conn_new(acceptor->io, fd, acceptor->op.accepted_direct, &conn);
+	int err = weir__spawn(weir__scope_of(&acceptor->clients),
+			      &(struct weir__spawn){
+				      .fn = client_main,
+				      .arg = (void *)(intptr_t)fd,
+				      .name = opts->name ? opts->name : "client",
+				      .site = opts->site ? opts->site : "weir_serve",
+				      .stack_shift = weir__stack_shift(self->runtime, opts->stack),
+				      .stack_now = true,
+			      });
 
 	if (err < 0)
 		return err;
-	conn->acceptor = acceptor;
-	conn->user = opts->user;
-	err = weir__spawn(acceptor->clients,
-			  &(struct weir__spawn){
-				  .fn = client_main,
-				  .arg = conn,
-				  .name = opts->name ? opts->name : "client",
-				  .site = opts->site ? opts->site : "weir_serve",
-				  .stack_shift = weir__stack_shift(self->runtime, opts->stack),
-				  .stack_now = true,
-			  });
-	if (err < 0) {
-		weir__conn_free(conn);
-		return err;
-	}
 	acceptor->open++;
 	weir__count(&acceptor->io->serve.open, 1);
 	weir__count(&acceptor->io->serve.accepted, 1);
@@ -710,8 +707,7 @@ static int acceptor_main(void *arg)
 		return 0;
 	acceptor.conns_max = conns_max(self, serve->opts.conns_max);
 	acceptor.drain.begin = drain_begin;
-	WEIR_SCOPE(clients, WEIR_FOREVER);
-	acceptor.clients = weir__scope_of(&clients);
+	weir_scope_open(&acceptor.clients, WEIR_FOREVER);
 	weir__drain_add(self, &acceptor.drain);
 	acceptor.is_draining = atomic_load_explicit(&self->runtime->draining, memory_order_relaxed);
 	while (err == 0 && !acceptor.is_draining)
@@ -720,8 +716,8 @@ static int acceptor_main(void *arg)
 		lane_leave(&acceptor);
 	acceptor_close(&acceptor);
 	if (acceptor.is_draining)
-		err = weir_scope_wait(&clients);
-	weir_scope_close(&clients);
+		err = weir_scope_wait(&acceptor.clients);
+	weir_scope_close(&acceptor.clients);
 	weir__drain_del(self, &acceptor.drain);
 	return err;
 }
