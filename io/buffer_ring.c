@@ -5,8 +5,10 @@
  * Comes from: alloc (payloads). Goes to: ring.c, which finds the block by the id in a completion.
  *
  * A ring that runs dry ends every receive with ENOBUFS; so the number of buffers in circulation
- * doubles whenever that happens, up to the configured limit, and after that receives wait in line
- * for a buffer to come back: re-armed by the return, never by a timer.
+ * doubles whenever that happens, but not for ever: buffers that a busy worker gets back within a
+ * turn or two serve any number of connections, and each of theirs that arrives meanwhile can wait
+ * in its socket. From `busy` on receives wait in line for a buffer to come back, and the number
+ * grows only when none does, because tasks keep them all: else those might wait for each other.
  *
  * What a burst has added goes back when it was not missed for a while. The kernel has no call to
  * take a buffer out of a ring, so the ring is unregistered and a smaller one registered; an armed
@@ -16,11 +18,14 @@
 
 #include <string.h>
 
+/* In so many turns a task that is ready has run and its send is over, at most loads. */
+enum { DRY_TURNS_MAX = 8 };
+
 static void release(struct weir__block *block);
 
 void weir__buffer_ring_init(struct weir__buffer_ring *group, struct io_uring *uring,
 			    const struct weir__driver *driver, uint16_t id, size_t bytes,
-			    unsigned target, unsigned max,
+			    unsigned target, unsigned busy, unsigned max,
 			    void (*restart)(struct weir__buffer_ring *, struct weir__op *))
 {
 	memset(group, 0, sizeof *group);
@@ -32,6 +37,7 @@ void weir__buffer_ring_init(struct weir__buffer_ring *group, struct io_uring *ur
 	while (group->entries < max)
 		group->entries *= 2;
 	group->target = group->floor = target < max ? target : max;
+	group->busy = busy;
 	group->restart = restart;
 	group->starved_tail = &group->starved;
 }
@@ -144,30 +150,46 @@ static void release(struct weir__block *block)
 		return;
 	}
 	lend(group, block);
-	if (__builtin_expect(group->starved != NULL, 0))
-		group->restart(group, pop_starved(group));
+}
+
+/* To at most `most`, which may be below what it is already. */
+static void double_target(struct weir__buffer_ring *group, unsigned most)
+{
+	unsigned want = group->target * 2 < most ? group->target * 2 : most;
+
+	if (group->target < want)
+		group->target = want;
 }
 
 int weir__buffer_ring_starve(struct weir__buffer_ring *group, struct weir__op *op)
 {
 	/* once per reap: what a whole batch of receives found missing is one event */
 	if (group->grown_at != group->driver->enters) {
-		unsigned want = group->target * 2;
-		group->target = want < group->entries ? want : group->entries;
+		double_target(group, group->busy);
 		group->grown_at = group->driver->enters;
 	}
 	int err = weir__buffer_ring_fill(group);
-	if (err == 0) {
-		group->restart(group, op);
-		return 0;
-	}
-	if (group->circulating == group->in_ring)
+	if (err < 0 && group->circulating == group->in_ring)
 		return err;
 	op->queue_next = NULL;
 	op->is_waiting = true;
 	*group->starved_tail = op;
 	group->starved_tail = &op->queue_next;
 	return 0;
+}
+
+bool weir__buffer_ring_feed(struct weir__buffer_ring *group, bool is_last)
+{
+	group->dry_turns = group->starved && group->in_ring == 0 ? group->dry_turns + 1 : 0;
+	if (group->dry_turns > (is_last ? 0 : DRY_TURNS_MAX)) {
+		double_target(group, group->entries);
+		if (weir__buffer_ring_fill(group) < 0)
+			return false; /* until a lease comes back */
+		group->dry_turns = 0;
+	}
+	for (unsigned n = group->in_ring; n > 0 && group->starved; n--)
+		group->restart(group, pop_starved(group));
+	return group->starved && group->in_ring > 0;
 }
 
 /* Every buffer that is in the kernel's ring: it has a payload and nobody holds it. */

@@ -26,9 +26,12 @@ struct weir__buffer_ring {
 	unsigned entries; /* power of two, slots of the ring */
 	unsigned in_ring;
 	unsigned circulating;
-	unsigned target;   /* buffers we want in circulation; doubled when the ring ran dry */
-	unsigned floor;	   /* what target starts with and shrinks back to */
-	unsigned ids_used; /* ids handed out so far */
+	unsigned target;    /* buffers we want in circulation; doubled when the ring ran dry, */
+	unsigned busy;	    /* from so many on only when none comes back: see feed() */
+	unsigned floor;	    /* what target starts with and shrinks back to */
+	unsigned dry_turns; /* in a row, at the end of which receives waited and the ring was empty
+			     */
+	unsigned ids_used;  /* ids handed out so far */
 	const struct weir__driver *driver;
 	uint64_t grown_at; /* driver->enters when target was doubled last */
 	uint64_t seen_at;  /* the grown_at that shrink() saw last */
@@ -38,7 +41,7 @@ struct weir__buffer_ring {
 /* Sets sizes; the ring is registered with the first fill. */
 void weir__buffer_ring_init(struct weir__buffer_ring *group, struct io_uring *uring,
 			    const struct weir__driver *driver, uint16_t id, size_t bytes,
-			    unsigned target, unsigned max,
+			    unsigned target, unsigned busy, unsigned max,
 			    void (*restart)(struct weir__buffer_ring *, struct weir__op *));
 
 /* Registers if need be and lends buffers up to the target. -ENOMEM, -EINVAL when not one could be
@@ -57,10 +60,17 @@ static inline struct weir__block *weir__buffer_ring_take(struct weir__buffer_rin
 }
 
 /*
- * A receive found the ring empty: more buffers, or a place in the queue until one comes back.
- * -ENOMEM when none can be had and none is out that could come back.
+ * A receive found the ring empty: it waits for feed(). More buffers, or not. -ENOMEM when none can
+ * be had and none is out that could come back.
  */
 WEIR_MUST int weir__buffer_ring_starve(struct weir__buffer_ring *group, struct weir__op *op);
+
+/*
+ * At the end of a turn, and before a sleep (`is_last`): restarts as many waiting receives as there
+ * are buffers. Where there is none, and it is not to be expected that one comes back, there are
+ * more of them from here on. True: receives wait, and the next turn will restart some.
+ */
+bool weir__buffer_ring_feed(struct weir__buffer_ring *group, bool is_last);
 
 /* Whether shrink() has something to do, now or later. */
 static inline bool weir__buffer_ring_is_grown(const struct weir__buffer_ring *group)

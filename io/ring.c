@@ -270,7 +270,7 @@ static void wait_for_sqe(struct weir__ring *ring, struct weir__op *op)
 }
 
 /* What found the submission queue full, as far as it goes now. */
-static __attribute__((noinline)) void start_waiting(struct weir__ring *ring)
+static void start_waiting(struct weir__ring *ring)
 {
 	if (ring->is_deaf)
 		weir__ring_wake_arm(ring);
@@ -594,6 +594,7 @@ static void on_empty_recv(struct weir__ring *ring, struct weir__op *op,
 		weir__count(&ring->io.driver.recv_empty, 1);
 		err = op->state == WEIR__OP_QUEUED ? weir__buffer_ring_starve(group, op)
 						   : -ECANCELED;
+		ring->is_starving |= err == 0;
 		if (err == 0)
 			return;
 	}
@@ -760,6 +761,32 @@ static inline int64_t shrink_time(struct weir__ring *ring)
 	return ring->slept_ns + SHRINKS_SLEPT * ring->shrink_ns;
 }
 
+/* Receives that wait for a buffer. False: none of them can go on before something else happens. */
+static bool feed_groups(struct weir__ring *ring, bool is_last)
+{
+	bool again = false;
+
+	ring->is_starving = false;
+	for (int i = 0; i < WEIR__RING_GROUPS; i++) {
+		again |= weir__buffer_ring_feed(&ring->groups[i], is_last);
+		ring->is_starving |= ring->groups[i].starved != NULL;
+	}
+	return again;
+}
+
+/* What could not be handed over at once. Returns until when to sleep then. */
+static __attribute__((noinline)) int64_t hand_over(struct weir__ring *ring, int64_t wait_until_ns)
+{
+	bool is_last =
+		wait_until_ns && !weir__quiet_any(&ring->quiet) && !io_uring_cq_ready(&ring->uring);
+
+	start_waiting(ring);
+	if (ring->is_starving && feed_groups(ring, is_last))
+		wait_until_ns = 0;
+	/* the next turn tries again: nothing else would */
+	return ring->waiting || ring->is_deaf ? 0 : wait_until_ns;
+}
+
 /*
  * What enter() refuses is harmless here: EINTR and ETIME end a wait early, EBUSY and EAGAIN leave
  * the entries queued for the next turn, which reaps first.
@@ -768,11 +795,8 @@ static void ring_submit_and_wait(struct weir__driver *driver, int64_t wait_until
 {
 	struct weir__ring *ring = weir__ring_of_driver(driver);
 
-	if (__builtin_expect(ring->waiting || ring->is_deaf, 0)) {
-		start_waiting(ring);
-		if (ring->waiting || ring->is_deaf)
-			wait_until_ns = 0; /* the next turn tries again: nothing else would */
-	}
+	if (__builtin_expect(ring->waiting || ring->is_deaf || ring->is_starving, 0))
+		wait_until_ns = hand_over(ring, wait_until_ns);
 	unsigned flags = sq_flags(ring);
 	if (flags & IORING_SQ_CQ_OVERFLOW)
 		weir__count(&driver->cq_overflows, 1);
@@ -823,16 +847,19 @@ static bool ring_is_ready(const struct weir__driver *driver)
 static int64_t ring_flush(struct weir__driver *driver)
 {
 	struct weir__ring *ring = weir__ring_of_driver(driver);
+	int64_t until_ns = INT64_MAX;
 	uint64_t count;
 
 	/* first: what completes after it is written again */
 	if (ring->event_fd >= 0)
 		(void)!read(ring->event_fd, &count, sizeof count);
+	if (ring->is_starving)
+		until_ns = hand_over(ring, until_ns);
 	ring_submit_and_wait(driver, 0);
 	return ring->waiting || ring->is_deaf || weir__ring_queued(ring) ||
 			       weir__quiet_any(&ring->quiet) || io_uring_cq_ready(&ring->uring)
 		       ? 0
-		       : INT64_MAX;
+		       : until_ns;
 }
 
 static void ring_close(struct weir__driver *driver)
@@ -876,9 +903,16 @@ static const struct weir__io_ops io_ops = {
 
 static void init_group(struct weir__ring *ring, unsigned size, size_t bytes, unsigned target)
 {
-	weir__buffer_ring_init(
-		&ring->groups[size], &ring->uring, &ring->io.driver, (uint16_t)size, bytes, target,
-		(unsigned)ring->io.worker->runtime->config.recv_buffers_max, restart_recv);
+	const struct weir__config *config = &ring->io.worker->runtime->config;
+	uint64_t busy = config->recv_busy_bytes / bytes;
+
+	if (busy < config->recv_buffers)
+		busy = config->recv_buffers;
+	if (busy > config->recv_buffers_max)
+		busy = config->recv_buffers_max;
+	weir__buffer_ring_init(&ring->groups[size], &ring->uring, &ring->io.driver, (uint16_t)size,
+			       bytes, target, (unsigned)busy, (unsigned)config->recv_buffers_max,
+			       restart_recv);
 }
 
 static void init_ring(struct weir__ring *ring, struct weir__worker *worker)

@@ -44,6 +44,7 @@ struct weir__ring {
 	struct weir__slot *slots;
 	uint32_t slots_count;
 	uint32_t slots_free;	  /* head of the free list; slots_count: none */
+	bool is_starving;	  /* a receive waits for a buffer of its group */
 	struct weir__op *waiting; /* operations that found the submission queue full */
 	struct weir__op **waiting_tail;
 	struct weir__quiet quiet;

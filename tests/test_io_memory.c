@@ -370,6 +370,121 @@ START_TEST(a_burst_s_receive_buffers_go_back_and_the_next_burst_is_served)
 }
 END_TEST
 
+/* ---- With few receive buffers ---------------------------------------------------------------- */
+
+enum { ROUNDS = 20, BUSY = 4 };
+
+static uint64_t out_most;
+
+static int talk_much(void *address)
+{
+	weir_auto_conn conn = NULL;
+	char got[5];
+
+	int err = weir_connect(&conn, address);
+	for (int i = 0; i < ROUNDS && err >= 0; i++) {
+		ssize_t n = weir_write(conn, "hello", 5);
+		err = n < 0 ? (int)n : weir_read_full(conn, got, sizeof got);
+		uint64_t out = buffers_out();
+		out_most = out > out_most ? out : out_most;
+	}
+	return err;
+}
+
+static int many_talk(void *arg)
+{
+	weir_auto_listener listener = NULL;
+	WEIR_SCOPE(server, 20 * WEIR_SEC);
+	WEIR_SCOPE(clients, 20 * WEIR_SEC);
+
+	(void)arg;
+	ck_assert_int_eq(weir_listen(&listener, "127.0.0.1:0"), 0);
+	ck_assert_int_eq(weir_spawn(&server, serve, listener), 0);
+	for (int i = 0; i < CLIENTS; i++)
+		ck_assert_int_eq(weir_spawn(&clients, talk_much,
+					    (void *)(uintptr_t)weir_listener_address(listener)),
+				 0);
+	ck_assert_int_eq(weir_scope_wait(&clients), 0);
+	return 0;
+}
+
+static void have_few_buffers(void)
+{
+	setenv("WEIR_RECV_BUFFERS", "4", 1);
+	setenv("WEIR_RECV_BUSY_BYTES", "4k", 1);
+}
+
+/* Not where a receive takes a buffer of its own instead of one that was lent before. */
+START_TEST(buffers_that_come_back_serve_more_connections_than_there_are)
+{
+	const char *driver = getenv("WEIR_DRIVER");
+
+	if ((driver && strcmp(driver, "uring") != 0) || getenv("WEIR_URING_MASK"))
+		return;
+	have_few_buffers();
+	out_most = 0;
+	ck_assert_int_eq(weir_run(many_talk, NULL, .workers = 1, .signals_ignored = true), 0);
+	ck_assert_uint_le(out_most, BUSY + 1); /* one may be the ring itself */
+}
+END_TEST
+
+/* Nobody sends before all have received: the worker sleeps with all its buffers held. */
+static int hold_and_wait(weir_conn *conn)
+{
+	weir_auto_buf buf = WEIR_BUF_INIT;
+	struct weir_event *all_have = weir_conn_user(conn);
+	WEIR_SCOPE(turn, 10 * WEIR_SEC);
+
+	ssize_t n = weir_recv(conn, &buf);
+	if (n <= 0)
+		return (int)n;
+	if (++held == CLIENTS)
+		weir_event_set(all_have);
+	int err = weir_event_wait(all_have);
+	n = err < 0 ? err : weir_send(conn, &buf);
+	return n < 0 ? (int)n : 0;
+}
+
+struct holding {
+	weir_listener *listener;
+	struct weir_event all_have;
+};
+
+static int serve_waiting(void *arg)
+{
+	struct holding *holding = arg;
+
+	return weir_serve(holding->listener, hold_and_wait, .user = &holding->all_have);
+}
+
+static int all_hold(void *arg)
+{
+	struct holding holding = { NULL };
+	bool parks = *(bool *)arg;
+
+	weir_event_init(&holding.all_have);
+	ck_assert_int_eq(weir_listen(&holding.listener, "127.0.0.1:0"), 0);
+	{
+		WEIR_SCOPE(server, 20 * WEIR_SEC);
+		int err = parks ? weir_spawn(&server, serve_waiting, &holding)
+				: weir_spawn(&server, serve_holding, holding.listener);
+		ck_assert_int_eq(err, 0);
+		burst(weir_listener_address(holding.listener));
+	}
+	weir_listener_close(holding.listener);
+	return 0;
+}
+
+/* Parked, or ready all the time. */
+START_TEST(where_tasks_hold_all_buffers_there_are_more)
+{
+	bool parks = _i;
+
+	have_few_buffers();
+	ck_assert_int_eq(weir_run(all_hold, &parks, .workers = 1, .signals_ignored = true), 0);
+}
+END_TEST
+
 Suite *io_memory_suite(void);
 Suite *io_memory_suite(void)
 {
@@ -387,6 +502,8 @@ Suite *io_memory_suite(void)
 	tcase_set_timeout(tcase, 60);
 	tcase_set_tags(tcase, "fast real"); /* the kernel's buffers; arrivals in one piece */
 	tcase_add_test(tcase, a_burst_s_receive_buffers_go_back_and_the_next_burst_is_served);
+	tcase_add_test(tcase, buffers_that_come_back_serve_more_connections_than_there_are);
+	tcase_add_loop_test(tcase, where_tasks_hold_all_buffers_there_are_more, 0, 2);
 	suite_add_tcase(suite, tcase);
 	return suite;
 }
