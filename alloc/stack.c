@@ -28,6 +28,7 @@ enum {
 	SLAB_SLOTS_MAX = 1024,
 	WARM_MIN = 4, /* idle stacks that keep their memory for good */
 	PURGE_PER_TURN = 256,
+	MANY = 1024,	  /* in use: their tops do not fit the second cache any more */
 	GAP_BYTES = 4096, /* between the last stack's top and the descriptors */
 };
 
@@ -161,6 +162,18 @@ static void slab_unmap(struct weir__stacks *stacks, struct weir__slab **link)
 
 /* ---- Get, put, find ------------------------------------------------------------------------- */
 
+/*
+ * One more will be wanted soon, and where so many are out it has left the caches: its first frames,
+ * and the descriptor of the one below it.
+ */
+static inline void fetch_next(struct weir__stack **idle)
+{
+	const char *top = idle[0]->top;
+	for (int line = 1; line <= 6; line++)
+		__builtin_prefetch(top - line * LINE_BYTES, 1);
+	__builtin_prefetch(idle[-1], 1);
+}
+
 static struct weir__stack *pop_idle(struct weir__stacks *stacks)
 {
 	if (stacks->idle_count == 0)
@@ -169,6 +182,8 @@ static struct weir__stack *pop_idle(struct weir__stacks *stacks)
 	WEIR__SET(stacks->idle_count, i);
 	if (stacks->clean > i)
 		stacks->clean = i;
+	if (__builtin_expect(stacks->in_use > MANY && i > 1, 0))
+		fetch_next(&stacks->idle[i - 1]);
 	return stacks->idle[i];
 }
 

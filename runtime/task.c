@@ -99,6 +99,36 @@ static inline bool has_slice(struct weir__worker *self)
 	return true;
 }
 
+/*
+ * Where more tasks are alive, what they have touched does not fit the second cache. Asking for it
+ * early costs 5 ns a task where it does, and spares half of 500 where it has to come from memory.
+ */
+enum { MANY_TASKS = 1024 };
+
+/*
+ * `after` runs one switch from here: its innermost frames. Of many, all frames of the one behind
+ * it, which it returns through line by line, and the record of the third.
+ */
+static inline __attribute__((always_inline)) void fetch_ahead(const struct weir__worker *self,
+							      const struct weir__task *after)
+{
+	const char *sp = after->sp;
+
+	if (__builtin_expect(self->live > MANY_TASKS, 0)) {
+		after = after->next;
+		if (!after)
+			return;
+		sp = after->sp;
+		__builtin_prefetch(after->next);
+		if (!sp)
+			return;
+		for (int line = 2; line < 6; line++)
+			__builtin_prefetch(sp + line * 64);
+	}
+	__builtin_prefetch(sp);
+	__builtin_prefetch(sp + 64);
+}
+
 /* The next ready task, NULL when there is none or the slice is used up. */
 static inline struct weir__task *pick(struct weir__worker *self)
 {
@@ -114,6 +144,8 @@ static inline struct weir__task *pick(struct weir__worker *self)
 	self->runq_head = task->next;
 	if (!task->next)
 		self->runq_tail = &self->runq_head;
+	else if (__builtin_expect(self->live > MANY_TASKS, 0))
+		fetch_ahead(self, task->next);
 	return task;
 }
 
@@ -162,7 +194,8 @@ static __attribute__((noinline)) struct weir__task *next_slow(struct weir__worke
  * 18 instructions before the switch. All switches of a park are here, at one depth of calls: the
  * task that goes on finds its returns predicted when it has parked in the same call.
  */
-static inline void run_next(struct weir__worker *self, struct weir__task *task, bool may_be_next)
+static inline __attribute__((always_inline)) void
+run_next(struct weir__worker *self, struct weir__task *task, bool may_be_next)
 {
 	struct weir__task *next = self->runq_head;
 
@@ -179,12 +212,10 @@ static inline void run_next(struct weir__worker *self, struct weir__task *task, 
 	}
 	struct weir__task *after = next->next;
 	self->runq_head = after;
-	if (after) { /* its frame, two lines of it, is needed one switch from here */
-		__builtin_prefetch(after->sp);
-		__builtin_prefetch((char *)after->sp + 64);
-	} else {
+	if (after)
+		fetch_ahead(self, after);
+	else
 		self->runq_tail = &self->runq_head;
-	}
 	set_current(self, next);
 	switch_stacks(self, &task->sp, task->stack, next->sp, next->stack, false);
 }
@@ -598,7 +629,7 @@ static void abort_sleep(struct weir__task *task, int why)
 }
 WEIR__WAIT_KIND(abort_sleep, "sleep", NULL);
 
-static void requeue(struct weir__worker *self)
+static inline __attribute__((always_inline)) void requeue(struct weir__worker *self)
 {
 	struct weir__task *task = self->current;
 
