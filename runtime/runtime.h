@@ -130,8 +130,8 @@ struct weir_task_opts {
  * Starts fn(arg) as a task in `scope`, which the caller has open. The task gets its stack when it
  * first runs. When it returns a negative value the scope's other tasks are cancelled and
  * weir_scope_wait() reports the value. Does not park. Returns 0, -ENOMEM, -EINVAL (bad options),
- * -EXDEV (the scope is another worker's), or -ECANCELED when the scope is cancelled already. A
- * failed spawn has not taken `arg`.
+ * -EXDEV (the scope is another worker's), or -ECANCELED when the scope is cancelled already
+ * (-ETIME: by its deadline). A failed spawn has not taken `arg`.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_spawn_with(struct weir_scope *scope,
 						    const struct weir_task_opts *opts);
@@ -186,9 +186,9 @@ struct weir_scope {
 
 /*
  * Opens a scope in the running task; every blocking call until its end, here and in its tasks,
- * returns -ETIME once `timeout_ns` has passed, or -ECANCELED once the scope has been cancelled, as
- * the first of its tasks to fail of -ETIME has it. A timeout never extends the enclosing scope's; 0
- * and less has passed already. Costs no system call and no allocation. Timeouts of a second or more
+ * returns -ETIME once `timeout_ns` has passed, or -ECANCELED once the scope has been cancelled:
+ * what came first, for good. A timeout never extends the enclosing scope's; 0 and less has passed
+ * already. Costs no system call and no allocation. Timeouts of a second or more
  * may end up to 4 ms early.
  */
 WEIR_API WEIR_NONNULL void weir_scope_open(struct weir_scope *scope, int64_t timeout_ns);

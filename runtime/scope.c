@@ -16,46 +16,91 @@
 
 /* ---- Cancellation ------------------------------------------------------- */
 
-/* After the second request to stop the runtime shields cover nobody: what was marked is so again.
+/*
+ * A cancellation under way. After the second request to stop the runtime it is a hard one: shields
+ * cover nobody any more, and what was marked is so again.
  */
-enum { SOFT = 1, HARD = 2 };
+struct cancel {
+	struct weir__worker *self;
+	int64_t now_ns;
+	uint8_t level; /* WEIR__CANCELLED_SOFT or _HARD */
+};
 
-static uint8_t level_of(const struct weir__worker *self)
+static uint8_t level_of(uint8_t cancelled)
 {
-	return atomic_load_explicit(&self->runtime->is_stopping_hard, memory_order_relaxed) ? HARD
-											    : SOFT;
+	return cancelled & (WEIR__CANCELLED_SOFT | WEIR__CANCELLED_HARD);
+}
+
+static uint8_t level_now(const struct weir__worker *self)
+{
+	bool hard = atomic_load_explicit(&self->runtime->is_stopping_hard, memory_order_relaxed);
+
+	return hard ? WEIR__CANCELLED_HARD : WEIR__CANCELLED_SOFT;
+}
+
+/*
+ * What makes all in a scope late is its own deadline, and whoever noticed that first cancels the
+ * others. So where it is near the clock is read again: what they are told must not depend on who
+ * was first.
+ */
+static struct cancel cancel_begin(struct weir__worker *self, int64_t deadline_ns)
+{
+	if (deadline_ns - self->now_ns < WEIR_SEC) {
+		int64_t now = weir__clock_ns();
+		if (now > self->now_ns)
+			self->now_ns = now;
+	}
+	return (struct cancel){ self, self->now_ns, level_now(self) };
+}
+
+/* The mark for what ends at `deadline_ns`; the first reason stays. */
+static uint8_t mark(const struct cancel *cancel, uint8_t before, int64_t deadline_ns)
+{
+	bool late = before ? before & WEIR__CANCELLED_LATE : deadline_ns <= cancel->now_ns;
+
+	return cancel->level | (late ? WEIR__CANCELLED_LATE : 0);
+}
+
+/* The task's deadline outside its own scopes. */
+static int64_t base_deadline(const struct weir__task *task)
+{
+	int64_t deadline = task->deadline_ns;
+
+	for (const struct weir__scope *scope = task->scope; scope; scope = scope->parent)
+		deadline = scope->outer_deadline_ns;
+	return deadline;
 }
 
 /*
  * Interrupts `task` unless a shield inside `outermost` covers it. Returns the scope to begin
  * marking with: the innermost that no such shield covers. `outermost` NULL: the whole task.
  */
-static struct weir__scope *enter_task(struct weir__task *task, struct weir__scope *outermost,
-				      uint8_t level)
+static struct weir__scope *enter_task(const struct cancel *cancel, struct weir__task *task,
+				      struct weir__scope *outermost)
 {
 	struct weir__scope *first = task->scope;
+	bool is_soft = cancel->level == WEIR__CANCELLED_SOFT;
 
-	for (struct weir__scope *scope = first; scope != outermost && level == SOFT;
+	for (struct weir__scope *scope = first; scope != outermost && is_soft;
 	     scope = scope->parent)
 		if (scope->is_shield)
 			first = scope->parent;
 	if (!outermost)
-		task->base_cancelled = level & 3;
-	if (first == task->scope && task->cancelled < level) {
-		task->cancelled = level;
-		weir__interrupt(task, -ECANCELED);
+		task->base_cancelled = mark(cancel, task->base_cancelled, base_deadline(task)) & 7;
+	if (first == task->scope && level_of(task->cancelled) < cancel->level) {
+		task->cancelled = mark(cancel, task->cancelled, task->deadline_ns);
+		weir__interrupt(task, weir__cancelled_why(task->cancelled));
 	}
 	return first;
 }
 
 /* `child` or the next of its siblings that is to be cancelled here; others' workers are told. */
-static struct weir__task *next_child(struct weir__worker *self, struct weir__task *child,
-				     uint8_t level)
+static struct weir__task *next_child(const struct cancel *cancel, struct weir__task *child)
 {
 	for (; child; child = child->sibling_next) {
-		if (!weir__runs_here(self, child))
+		if (!weir__runs_here(cancel->self, child))
 			weir__task_cancel_remote(child);
-		else if (child->base_cancelled < level)
+		else if (level_of(child->base_cancelled) < cancel->level)
 			break;
 	}
 	return child;
@@ -66,12 +111,11 @@ static struct weir__task *next_child(struct weir__worker *self, struct weir__tas
  * goes outwards through the scopes of `task`, down into the children of each that is not marked
  * yet, and from the last child back to its owner. Below a marked scope all is marked.
  */
-static void cancel(struct weir__worker *self, struct weir__task *const top,
-		   struct weir__scope *const outermost)
+static void walk(const struct cancel *cancel, struct weir__task *const top,
+		 struct weir__scope *const outermost)
 {
-	const uint8_t level = level_of(self);
 	struct weir__task *task = top;
-	struct weir__scope *scope = enter_task(task, outermost, level);
+	struct weir__scope *scope = enter_task(cancel, task, outermost);
 
 	for (;;) {
 		struct weir__task *child = NULL;
@@ -79,16 +123,16 @@ static void cancel(struct weir__worker *self, struct weir__task *const top,
 		if (!scope && task == top)
 			return;
 		if (!scope) {
-			child = next_child(self, task->sibling_next, level);
+			child = next_child(cancel, task->sibling_next);
 			scope = task->owner;
 			task = scope->task;
-		} else if (scope->cancelled < level) {
-			scope->cancelled = level;
-			child = next_child(self, scope->children, level);
+		} else if (level_of(scope->cancelled) < cancel->level) {
+			scope->cancelled = mark(cancel, scope->cancelled, scope->deadline_ns);
+			child = next_child(cancel, scope->children);
 		}
 		if (child) {
 			task = child;
-			scope = enter_task(child, NULL, level);
+			scope = enter_task(cancel, child, NULL);
 		} else if (task == top && scope == outermost) {
 			return;
 		} else {
@@ -99,14 +143,18 @@ static void cancel(struct weir__worker *self, struct weir__task *const top,
 
 void weir__task_cancel(struct weir__worker *self, struct weir__task *task)
 {
-	if (task->base_cancelled < level_of(self))
-		cancel(self, task, NULL);
+	if (level_of(task->base_cancelled) >= level_now(self))
+		return;
+	struct cancel cancel = cancel_begin(self, base_deadline(task));
+	walk(&cancel, task, NULL);
 }
 
 void weir__scope_cancel(struct weir__worker *self, struct weir__scope *scope)
 {
-	if (scope->cancelled < level_of(self))
-		cancel(self, scope->task, scope);
+	if (level_of(scope->cancelled) >= level_now(self))
+		return;
+	struct cancel cancel = cancel_begin(self, scope->deadline_ns);
+	walk(&cancel, scope->task, scope);
 }
 
 /* ---- Children ----------------------------------------------------------- */
@@ -194,7 +242,7 @@ static inline void open_scope(struct weir__scope *scope, int64_t timeout_ns, boo
 	int64_t outer = task->deadline_ns;
 	int64_t deadline = shrink(self, is_shield ? INT64_MAX : outer, timeout_ns, now);
 	if (is_shield)
-		task->cancelled &= HARD;
+		task->cancelled = level_of(task->cancelled) & WEIR__CANCELLED_HARD;
 	scope->parent = task->scope;
 	scope->children = NULL;
 	scope->deadline_ns = deadline;

@@ -456,7 +456,7 @@ int weir__spawn(struct weir__scope *scope, const struct weir__spawn *spawn)
 	if (scope->task->worker != self)
 		return -EXDEV;
 	if (scope->cancelled)
-		return -ECANCELED;
+		return weir__cancelled_why(scope->cancelled);
 	struct weir__task *task = weir_pool_get(task_pool);
 	if (!task)
 		return -ENOMEM;

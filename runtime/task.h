@@ -96,11 +96,12 @@ struct weir__task {
 	struct weir__stack *stack;  /* NULL before the first run */
 	int result;		    /* what park() returns; at the end what fn returned */
 	uint8_t state;		    /* enum weir__task_state */
-	uint8_t cancelled;	    /* of the innermost scope: checked by every blocking call */
+	uint8_t cancelled;	    /* of the innermost scope: checked by every blocking call;
+				       0 or WEIR__CANCELLED_... */
 	uint8_t priority;	    /* enum weir_priority */
 	uint8_t stack_shift : 4;    /* stack of 32 KiB << stack_shift */
 	uint8_t has_extra : 1;	    /* `extra` is set */
-	uint8_t base_cancelled : 2; /* of the task itself, below its own scopes: see scope.c */
+	uint8_t base_cancelled : 3; /* of the task itself, below its own scopes: see scope.c */
 	struct weir__scope *scope;  /* innermost of its own; NULL: none open */
 	int64_t deadline_ns;	    /* effective, of the innermost scope */
 	weir__abort_fn abort;	    /* while parked; NULL: cannot be interrupted */
@@ -322,6 +323,18 @@ static inline bool weir__is_calm(const struct weir__worker *self, const struct w
 }
 
 /*
+ * What `cancelled` of tasks and scopes holds: how hard, and whether the deadline had passed by
+ * then. The first reason stays: who was cancelled in time gets -ECANCELED for good, who was late
+ * -ETIME.
+ */
+enum { WEIR__CANCELLED_SOFT = 1, WEIR__CANCELLED_HARD = 2, WEIR__CANCELLED_LATE = 4 };
+
+static inline int weir__cancelled_why(uint8_t cancelled)
+{
+	return cancelled & WEIR__CANCELLED_LATE ? -ETIME : -ECANCELED;
+}
+
+/*
  * 0, or what a blocking call has to return at once: -ECANCELED or -ETIME. The worker's clock is as
  * old as its current task has run, so a deadline that is near is compared with a new reading; one
  * that was far when the task was resumed shows when the task parks or has spent its budget.
@@ -329,7 +342,7 @@ static inline bool weir__is_calm(const struct weir__worker *self, const struct w
 static inline int weir__interrupted(struct weir__worker *self, const struct weir__task *task)
 {
 	if (__builtin_expect(task->cancelled, 0))
-		return -ECANCELED;
+		return weir__cancelled_why(task->cancelled);
 	if (__builtin_expect(task->deadline_ns - self->now_ns < WEIR_SEC, 0) &&
 	    weir__deadline_passed(self, task))
 		return -ETIME;

@@ -161,10 +161,100 @@ static int outlive_deadline(void *arg)
 	ck_assert_int_eq(weir_scope_wait(&scope), -ETIME);
 	ck_assert_int_ge(weir_now() - start, 5 * WEIR_MS);
 	ck_assert_uint_eq(ended, 1);
-	ck_assert(child_result == -ETIME || child_result == -ECANCELED);
+	ck_assert_int_eq(child_result, -ETIME);
 	ck_assert_int_eq(weir_time_left(), 0);
 	return 0;
 }
+
+static unsigned late, cancelled;
+
+/* Asks twice: the second call does not park. */
+static int tell_why(void *arg)
+{
+	int first = weir_sleep(10 * WEIR_SEC), second = weir_sleep(0);
+
+	(void)arg;
+	late += first == -ETIME && second == -ETIME;
+	cancelled += first == -ECANCELED && second == -ECANCELED;
+	return 0; /* no failure of the scope's */
+}
+
+static int tell_why_below(void *arg)
+{
+	WEIR_SCOPE(below, WEIR_FOREVER);
+
+	TRY(weir_spawn(&below, tell_why, arg));
+	return weir_scope_wait(&below) == -ETIME ? 0 : -EINVAL;
+}
+
+/* The one that computes past the deadline cancels the others before their own timers could. */
+static int compute_and_fail(void *arg)
+{
+	compute(*(int64_t *)arg);
+	return -EIO;
+}
+
+static int late_by_whoever(void *arg)
+{
+	enum { EACH = 8 };
+	int64_t ns = 60 * WEIR_MS;
+
+	for (unsigned who = 0; who < 3; who++) { /* a timer, a child's failure, leaving the scope */
+		late = cancelled = 0;
+		WEIR_SCOPE(scope, 50 * WEIR_MS);
+		for (int i = 0; i < EACH; i++) {
+			TRY(weir_spawn(&scope, tell_why, arg));
+			TRY(weir_spawn(&scope, tell_why_below, arg));
+		}
+		TRY(weir_yield());
+		if (who == 1)
+			TRY(weir_spawn(&scope, compute_and_fail, &ns));
+		if (who == 2)
+			compute(ns);
+		else
+			ck_assert_int_eq(weir_scope_wait(&scope), who == 1 ? -EIO : -ETIME);
+		weir_scope_close(&scope);
+		ck_assert_uint_eq(late, 2 * EACH);
+		ck_assert_uint_eq(cancelled, 0);
+	}
+	return 0;
+}
+
+START_TEST(whoever_notices_the_deadline_all_in_the_scope_are_late)
+{
+	run_on(1, late_by_whoever, NULL);
+}
+END_TEST
+
+/* Who was cancelled in time stays so, and the scope below that was late already stays late. */
+static int first_reason(void *arg)
+{
+	(void)arg;
+	WEIR_SCOPE(outer, 200 * WEIR_MS);
+	{
+		WEIR_SCOPE(inner, WEIR_MS);
+		ck_assert_int_eq(weir_sleep(WEIR_SEC), -ETIME);
+		weir_scope_cancel(&outer);
+		ck_assert_int_eq(weir_sleep(WEIR_SEC), -ETIME);
+		ck_assert_int_eq(weir_spawn(&inner, sleep_long, NULL), -ETIME);
+	}
+	ck_assert_int_eq(weir_sleep(WEIR_SEC), -ECANCELED);
+	ck_assert_int_eq(weir_spawn(&outer, sleep_long, NULL), -ECANCELED);
+	{
+		WEIR_SHIELD(shield, WEIR_SEC);
+		TRY(weir_sleep(210 * WEIR_MS));
+	}
+	ck_assert_int_eq(weir_time_left(), 0);
+	ck_assert_int_eq(weir_sleep(WEIR_SEC), -ECANCELED);
+	ck_assert_int_eq(weir_scope_wait(&outer), -ECANCELED);
+	return 0;
+}
+
+START_TEST(cancelled_and_late_the_first_reason_stays)
+{
+	run_on(1, first_reason, NULL);
+}
+END_TEST
 
 START_TEST(after_the_deadline_opener_and_children_get_etime)
 {
@@ -175,7 +265,7 @@ END_TEST
 static int sleep_in_scope(void *arg)
 {
 	(void)arg;
-	WEIR_SCOPE(scope, 3 * WEIR_MS);
+	WEIR_SCOPE(scope, 50 * WEIR_MS);
 	ck_assert_int_eq(weir_sleep(WEIR_SEC), -ETIME);
 	ck_assert_int_eq(weir_sleep(0), -ETIME);
 	ck_assert_int_eq(weir_yield(), -ETIME);
@@ -186,7 +276,7 @@ static int sleep_in_scope(void *arg)
 		ck_assert_int_eq(weir_sleep(1), -ETIME);
 		TRY(weir_spawn(&inner, sleep_long, NULL));
 		ck_assert_int_eq(weir_scope_wait(&inner), -ETIME);
-		ck_assert_int_eq(child_result, -ECANCELED);
+		ck_assert_int_eq(child_result, -ETIME);
 	}
 	return 0;
 }
@@ -394,14 +484,14 @@ END_TEST
 static int nest_shields(void *arg)
 {
 	(void)arg;
-	WEIR_SCOPE(scope, 2 * WEIR_MS);
+	WEIR_SCOPE(scope, 100 * WEIR_MS);
 	weir_scope_cancel(&scope);
 	WEIR_SHIELD(outer, 4 * WEIR_MS);
 	{
 		WEIR_SCOPE(inside, WEIR_MS);
 		ck_assert_int_eq(weir_sleep(WEIR_SEC), -ETIME);
 		weir_scope_cancel(&inside);
-		ck_assert_int_eq(weir_sleep(WEIR_SEC), -ECANCELED);
+		ck_assert_int_eq(weir_sleep(WEIR_SEC), -ETIME);
 		WEIR_SHIELD(inner, 500 * WEIR_SEC); /* against that, and outer's deadline too */
 		ck_assert_int_gt(weir_time_left(), 400 * WEIR_SEC);
 		TRY(weir_sleep(5 * WEIR_MS));
@@ -410,7 +500,7 @@ static int nest_shields(void *arg)
 	}
 	ck_assert_int_eq(weir_sleep(WEIR_SEC), -ETIME); /* outer's, by now */
 	weir_scope_cancel(&outer);
-	ck_assert_int_eq(weir_yield(), -ECANCELED);
+	ck_assert_int_eq(weir_yield(), -ETIME);
 	weir_scope_close(&outer);
 	ck_assert_int_eq(weir_yield(), -ECANCELED);
 	weir_scope_close(&scope);
@@ -731,6 +821,8 @@ Suite *runtime_scope_suite(void)
 	tcase_add_loop_test(rules, the_first_failure_cancels_siblings_and_is_reported, 0, 2);
 	tcase_add_test(rules, cancelled_tasks_are_no_cause_and_the_first_error_stays);
 	tcase_add_test(rules, a_scope_can_be_waited_for_and_filled_again);
+	tcase_add_test(rules, whoever_notices_the_deadline_all_in_the_scope_are_late);
+	tcase_add_test(rules, cancelled_and_late_the_first_reason_stays);
 	tcase_add_loop_test(rules, after_the_deadline_opener_and_children_get_etime, 0, 2);
 	tcase_add_test(rules, nested_deadlines_only_shrink);
 	tcase_add_test(rules, timeouts_of_every_size_are_taken);

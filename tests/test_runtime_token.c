@@ -79,7 +79,7 @@ static int keep_causes_apart(void *arg)
 	(void)arg;
 	weir_token_init(&token);
 	{
-		WEIR_SCOPE(outer, 3 * WEIR_MS);
+		WEIR_SCOPE(outer, 100 * WEIR_MS);
 		TRY(weir_scope_bind(&outer, &token));
 		{
 			WEIR_SCOPE(inner, WEIR_FOREVER);
@@ -91,7 +91,7 @@ static int keep_causes_apart(void *arg)
 		}
 		ck_assert_int_eq(weir_sleep(WEIR_SEC), -ETIME); /* outer: not cancelled, late */
 		weir_token_cancel(&token);
-		ck_assert_int_eq(weir_sleep(WEIR_SEC), -ECANCELED);
+		ck_assert_int_eq(weir_sleep(WEIR_SEC), -ETIME); /* and was that first */
 	}
 	WEIR_SHIELD(bound_shield, WEIR_FOREVER);
 	ck_assert_int_eq(weir_scope_bind(&bound_shield, &other), -ECANCELED);
