@@ -10,7 +10,8 @@
  * in its socket. From `busy` on receives wait in line for a buffer to come back, and the number
  * grows only when none does, because tasks keep them all: else those might wait for each other.
  *
- * What a burst has added goes back when it was not missed for a while. The kernel has no call to
+ * What a burst has added goes back when it was not missed for a while, and what only a load needs
+ * when nothing arrives. The kernel has no call to
  * take a buffer out of a ring, so the ring is unregistered and a smaller one registered; an armed
  * receive finds the new one by its name when its data comes.
  */
@@ -25,7 +26,7 @@ static void release(struct weir__block *block);
 
 void weir__buffer_ring_init(struct weir__buffer_ring *group, struct io_uring *uring,
 			    const struct weir__driver *driver, uint16_t id, size_t bytes,
-			    unsigned target, unsigned busy, unsigned max,
+			    unsigned first, unsigned max,
 			    void (*restart)(struct weir__buffer_ring *, struct weir__op *))
 {
 	memset(group, 0, sizeof *group);
@@ -36,37 +37,40 @@ void weir__buffer_ring_init(struct weir__buffer_ring *group, struct io_uring *ur
 	group->entries = 1;
 	while (group->entries < max)
 		group->entries *= 2;
-	group->target = group->floor = target < max ? target : max;
-	group->busy = busy;
+	group->first = first < max ? first : max;
+	group->busy = group->first;
 	group->restart = restart;
 	group->starved_tail = &group->starved;
 }
 
+/*
+ * The ring's entries, and behind them the blocks. One piece: among bulk buffers, whose size they
+ * have by default, the entries alone would keep all the memory of a span.
+ */
+static struct io_uring_buf_ring *table_new(const struct weir__buffer_ring *group)
+{
+	size_t entry = sizeof(struct io_uring_buf) + sizeof(struct weir__block);
+
+	return weir_alloc_aligned(4096, group->entries * entry);
+}
+
 static int register_ring(struct weir__buffer_ring *group)
 {
-	size_t ring_bytes = group->entries * sizeof(struct io_uring_buf);
-	struct io_uring_buf_ring *ring =
-		weir_alloc_aligned(4096, ring_bytes < 4096 ? 4096 : ring_bytes);
-	struct weir__block *blocks = group->blocks; /* leases point into them: they stay */
-	int err = -ENOMEM;
+	struct io_uring_buf_ring *ring = group->table ? group->table : table_new(group);
 
-	if (!blocks)
-		blocks = weir_alloc(group->entries * sizeof *blocks);
-
-	if (ring && blocks) {
-		struct io_uring_buf_reg reg = {
-			.ring_addr = (uintptr_t)ring,
-			.ring_entries = group->entries,
-			.bgid = group->id,
-		};
-		io_uring_buf_ring_init(ring);
-		err = io_uring_register_buf_ring(group->uring, &reg, 0);
-	}
-	group->blocks = blocks;
-	if (err < 0) {
-		weir_free(ring);
+	if (!ring)
+		return -ENOMEM;
+	struct io_uring_buf_reg reg = {
+		.ring_addr = (uintptr_t)ring,
+		.ring_entries = group->entries,
+		.bgid = group->id,
+	};
+	group->table = ring;
+	group->blocks = (struct weir__block *)(void *)&ring->bufs[group->entries];
+	io_uring_buf_ring_init(ring);
+	int err = io_uring_register_buf_ring(group->uring, &reg, 0);
+	if (err < 0)
 		return err;
-	}
 	group->ring = ring;
 	return 0;
 }
@@ -109,6 +113,8 @@ int weir__buffer_ring_fill(struct weir__buffer_ring *group)
 		if (err < 0)
 			return err;
 	}
+	if (group->target < group->first)
+		group->target = group->first;
 	while (group->circulating < group->target) {
 		struct weir__block *block = new_block(group);
 		if (!block)
@@ -203,24 +209,37 @@ static void retire_ring(struct weir__buffer_ring *group)
 			retire(group, block);
 	}
 	group->in_ring = 0;
-	weir_free(group->ring);
 	group->ring = NULL;
+}
+
+/* The kernel has none of it, nor points a lease into it. */
+static void forget_table(struct weir__buffer_ring *group)
+{
+	weir_free(group->table);
+	group->table = NULL;
+	group->blocks = NULL;
+	group->free = NULL;
+	group->ids_used = 0;
 }
 
 void weir__buffer_ring_shrink(struct weir__buffer_ring *group, bool kernel_is_still, bool is_idle)
 {
 	bool ran_dry = group->seen_at != group->grown_at && !is_idle;
+	unsigned least = is_idle ? group->kept : group->first;
 	unsigned next = is_idle ? 0 : group->target / 4;
 
 	group->seen_at = group->grown_at;
-	if (ran_dry || group->starved || !weir__buffer_ring_is_grown(group))
+	if (ran_dry || group->starved || group->target <= least)
 		return;
-	group->target = next > group->floor ? next : group->floor;
+	group->target = next > least ? next : least;
 	if (!kernel_is_still || !group->ring || group->circulating <= group->target)
 		return;
 	retire_ring(group);
-	if (weir__buffer_ring_fill(group) < 0)
-		return; /* without a ring: the next receive finds none, and tries again */
+	/* without a ring the next receive finds none, and fills it again */
+	if (group->target > 0 && weir__buffer_ring_fill(group) < 0)
+		return;
+	if (group->circulating == 0)
+		forget_table(group);
 }
 
 void weir__buffer_ring_forget(struct weir__buffer_ring *group, struct weir__op *op)
@@ -240,7 +259,6 @@ void weir__buffer_ring_close(struct weir__buffer_ring *group)
 {
 	for (unsigned id = 0; id < group->ids_used; id++)
 		weir_free(group->blocks[id].base);
-	weir_free(group->blocks);
-	weir_free(group->ring);
-	group->ring = NULL;
+	weir_free(group->table);
+	group->table = group->ring = NULL;
 }

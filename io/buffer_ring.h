@@ -16,8 +16,9 @@
  */
 struct weir__buffer_ring {
 	struct io_uring *uring;
-	struct io_uring_buf_ring *ring; /* NULL: not registered */
-	struct weir__block *blocks;	/* by id */
+	struct io_uring_buf_ring *table; /* of `entries`, and as many blocks; NULL: none yet */
+	struct io_uring_buf_ring *ring;	 /* the same; NULL: not registered */
+	struct weir__block *blocks;	 /* by id */
 	struct weir__block *free;
 	struct weir__op *starved; /* receives that found the ring empty, oldest first */
 	struct weir__op **starved_tail;
@@ -28,7 +29,8 @@ struct weir__buffer_ring {
 	unsigned circulating;
 	unsigned target;    /* buffers we want in circulation; doubled when the ring ran dry, */
 	unsigned busy;	    /* from so many on only when none comes back: see feed() */
-	unsigned floor;	    /* what target starts with and shrinks back to */
+	unsigned first;	    /* what target starts with and shrinks back to, */
+	unsigned kept;	    /* and what it shrinks to while nothing arrives */
 	unsigned dry_turns; /* in a row, at the end of which receives waited and the ring was empty
 			     */
 	unsigned ids_used;  /* ids handed out so far */
@@ -38,10 +40,10 @@ struct weir__buffer_ring {
 	uint16_t id;	   /* the kernel's name of the group */
 };
 
-/* Sets sizes; the ring is registered with the first fill. */
+/* Sets sizes, of the counts `first` and `max`; the ring is registered with the first fill. */
 void weir__buffer_ring_init(struct weir__buffer_ring *group, struct io_uring *uring,
 			    const struct weir__driver *driver, uint16_t id, size_t bytes,
-			    unsigned target, unsigned busy, unsigned max,
+			    unsigned first, unsigned max,
 			    void (*restart)(struct weir__buffer_ring *, struct weir__op *));
 
 /* Registers if need be and lends buffers up to the target. -ENOMEM, -EINVAL when not one could be
@@ -75,12 +77,12 @@ bool weir__buffer_ring_feed(struct weir__buffer_ring *group, bool is_last);
 /* Whether shrink() has something to do, now or later. */
 static inline bool weir__buffer_ring_is_grown(const struct weir__buffer_ring *group)
 {
-	return group->target > group->floor;
+	return group->target > group->kept;
 }
 
 /*
- * To be called every few seconds while it is grown: the target falls by three quarters, or to the
- * floor when `is_idle`, unless the ring ran dry since the last call. Surplus buffers are given to
+ * To be called every few seconds while it is grown: the target falls by three quarters, or to what
+ * is kept when `is_idle`, unless the ring ran dry since the last call. Surplus buffers are given to
  * the heap as leases come back; and those in the ring at once when `kernel_is_still`: the kernel
  * can take no buffer now, and has taken none that was not reaped.
  */

@@ -736,7 +736,7 @@ static inline bool is_any_grown(const struct weir__ring *ring)
  */
 static __attribute__((noinline)) void shrink_groups(struct weir__ring *ring, unsigned reaped)
 {
-	int64_t slept_ns = ring->slept_ns, now = weir__clock_ns();
+	int64_t slept_ns = ring->slept_ns, now = weir__clock_coarse_ns();
 	bool is_idle = reaped == 0 && now - slept_ns >= ring->shrink_ns;
 	bool is_still = ring->uring.flags & IORING_SETUP_DEFER_TASKRUN &&
 			!(sq_flags(ring) & IORING_SQ_CQ_OVERFLOW) &&
@@ -901,7 +901,7 @@ static const struct weir__io_ops io_ops = {
 
 /* ---- Life -------------------------------------------------------------- */
 
-static void init_group(struct weir__ring *ring, unsigned size, size_t bytes, unsigned target)
+static void init_group(struct weir__ring *ring, unsigned size, size_t bytes, unsigned first)
 {
 	const struct weir__config *config = &ring->io.worker->runtime->config;
 	uint64_t busy = config->recv_busy_bytes / bytes;
@@ -911,8 +911,10 @@ static void init_group(struct weir__ring *ring, unsigned size, size_t bytes, uns
 	if (busy > config->recv_buffers_max)
 		busy = config->recv_buffers_max;
 	weir__buffer_ring_init(&ring->groups[size], &ring->uring, &ring->io.driver, (uint16_t)size,
-			       bytes, target, (unsigned)busy, (unsigned)config->recv_buffers_max,
-			       restart_recv);
+			       bytes, first, (unsigned)config->recv_buffers_max, restart_recv);
+	ring->groups[size].busy = (unsigned)busy;
+	/* the first message after a rest finds a small one */
+	ring->groups[size].kept = size == WEIR__BUFFER_SMALL ? first : 0;
 }
 
 static void init_ring(struct weir__ring *ring, struct weir__worker *worker)

@@ -370,6 +370,67 @@ START_TEST(a_burst_s_receive_buffers_go_back_and_the_next_burst_is_served)
 }
 END_TEST
 
+/* As much as bulk buffers are for, more than once. */
+static int talk_in_bulk(void *address)
+{
+	enum { BYTES = 256 << 10 };
+	weir_auto_conn conn = NULL;
+	char *data = weir_zalloc(BYTES);
+
+	ck_assert_ptr_nonnull(data);
+	int err = weir_connect(&conn, address);
+	for (int i = 0; i < 4 && err >= 0; i++) {
+		ssize_t n = weir_write(conn, data, BYTES);
+		err = n < 0 ? (int)n : weir_read_full(conn, data, BYTES);
+	}
+	weir_free(data);
+	return err;
+}
+
+/* In spans that hold something, when nothing is cached. */
+static uint64_t bytes_in_spans(void)
+{
+	static struct weir_mem_stats stats;
+
+	(void)weir_mem_compact(0, WEIR_MEM_HIGH);
+	weir_mem_stats_get(&stats);
+	return stats.span_bytes - stats.free_bytes;
+}
+
+static int bulk_and_wait(void *arg)
+{
+	weir_auto_listener listener = NULL;
+	WEIR_SCOPE(server, WEIR_FOREVER);
+	WEIR_SCOPE(patience, 20 * WEIR_SEC);
+
+	(void)arg;
+	ck_assert_int_eq(weir_listen(&listener, "127.0.0.1:0"), 0);
+	ck_assert_int_eq(weir_spawn(&server, serve, listener), 0);
+	ck_assert_int_eq(talk(weir_listener_address(listener)), 0);
+	uint64_t before = bytes_in_spans();
+	for (int round = 0; round < 2; round++) {
+		void *address = (void *)(uintptr_t)weir_listener_address(listener);
+		WEIR_SCOPE(clients, 20 * WEIR_SEC);
+		for (int i = 0; i < 8; i++)
+			ck_assert_int_eq(weir_spawn(&clients, talk_in_bulk, address), 0);
+		ck_assert_int_eq(weir_scope_wait(&clients), 0);
+		while (bytes_in_spans() > before + (256 << 10))
+			ck_assert_int_eq(weir_sleep(30 * WEIR_MS), 0);
+	}
+	return 0;
+}
+
+START_TEST(of_large_messages_nothing_stays_when_nothing_arrives)
+{
+	const char *mask = getenv("WEIR_URING_MASK");
+
+	if (mask && strstr(mask, "defer"))
+		return;
+	setenv("WEIR_RECV_SHRINK_MS", "10", 1);
+	ck_assert_int_eq(weir_run(bulk_and_wait, NULL, .workers = 1, .signals_ignored = true), 0);
+}
+END_TEST
+
 /* ---- With few receive buffers ---------------------------------------------------------------- */
 
 enum { ROUNDS = 20, BUSY = 4 };
@@ -502,6 +563,7 @@ Suite *io_memory_suite(void)
 	tcase_set_timeout(tcase, 60);
 	tcase_set_tags(tcase, "fast real"); /* the kernel's buffers; arrivals in one piece */
 	tcase_add_test(tcase, a_burst_s_receive_buffers_go_back_and_the_next_burst_is_served);
+	tcase_add_test(tcase, of_large_messages_nothing_stays_when_nothing_arrives);
 	tcase_add_test(tcase, buffers_that_come_back_serve_more_connections_than_there_are);
 	tcase_add_loop_test(tcase, where_tasks_hold_all_buffers_there_are_more, 0, 2);
 	suite_add_tcase(suite, tcase);
