@@ -220,3 +220,22 @@ static int format_unix(const struct sockaddr_un *un, socklen_t len, char *ret)
 	return snprintf(ret, WEIR__ADDRESS_TEXT_MAX, "unix:%s%.*s", is_abstract ? "@" : "",
 			(int)name_len, name);
 }
+
+/* ---- Hosts -------------------------------------------------------------- */
+
+bool weir__address_host(const struct weir__address *address, uint32_t *ret)
+{
+	const struct in6_addr *v6 = &address->v6.sin6_addr;
+	bool is_v4 = address->any.sa_family == AF_INET;
+	uint32_t hash = 2166136261u; /* FNV-1a */
+
+	if (!is_v4 && address->any.sa_family != AF_INET6)
+		return false;
+	bool is_mapped = !is_v4 && IN6_IS_ADDR_V4MAPPED(v6);
+	const unsigned char *bytes =
+		is_v4 ? (const void *)&address->v4.sin_addr : v6->s6_addr + (is_mapped ? 12 : 0);
+	for (unsigned i = 0; i < (is_v4 || is_mapped ? 4 : 16); i++)
+		hash = (hash ^ bytes[i]) * 16777619u;
+	*ret = hash ^ hash >> 16; /* its lowest bit is just a parity */
+	return true;
+}

@@ -14,6 +14,8 @@
 #define WEIR_ADDRESS_H
 
 #include <netinet/in.h>
+#include <stdbool.h>
+#include <stdint.h>
 #include <stddef.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -40,5 +42,11 @@ int weir__address_parse(const char *text, struct weir__address *ret);
  * fit `cap`, or -ENOTSUP for another family, a truncated address or a name that text cannot hold.
  */
 int weir__address_format(const struct sockaddr *address, socklen_t len, char *ret, size_t cap);
+
+/*
+ * A number that a host's addresses have in common, whatever the port: the same in every process.
+ * False: it is no host's.
+ */
+bool weir__address_host(const struct weir__address *address, uint32_t *ret);
 
 #endif

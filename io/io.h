@@ -163,6 +163,12 @@ enum weir_balance {
 	WEIR_BALANCE_HANDOFF,
 	/* The caller's worker has them all: for what is its own, and for few who share much. */
 	WEIR_BALANCE_FIXED,
+	/*
+	 * As HANDOFF, but to the worker that the client's host belongs to, whatever its port: what
+	 * is kept for a host lies with one worker. A client whose worker is full (.conns_max), or
+	 * that has no host (Unix sockets), goes to the one with the fewest.
+	 */
+	WEIR_BALANCE_HASH,
 };
 
 struct weir_serve_opts {

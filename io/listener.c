@@ -113,9 +113,9 @@ int weir_accept(weir_listener *listener, weir_conn **ret)
 /* ---- Serving: one acceptor per worker ----------------------------------- */
 
 /*
- * With WEIR_BALANCE_HANDOFF a worker's part of a server. `load` is what home chooses by. A lane
- * opens when its acceptor has started; from then on that acceptor stays until `over`, home's last
- * word, which comes behind every client that was handed to it.
+ * With WEIR_BALANCE_HANDOFF or _HASH a worker's part of a server. `load` is what home chooses by. A
+ * lane opens when its acceptor has started; from then on that acceptor stays until `over`, home's
+ * last word, which comes behind every client that was handed to it.
  */
 struct lane {
 	struct weir__worker *worker;
@@ -135,7 +135,7 @@ struct serve {
 	struct weir_serve_opts opts;
 	weir_listener *listener;
 	struct weir__worker *home;
-	/* with WEIR_BALANCE_HANDOFF */
+	/* with WEIR_BALANCE_HANDOFF or _HASH */
 	struct lane *lanes; /* one for each worker; NULL: each accepts for itself */
 	unsigned count;
 	unsigned last;			/* lane that got a client; home only */
@@ -367,6 +367,20 @@ static struct lane *lane_choose(struct serve *serve)
 	return best;
 }
 
+/* The one the client's host belongs to. NULL: it has no host, or that lane no room. */
+static struct lane *lane_of_host(struct serve *serve, struct weir__io *io, int fd)
+{
+	struct weir__address peer;
+	uint32_t host;
+
+	if (io->sockets->peer(io, fd, &peer) < 0 || !weir__address_host(&peer, &host))
+		return NULL;
+	struct lane *lane = &serve->lanes[host % serve->count];
+	/* acquire: pairs with the release in lane_enter() */
+	int state = atomic_load_explicit(&lane->state, memory_order_acquire);
+	return state == LANE_OPEN && load_of(lane) < serve->conns_max ? lane : NULL;
+}
+
 /* Takes the descriptor, unless there is no memory for the message. */
 static int hand_over(struct lane *lane, int fd)
 {
@@ -526,7 +540,8 @@ static int start_client(struct weir__acceptor *acceptor, int fd)
 	return 0;
 }
 
-/* Here, or where there are fewer. The load is home's to add, once for each client. */
+/* Here, where there are fewer, or where its host belongs. The load is home's to add, once for each
+ * client. */
 static int place_client(struct weir__acceptor *acceptor, int fd)
 {
 	struct serve *serve = acceptor->serve;
@@ -534,7 +549,10 @@ static int place_client(struct weir__acceptor *acceptor, int fd)
 	int err;
 
 	if (lane && lane->worker == serve->home) {
-		lane = lane_choose(serve);
+		lane = serve->opts.balance == WEIR_BALANCE_HASH
+			       ? lane_of_host(serve, acceptor->io, fd)
+			       : NULL;
+		lane = lane ? lane : lane_choose(serve);
 		atomic_fetch_add_explicit(&lane->load, 1, memory_order_relaxed);
 	}
 	if (lane && lane != acceptor->lane)
@@ -763,12 +781,12 @@ int weir_serve_with(const struct weir_serve_opts *opts)
 	if (err < 0)
 		return err;
 	if (!serve.opts.listener || !serve.opts.handler || serve.opts.stack > WEIR_STACK_1M ||
-	    serve.opts.balance > WEIR_BALANCE_FIXED)
+	    serve.opts.balance > WEIR_BALANCE_HASH)
 		return -EINVAL;
 	serve.listener = serve.opts.listener;
 	if (serve.listener->io->worker != self)
 		return -EXDEV;
-	if (serve.opts.balance == WEIR_BALANCE_HANDOFF)
+	if (serve.opts.balance == WEIR_BALANCE_HANDOFF || serve.opts.balance == WEIR_BALANCE_HASH)
 		err = lanes_new(&serve);
 	if (err == 0)
 		err = serve_all(&serve);

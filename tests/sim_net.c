@@ -9,7 +9,9 @@
 
 static enum weir_balance some_balance(void)
 {
-	return pick(2) ? WEIR_BALANCE_HANDOFF : WEIR_BALANCE_REUSEPORT;
+	static const enum weir_balance all[] = { WEIR_BALANCE_REUSEPORT, WEIR_BALANCE_HANDOFF,
+						 WEIR_BALANCE_HASH };
+	return all[pick(3)];
 }
 
 static int echo(weir_conn *conn)

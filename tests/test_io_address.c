@@ -402,6 +402,30 @@ START_TEST(random_text_is_refused_or_has_one_meaning)
 }
 END_TEST
 
+static bool host_of(const char *text, uint32_t *ret)
+{
+	struct weir__address address;
+
+	ck_assert_int_eq(weir__address_parse(text, &address), 0);
+	return weir__address_host(&address, ret);
+}
+
+START_TEST(a_host_is_the_same_with_every_port_and_in_both_families)
+{
+	uint32_t a, b;
+
+	ck_assert(host_of("10.0.0.7:1", &a) && host_of("10.0.0.7:65000", &b));
+	ck_assert_uint_eq(a, b);
+	ck_assert(host_of("[::ffff:10.0.0.7]:80", &b));
+	ck_assert_uint_eq(a, b);
+	ck_assert(host_of("10.0.0.8:1", &b));
+	ck_assert_uint_ne(a, b);
+	ck_assert(host_of("[fe80::1]:1", &a) && host_of("[fe80::1]:2", &b));
+	ck_assert_uint_eq(a, b);
+	ck_assert(!host_of("unix:/run/x", &a));
+}
+END_TEST
+
 Suite *io_address_suite(void)
 {
 	Suite *suite = suite_create("io_address");
@@ -430,6 +454,7 @@ Suite *io_address_suite(void)
 	tcase_set_timeout(properties, 60);
 	tcase_add_loop_test(properties, any_internet_address_survives_the_round_trip, 0, 2);
 	tcase_add_loop_test(properties, random_text_is_refused_or_has_one_meaning, 0, 10);
+	tcase_add_test(properties, a_host_is_the_same_with_every_port_and_in_both_families);
 	suite_add_tcase(suite, properties);
 	return suite;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Which worker gets a client: as the kernel spreads them, or handed to the one with the fewest.
+ * Which worker gets a client: as the kernel spreads them, or handed to the one with the fewest, or
+ * to that of its host.
  */
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -117,9 +118,118 @@ static int serve_anyhow(void *arg)
 
 	(void)arg;
 	TRY(weir_listen(&listener, "127.0.0.1:0"));
-	ck_assert_int_eq(weir_serve(listener, echo, .balance = WEIR_BALANCE_FIXED + 1), -EINVAL);
+	ck_assert_int_eq(weir_serve(listener, echo, .balance = WEIR_BALANCE_HASH + 1), -EINVAL);
 	return 0;
 }
+
+START_TEST(one_host_has_one_worker)
+{
+	enum weir_balance balance = WEIR_BALANCE_HASH;
+
+	run_on(2, spread, &balance);
+	ck_assert_uint_eq(served[0] + served[1], CLIENTS);
+	ck_assert(served[0] == 0 || served[1] == 0);
+}
+END_TEST
+
+enum { HOSTS = 32, OF_EACH = 3 };
+
+static _Atomic unsigned seen[HOSTS][WORKERS_MAX]; /* clients of a host on a worker */
+
+static int note_host(weir_conn *conn)
+{
+	char peer[64];
+	unsigned host;
+
+	TRY(weir_conn_peer(conn, peer, sizeof peer));
+	ck_assert_int_eq(sscanf(peer, "127.0.0.%u:", &host), 1);
+	seen[host - 1][weir_worker_index()]++;
+	return echo(conn);
+}
+
+/* One byte there and back from 127.0.0.<host>, by plain sockets: weir_connect() binds none. */
+static void talk_from(unsigned host, const char *address)
+{
+	struct sockaddr_in from = { .sin_family = AF_INET }, to = from;
+	char byte = 'h';
+	unsigned port;
+
+	ck_assert_int_eq(sscanf(address, "127.0.0.1:%u", &port), 1);
+	from.sin_addr.s_addr = htonl(0x7f000000 + host);
+	to.sin_addr.s_addr = htonl(0x7f000001);
+	to.sin_port = htons((uint16_t)port);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	ck_assert_int_eq(bind(fd, (struct sockaddr *)&from, sizeof from), 0);
+	ck_assert_int_eq(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
+	ck_assert_int_eq(write(fd, &byte, 1), 1);
+	ck_assert_int_eq(read(fd, &byte, 1), 1);
+	close(fd);
+}
+
+static int talk_from_all(void *address)
+{
+	for (unsigned i = 0; i < HOSTS * OF_EACH; i++)
+		talk_from(1 + i % HOSTS, address);
+	return 0;
+}
+
+static int serve_hosts(void *arg)
+{
+	return weir_serve(arg, note_host, .balance = WEIR_BALANCE_HASH, .user = &served);
+}
+
+static int spread_hosts(void *arg)
+{
+	weir_auto_listener listener = NULL;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	TRY(weir_listen(&listener, "127.0.0.1:0"));
+	TRY(weir_spawn(&scope, serve_hosts, listener));
+	return weir_blocking(talk_from_all, (void *)(uintptr_t)weir_listener_address(listener));
+}
+
+START_TEST(hosts_are_spread_and_each_keeps_its_worker)
+{
+	run_on(3, spread_hosts, NULL);
+	for (unsigned host = 0; host < HOSTS; host++) {
+		unsigned workers = 0, clients = 0;
+		for (unsigned i = 0; i < WORKERS_MAX; i++) {
+			workers += seen[host][i] > 0;
+			clients += seen[host][i];
+		}
+		ck_assert_uint_eq(workers, 1);
+		ck_assert_uint_eq(clients, OF_EACH);
+	}
+	for (unsigned i = 0; i < WORKERS_MAX; i++)
+		ck_assert_uint_ge(served[i], HOSTS * OF_EACH / 8);
+}
+END_TEST
+
+static int serve_unix(void *arg)
+{
+	struct server server = { .balance = WEIR_BALANCE_HASH };
+	weir_auto_listener listener = NULL;
+	weir_conn *conns[8] = { NULL };
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	TRY(weir_listen(&listener, "unix:@weir-test-balance"));
+	server.listener = listener;
+	TRY(weir_spawn(&scope, serve, &server));
+	TRY(hold_clients(weir_listener_address(listener), 8, conns));
+	for (unsigned i = 0; i < 8; i++)
+		weir_conn_close(conns[i]);
+	return 0;
+}
+
+START_TEST(clients_without_a_host_go_where_there_are_fewest)
+{
+	run_on(2, serve_unix, NULL);
+	ck_assert_uint_eq(served[0], 4);
+	ck_assert_uint_eq(served[1], 4);
+}
+END_TEST
 
 START_TEST(a_balance_that_is_none_is_refused)
 {
@@ -151,11 +261,10 @@ static int talk(void *arg)
 
 static int crowd(void *arg)
 {
-	struct server server = { .balance = WEIR_BALANCE_HANDOFF, .conns_max = 2 };
+	struct server server = { .balance = *(enum weir_balance *)arg, .conns_max = 2 };
 	weir_auto_listener listener = NULL;
 	WEIR_SCOPE(serving, WEIR_FOREVER);
 
-	(void)arg;
 	TRY(weir_listen(&listener, "127.0.0.1:0", .backlog = 200));
 	server.listener = listener;
 	TRY(weir_spawn(&serving, serve, &server));
@@ -165,9 +274,14 @@ static int crowd(void *arg)
 	return weir_scope_wait(&clients);
 }
 
+static const enum weir_balance handing_over[] = { WEIR_BALANCE_HANDOFF, WEIR_BALANCE_HASH };
+
+/* By host too: all of these have one, and go elsewhere when its worker is full. */
 START_TEST(no_worker_has_more_than_conns_max)
 {
-	run_on(3, crowd, NULL);
+	enum weir_balance balance = handing_over[_i];
+
+	run_on(3, crowd, &balance);
 	ck_assert_uint_eq(all, 200);
 	for (unsigned i = 0; i < WORKERS_MAX; i++) {
 		ck_assert_uint_gt(served[i], 0);
@@ -191,7 +305,7 @@ static int cut_off(void *arg)
 	uint64_t *seed = arg;
 
 	for (int i = 0; i < ROUNDS(60); i++) {
-		struct server server = { .balance = WEIR_BALANCE_HANDOFF };
+		struct server server = { .balance = handing_over[i % 2] };
 		weir_auto_listener listener = NULL;
 		WEIR_SCOPE(clients, WEIR_FOREVER);
 		TRY(weir_listen(&listener, "127.0.0.1:0"));
@@ -261,9 +375,17 @@ Suite *io_balance_suite(void)
 	tcase_add_test(balance, the_caller_s_worker_keeps_them_all);
 	tcase_add_test(balance, a_balance_that_is_none_is_refused);
 	tcase_add_test(balance, the_kernel_s_choice_is_roughly_even);
-	tcase_add_test(balance, no_worker_has_more_than_conns_max);
+	tcase_add_loop_test(balance, no_worker_has_more_than_conns_max, 0, 2);
+	tcase_add_test(balance, one_host_has_one_worker);
+	tcase_add_test(balance, clients_without_a_host_go_where_there_are_fewest);
 	tcase_add_test(balance, a_server_that_hands_over_ends_at_any_time);
 	tcase_add_test(balance, draining_serves_those_who_were_handed_over);
+	suite_add_tcase(suite, balance);
+	/* addresses of the kernel's loopback, and clients outside */
+	balance = tcase_create("hosts");
+	tcase_set_tags(balance, "fast real");
+	tcase_set_timeout(balance, 20);
+	tcase_add_test(balance, hosts_are_spread_and_each_keeps_its_worker);
 	suite_add_tcase(suite, balance);
 	return suite;
 }
