@@ -209,7 +209,13 @@ uint32_t weir__law_next(struct weir__law *law, const struct weir__epoch *epoch, 
 
 uint32_t weir__adapt_kept(uint32_t index)
 {
-	return index > WEIR_CLASS_COUNT ? 0 : weir__config.reserves.objects[index - 1];
+	uint32_t n = 0;
+	if (index > WEIR_CLASS_COUNT)
+		return 0;
+	for (uint32_t i = index; i > 0 && weir__class_pool(weir_class_size(i - 1)) == index; i--)
+		if (n < weir__config.reserves.objects[i - 1])
+			n = weir__config.reserves.objects[i - 1];
+	return n;
 }
 
 /* The capacity below which no cache shrinks. */

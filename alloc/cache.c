@@ -40,7 +40,7 @@ static void **slots_new(struct weir__home *home, uint32_t cap, uint32_t *ret_roo
 	void *block;
 	if (bytes > WEIR_CLASS_BYTES_MAX)
 		return NULL;
-	uint32_t index = weir_size_class(bytes) + 1;
+	uint32_t index = weir__class_pool(bytes);
 	if (weir__span_take(home, index, &block, 1) == 0)
 		return NULL;
 	*ret_room = (uint32_t)(weir__pools[index].object_bytes / sizeof(void *)) - 1;
@@ -407,7 +407,7 @@ static void note_asked(uint32_t index, size_t size)
 
 void *weir__alloc_exact(size_t room, size_t size, void *site)
 {
-	uint32_t index = weir_size_class(room) + 1;
+	uint32_t index = weir__class_pool(room);
 	void *block = weir__guard_is_due(index) ? weir__guard_get(index, size, site) : NULL;
 	if (block != NULL)
 		return block;
@@ -428,8 +428,10 @@ void *weir__alloc_slow(size_t size)
 {
 	if (size > WEIR_CLASS_BYTES_MAX)
 		return weir__fault() ? weir__refused(size) : weir__large_alloc(size, 4096);
-	if (size > WEIR__TABLE_BYTES_MAX) { /* nobody has looked yet */
-		void *block = weir__cache_pop(&weir__heap_self->cache[weir_size_class(size) + 1]);
+	uint32_t index = weir__class_pool(size);
+	/* nobody has looked yet: too large for the table, or a constant, which is not looked up */
+	if (size > WEIR__TABLE_BYTES_MAX || index != weir_size_class(size) + 1) {
+		void *block = weir__cache_pop(&weir__heap_self->cache[index]);
 		if (block != NULL)
 			return block;
 	}
@@ -456,7 +458,7 @@ void *weir__pool_get_slow(uint32_t index)
 void *weir__alloc_run_aligned(size_t align, size_t size)
 {
 	size_t bytes = size > WEIR__UNIT_BYTES ? weir__check_room(size) : WEIR__UNIT_BYTES + 1;
-	uint32_t index = weir_size_class(bytes) + 1;
+	uint32_t index = weir__class_pool(bytes);
 	struct weir__home *home = weir__home_self();
 	bool locked = home == NULL;
 	if (locked) {

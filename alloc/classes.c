@@ -3,10 +3,12 @@
  * classes.c: size classes other than the default, and how many blocks of a class to keep.
  *
  * The 76 classes are compiled into programs (weir_size_class() is inlined), so a preset does not
- * change which class a request has: it makes the blocks of some classes as large as the next class
- * of the preset. What such a preset wastes, and what is in its pools, is then measured by the same
- * code; that is what presets are for. Classes of a preset are classes of the default, larger or
- * fewer: sizes between two of them are rounded up.
+ * change which class a request has: it has requests of some classes served from the pool of a
+ * larger one, the next of the preset, by the table that the inlined path looks sizes up in. Where a
+ * program asks for a constant size there is no look-up, but a cache that is always empty then: such
+ * a request takes the slow path, which knows. What a preset wastes, and what is in its pools, is
+ * measured by the same code; that is what presets are for. Classes of a preset are classes of the
+ * default, larger or fewer: sizes between two of them are rounded up.
  */
 #include <errno.h>
 #include <string.h>

@@ -112,7 +112,7 @@ static bool open_window(struct weir__home *home)
 static void fill_places(struct weir__heap *heap)
 {
 	for (size_t i = 0; i <= WEIR__TABLE_BYTES_MAX / 16; i++)
-		heap->places[i] = (uint16_t)WEIR__PLACE(weir_size_class(i * 16) + 1);
+		heap->places[i] = (uint16_t)WEIR__PLACE(weir__class_pool(i * 16));
 }
 
 static struct weir__home *home_new(void)

@@ -409,6 +409,17 @@ void weir__cache_fold(struct weir__home *home, uint32_t index);
 
 extern struct weir__alloc_config weir__config;
 
+/*
+ * The pool for a request of `size` bytes: that of its class, or of the larger class that a preset
+ * gives it blocks of. The classes in between are never used.
+ */
+static inline uint32_t weir__class_pool(size_t size)
+{
+	unsigned class = weir_size_class(size);
+	uint32_t bytes = weir__config.classes.object_bytes[class];
+	return 1 + (bytes == 0 ? class : weir_size_class(bytes));
+}
+
 /* Brings the measurements of an epoch into the law's memory. */
 void weir__law_measure(struct weir__law *law, const struct weir__epoch *epoch, int64_t now_ns);
 

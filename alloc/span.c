@@ -659,11 +659,14 @@ static uint32_t alignment(uint32_t object_bytes)
 
 void *weir__span_take_larger(struct weir__home *home, uint32_t index)
 {
-	uint32_t last = index + LARGER_MAX;
+	uint32_t left = LARGER_MAX;
 	uint32_t align = alignment(weir__pools[index].object_bytes);
 	if (index > WEIR_CLASS_COUNT)
 		return NULL;
-	for (uint32_t i = index + 1; i <= last && i <= WEIR_CLASS_COUNT; i++) {
+	for (uint32_t i = index + 1; left > 0 && i <= WEIR_CLASS_COUNT; i++) {
+		if (weir__class_pool(weir_class_size(i - 1)) != i)
+			continue; /* a preset does without it */
+		left--;
 		if (alignment(weir__pools[i].object_bytes) < align)
 			continue;
 		void *object = weir__span_take_elsewhere(home, i, NULL);

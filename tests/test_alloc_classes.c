@@ -98,6 +98,41 @@ START_TEST(every_class_and_alignment_works_with_every_preset)
 }
 END_TEST
 
+/* Constant and other sizes of all classes up to 8 KiB, freed in any way: one pool, one cache. */
+START_TEST(classes_that_a_preset_merges_share_one_pool)
+{
+	struct weir_pool_stats stats[WEIR_CLASS_COUNT];
+	configure("graded", "none");
+	for (size_t size = 1; size <= 8 << 10; size += 100) {
+		volatile size_t other = size;
+		void *a = weir_alloc(other), *b = weir_alloc(100), *c = weir_alloc(7000);
+		weir_free(a);
+		weir_free_sized(b, 100);
+		weir_free_sized(c, 7000);
+		weir_free_sized(weir_alloc_aligned(64, other), other);
+	}
+	weir_free(weir_zalloc(9 << 10));
+	size_t n = weir_pool_stats_get(stats, WEIR_CLASS_COUNT), used = 0;
+	for (size_t i = 0; i < n && i < WEIR_CLASS_COUNT; i++) {
+		if (stats[i].allocs == 0)
+			continue;
+		used++;
+		ck_assert(strcmp(stats[i].name, "8 KiB") == 0 ||
+			  strcmp(stats[i].name, "16 KiB") == 0);
+		ck_assert_uint_eq(stats[i].in_use, 0);
+	}
+	ck_assert_uint_eq(used, 2);
+}
+END_TEST
+
+START_TEST(the_largest_reserve_of_merged_classes_holds)
+{
+	configure("pow2", "80:7,112:30,128:9");
+	ck_assert_uint_eq(weir__adapt_kept(weir__class_pool(70)), 30);
+	ck_assert_uint_eq(weir__adapt_kept(weir__class_pool(200)), 0);
+}
+END_TEST
+
 START_TEST(what_is_no_list_of_classes_is_refused)
 {
 	static const char *const bad[] = {
@@ -222,6 +257,8 @@ Suite *alloc_classes_suite(void)
 			    sizeof(expected) / sizeof(*expected));
 	tcase_add_loop_test(classes, every_class_and_alignment_works_with_every_preset, 0,
 			    sizeof(presets) / sizeof(*presets));
+	tcase_add_test(classes, classes_that_a_preset_merges_share_one_pool);
+	tcase_add_test(classes, the_largest_reserve_of_merged_classes_holds);
 	tcase_add_test(classes, what_is_no_list_of_classes_is_refused);
 	tcase_add_test(classes, classes_are_settled_by_the_first_heap);
 	suite_add_tcase(s, classes);
