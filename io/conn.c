@@ -350,6 +350,25 @@ static void consume_front(weir_conn *conn, size_t n)
 		weir_buf_release(&conn->front);
 }
 
+ssize_t weir__conn_recv_most(weir_conn *conn, weir_buf *ret, size_t most)
+{
+	struct weir__worker *self = weir__worker_self();
+	ssize_t n = may_park(conn, self);
+
+	if (n < 0)
+		return n;
+	do /* another reader may have been faster */
+		n = fill_front(self, conn);
+	while (n > 0 && !conn->front.block);
+	if (n <= 0)
+		return n;
+	weir_buf_share_view(&conn->front, ret);
+	if (ret->len > most)
+		ret->len = ret->cap = most;
+	consume_front(conn, ret->len);
+	return (ssize_t)ret->len;
+}
+
 int weir_read_full(weir_conn *conn, void *ret, size_t len)
 {
 	struct weir__worker *self = weir__worker_self();

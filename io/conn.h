@@ -53,4 +53,7 @@ struct weir_conn {
 };
 _Static_assert(sizeof(struct weir_conn) <= WEIR__LEDGE_BYTES, "six cache lines");
 
+/* weir_recv() into an empty *ret, of at most `most` bytes: what has come beyond them stays. */
+WEIR_MUST ssize_t weir__conn_recv_most(weir_conn *conn, weir_buf *ret, size_t most);
+
 #endif

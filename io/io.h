@@ -564,6 +564,85 @@ static inline void weir__stream_cleanup(weir_stream **stream)
 #define weir_auto_file	 WEIR_CLEANUP(weir__file_cleanup) weir_file *
 #define weir_auto_stream WEIR_CLEANUP(weir__stream_cleanup) weir_stream *
 
+/* ---- Copying ------------------------------------------------------------ */
+
+/*
+ * What bytes come from, or go to, as a value: made by weir_end_conn() and its kin, or of functions
+ * of the program's own. It borrows what it names.
+ */
+struct weir_end {
+	/*
+	 * Lends the next bytes, at least one and at most `most`, in *ret, which is empty. Returns
+	 * the byte count, 0 at the end, or a negative errno and *ret still empty. May park. NULL:
+	 * it is not for reading.
+	 */
+	ssize_t (*read)(struct weir_end *end, weir_buf *ret, size_t most);
+	/*
+	 * Takes the lease and all of its bytes, whatever it returns: how many, or a negative errno.
+	 * May park. NULL: it is not for writing.
+	 */
+	ssize_t (*write)(struct weir_end *end, weir_buf *buf);
+	int (*finish)(struct weir_end *end); /* there will be no more; NULL: it need not know */
+	void *of;			     /* for these functions, like the next two */
+	int64_t at;
+	size_t chunk;
+};
+
+/*
+ * A connection: leases that have come are sent on as they are, and finishing is weir_shutdown(). A
+ * stream; finishing it is the caller's, by closing it. A file from `offset` on; its end is where it
+ * was when it was read there.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL struct weir_end weir_end_conn(weir_conn *conn);
+WEIR_API WEIR_MUST WEIR_NONNULL struct weir_end weir_end_stream(weir_stream *stream);
+WEIR_API WEIR_MUST WEIR_NONNULL struct weir_end weir_end_file(weir_file *file, int64_t offset);
+
+struct weir_copy_opts {
+	struct weir_end from; /* the two positional ones come first and never move */
+	struct weir_end to;
+	size_t size;	   /* filled by the macro */
+	int64_t bytes_max; /* ends after so many: what comes behind them stays in `from`; 0: all */
+	int64_t *moved;	   /* bytes `to` has taken are added here, on failure too; NULL: not wanted
+			    */
+	bool finish;	   /* at the end of `from` finishes `to`, too */
+};
+
+/*
+ * Moves bytes from one end to the other until the first has no more, one lease after the other:
+ * while `to` takes nothing, `from` is not read. Of connections no byte is copied, and nothing is
+ * held while they are silent. Parks. Returns how many bytes were moved, or the first error: -EINVAL
+ * (an end that is not for this, or bytes_max below 0), else the errors of the calls it is made of.
+ * Then bytes that `from` has given and `to` has not taken, one lease at most, are lost.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int64_t weir_copy_with(const struct weir_copy_opts *opts);
+#define weir_copy(...)                                                                             \
+	weir_copy_with(                                                                            \
+		&(struct weir_copy_opts){ __VA_ARGS__, .size = sizeof(struct weir_copy_opts) })
+
+struct weir_copy_both_opts {
+	struct weir_end a; /* the two positional ones come first and never move */
+	struct weir_end b;
+	size_t size;	 /* filled by the macro */
+	int64_t *a_to_b; /* as `moved` above */
+	int64_t *b_to_a;
+	int64_t idle_ns;    /* ends with -ETIME when nothing has come from either for so long (twice
+			       as long at most), or one has taken nothing of what waits for it; 0:
+			       patience */
+	bool ends_together; /* the end of one is the end of both: what the other still has to say
+			       is not waited for */
+};
+
+/*
+ * Copies both ways at once, the second in a task of its own, as a proxy does. When one end has no
+ * more the other is finished, and the other way goes on until it ends, too. Parks until both have.
+ * Returns 0, or the first error of either way: the other one is cancelled and waited for. Both ends
+ * are still the caller's to close. Errors are those of weir_copy() and weir_spawn().
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_copy_both_with(const struct weir_copy_both_opts *opts);
+#define weir_copy_both(...)                                                                        \
+	weir_copy_both_with(&(struct weir_copy_both_opts){                                         \
+		__VA_ARGS__, .size = sizeof(struct weir_copy_both_opts) })
+
 /* ---- Simulation --------------------------------------------------------- */
 
 /*

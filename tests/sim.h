@@ -29,6 +29,7 @@ extern const struct sim_scenario sim_file_scenarios[];
 extern const struct sim_scenario sim_task_scenarios[];
 extern const struct sim_scenario sim_sync_scenarios[];
 extern const struct sim_scenario sim_many_scenarios[];
+extern const struct sim_scenario sim_copy_scenarios[];
 
 /* An invariant: broken, it ends the process, and the runner says which run it was. */
 #define claim(condition)                                                                           \

@@ -534,41 +534,20 @@ static int fastest(void *arg)
 
 /* ---- Lines through a proxy ---------------------------------------------- */
 
-static int copy(weir_conn *from, weir_conn *to)
-{
-	weir_auto_buf buf = WEIR_BUF_INIT;
-	ssize_t n;
-
-	while ((n = weir_recv(from, &buf)) > 0)
-		if ((n = weir_send(to, &buf)) < 0)
-			return (int)n;
-	return n < 0 ? (int)n : weir_shutdown(to);
-}
-
-struct halves {
-	weir_conn *from, *to;
-};
-
-static int copy_half(void *arg)
-{
-	struct halves *halves = arg;
-
-	return depended_on(copy(halves->from, halves->to));
-}
-
+/* Who talks through it waits for each answer: whatever ends is the end of it all. */
 static int proxy(weir_conn *client)
 {
 	weir_auto_conn server = NULL;
+	int64_t there = 0, back = 0;
 	int err = weir_connect(&server, weir_conn_user(client));
 
 	if (err < 0)
 		return err;
-	struct halves back = { server, client };
-	WEIR_SCOPE(scope, WEIR_FOREVER);
-	err = weir_spawn(&scope, copy_half, &back);
-	if (err == 0)
-		err = copy(client, server);
-	return err == 0 ? weir_scope_wait(&scope) : err;
+	err = weir_copy_both(weir_end_conn(client), weir_end_conn(server), .a_to_b = &there,
+			     .b_to_a = &back, .idle_ns = pick(2) ? 3600 * WEIR_SEC : 0,
+			     .ends_together = pick(2));
+	claim(back <= there);
+	return err;
 }
 
 struct proxying {
