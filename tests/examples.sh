@@ -5,13 +5,13 @@
 # and the shell's own sockets; by echoload; and by hostile, which means them ill. On io_uring, then on epoll
 # (WEIR_DRIVER set: only there). B is the build directory, FULL=1 runs the long loads, RUN goes in front of the
 # servers (RUN='valgrind -q --error-exitcode=9'); with an argument, only the parts named so: echo udp http kv
-# fastest copy.
+# proxy fastest copy.
 #
 # Each line of output is a claim: "ok - ..." or "not ok - ..." and why. Ports are chosen by the kernel.
 set -uo pipefail
 build=$(realpath "${B:-build}")
 work=$(mktemp -d)
-passed=0 failed=0 server=
+passed=0 failed=0 server= behind=
 export FULL=${FULL:-0}
 
 # ---- harness ----------------------------------------------------------------------------------------
@@ -20,6 +20,7 @@ export FULL=${FULL:-0}
 finish() {
 	[ $BASHPID = $$ ] || return
 	[ -z "$server" ] || kill -KILL "$server" 2>/dev/null
+	[ -z "$behind" ] || kill -KILL "$behind" 2>/dev/null
 	rm -rf "$work"
 }
 trap finish EXIT
@@ -436,6 +437,48 @@ test_kv() {
 	test_flood kv
 }
 
+# ---- proxy ------------------------------------------------------------------------------------------
+
+# Another example, and the proxy in front of it, which is the server of what follows.
+start_behind() { # example, address
+	start "$1" "$2" || return
+	behind=$server server=
+	start proxy 127.0.0.1:0 '' "$address"
+}
+
+nobody_behind() { ! get "$(url /)"; }
+
+test_proxy() {
+	[ -x "$build/examples/http" ] || { echo "skipped - proxy: http is not built"; return; }
+	start_behind http 127.0.0.1:0 || return
+	local before
+	claim 'GET /' says_hello
+	before=$(descriptors)
+	claim 'a body goes there and back' body_returns 100000
+	claim 'a chunked body' body_returns 300000 -H 'Transfer-Encoding: chunked'
+	claim 'the connection is kept' reuses
+	claim 'three pipelined requests' pipelined
+	claim 'a client that sends and reads byte by byte' hostile slow http
+	claim 'half-closes, cut requests, servers that close: each gets what it would without' hostile corpus http
+	local seed=${SEED:-$RANDOM}
+	claim "mutated requests, seed $seed: every connection ends" hostile fuzz http "$seed" $((FULL ? 20000 : 500))
+	claim '3000 peers that reset' hostile reset http $((FULL ? 30000 : 3000))
+	claim '100 clients that stop inside a request hold up nobody' while_holding http 100 half_open_http
+	claim 'wrk with 64 connections, no error' wrk_clean 64
+	claim 'no client leaves anything behind' all_gone "$before" clients_of_http
+	ends_well TERM SIGTERM
+	kill -KILL "$behind"
+	wait "$behind" 2>/dev/null
+	start_behind echo "unix:$work/behind" || return
+	claim 'a Unix socket behind it; 64 connections, every byte verified' echoes -c 64 -s 3000 -n 20000
+	claim '200 KB messages, 4 in flight' echoes -c 8 -s 200000 -p 4 -n 500
+	kill -KILL "$behind"
+	wait "$behind" 2>/dev/null
+	behind=
+	claim 'nobody behind it: the client is closed, the proxy lives' nobody_behind
+	ends_well INT 'SIGINT after that'
+}
+
 # ---- fastest ----------------------------------------------------------------------------------------
 
 # A host that says one word to each client after so many seconds. Prints its port.
@@ -522,7 +565,7 @@ test_copy() {
 
 mapfile -t functions < <(declare -F | awk '{ print $3 }')
 parts=("$@")
-[ $# -gt 0 ] || parts=(echo udp http kv fastest copy)
+[ $# -gt 0 ] || parts=(echo udp http kv proxy fastest copy)
 for tool in curl wrk redis-cli redis-benchmark; do
 	command -v $tool >/dev/null || { echo "not ok - $tool is missing: make deps"; exit 1; }
 done
