@@ -280,7 +280,7 @@ static inline int take_turns(struct weir__worker *self, weir_conn *conn)
 /* The next lease of the stream into *into, which is empty. Its length, 0 at the end, or -errno. */
 static ssize_t next_lease(struct weir__worker *self, weir_conn *conn, weir_buf *into)
 {
-	if (conn->is_closing || conn->reader)
+	if (conn->is_closing || conn->reader || conn->is_taking)
 		return conn->is_closing ? -ECANCELED : -EBUSY;
 	if (!conn->queue && !conn->end && !conn->is_receiving)
 		start_recv(conn);
@@ -771,7 +771,7 @@ void weir_conn_close(weir_conn *conn)
 /* ---- Asking ------------------------------------------------------------- */
 
 /* A descriptor of a connection that has none: the kernel gives it at once, also to who is late. */
-static int install(weir_conn *conn)
+int weir__conn_install(weir_conn *conn)
 {
 	struct weir__op op = { .code = WEIR__OP_INSTALL, .handle = &conn->handle };
 	WEIR_SHIELD(shield, WEIR_FOREVER);
@@ -788,7 +788,7 @@ int weir_conn_peer(weir_conn *conn, char *ret, size_t cap)
 	if (conn->worker != self || !self->current)
 		return conn->worker != self ? -EXDEV : -EINVAL;
 	if (conn->handle.is_direct)
-		fd = install(conn);
+		fd = weir__conn_install(conn);
 	if (fd < 0)
 		return fd;
 	int err = conn->io->sockets->peer(conn->io, fd, &peer);
@@ -800,4 +800,21 @@ int weir_conn_peer(weir_conn *conn, char *ret, size_t cap)
 void *weir_conn_user(const weir_conn *conn)
 {
 	return conn->user;
+}
+
+/* ---- For conn_fd.c ------------------------------------------------------ */
+
+int weir__conn_may_park(const weir_conn *conn, struct weir__worker *self)
+{
+	return may_park(conn, self);
+}
+
+int weir__conn_may_send(struct weir__worker *self, weir_conn *conn)
+{
+	return may_send(self, conn);
+}
+
+int weir__conn_run(weir_conn *conn, struct weir__op *op)
+{
+	return run_op(conn, op);
 }

@@ -40,6 +40,7 @@ struct weir_conn {
 	bool is_receiving;  /* recv is with the driver */
 	uint8_t send_state; /* enum weir__send_state */
 	bool is_closing;
+	bool is_taking;		   /* a task is in weir_recv_fd() */
 	bool is_send_cancelled;	   /* closing, and what is not sent by now is not to be */
 	uint16_t inside;	   /* tasks parked in a call on it */
 	bool is_on_ledge;	   /* of its task's stack; else from the pool */
@@ -52,6 +53,12 @@ struct weir_conn {
 	void *user;
 };
 _Static_assert(sizeof(struct weir_conn) <= WEIR__LEDGE_BYTES, "six cache lines");
+
+/* For conn_fd.c: the beginnings of calls, an operation in one, and a descriptor for a slot. */
+WEIR_MUST int weir__conn_may_park(const weir_conn *conn, struct weir__worker *self);
+WEIR_MUST int weir__conn_may_send(struct weir__worker *self, weir_conn *conn);
+WEIR_MUST int weir__conn_run(weir_conn *conn, struct weir__op *op);
+WEIR_MUST int weir__conn_install(weir_conn *conn);
 
 /* weir_recv() into an empty *ret, of at most `most` bytes: what has come beyond them stays. */
 WEIR_MUST ssize_t weir__conn_recv_most(weir_conn *conn, weir_buf *ret, size_t most);

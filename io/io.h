@@ -8,7 +8,7 @@
  * -EINVAL on its own thread between tasks. What returns nothing (closing) must not be called there.
  *
  * Addresses are text: "127.0.0.1:7000", "[::1]:7000", ":7000" (every address), "unix:/run/x.sock",
- * "unix:@name" (abstract). Port 0 lets the kernel choose; weir_listener_address() tells.
+ * "unix:@name" (abstract); to listen also "fd:3", see weir_listen(). Port 0 lets the kernel choose; weir_listener_address() tells.
  */
 #ifndef WEIR_IO_H
 #define WEIR_IO_H
@@ -135,6 +135,13 @@ struct weir_listen_opts {
  * Gives a listening socket in *ret. A Unix socket's stale file is replaced, a live one is not. Does
  * not park. Returns 0, -EINVAL (address, or outside a runtime), -EADDRINUSE, -EACCES,
  * -EADDRNOTAVAIL, -ENOENT (no such directory), -EMFILE, -ENOMEM.
+ *
+ * "fd:3" takes a listening socket that the process was started with or was given, "fd:http" the one
+ * that a service manager calls so (LISTEN_FDS and LISTEN_FDNAMES, systemd's socket activation): no
+ * client that connects between two processes is turned away. It keeps its backlog, is closed with
+ * the listener, a Unix socket's file stays, and all workers of a weir_serve() share it. Then also
+ * -EBADF, -ENOTSOCK, -EINVAL (it does not listen for streams), -ENOENT (no such name), -EOPNOTSUPP
+ * in the simulator; and the descriptor is as it was.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_listen_with(weir_listener **ret,
 						     const struct weir_listen_opts *opts);
@@ -144,6 +151,14 @@ WEIR_API WEIR_MUST WEIR_NONNULL int weir_listen_with(weir_listener **ret,
 
 /* The bound address in the same text form, borrowed from the listener. */
 WEIR_API WEIR_NONNULL const char *weir_listener_address(const weir_listener *listener);
+
+/*
+ * Its descriptor, borrowed: to hand on to the process that is to take over, by weir_send_fd() or
+ * over an exec. From then on closing the listener leaves a Unix socket's file. With
+ * WEIR_BALANCE_REUSEPORT it is the socket of one worker; what waits at the others' goes with this
+ * process. -EOPNOTSUPP in the simulator.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_listener_fd(weir_listener *listener);
 
 /* Takes the listener. Accepts NULL. A weir_accept() parked on it returns -ECANCELED. */
 WEIR_API void weir_listener_close(weir_listener *listener);
@@ -287,6 +302,42 @@ WEIR_API void weir_conn_close(weir_conn *conn);
  * -ENOSPC, -EMFILE.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_conn_peer(weir_conn *conn, char *ret, size_t cap);
+
+/*
+ * A second descriptor of the connection's socket, the caller's to close: for setsockopt(2) and
+ * getsockopt(2) (SO_PEERCRED among others), and for weir_send_fd(); reading and writing stay the
+ * connection's. Parks, without being a cancellation point. Returns it, or -EMFILE, -EOPNOTSUPP in
+ * the simulator.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_conn_dup(weir_conn *conn);
+
+/*
+ * Makes a connection of `fd`, a connected stream socket that came from outside, and takes it; a
+ * call that fails has not. Does not park. Returns 0, -ENOTCONN, -EPROTOTYPE (datagrams), -ENOTSOCK,
+ * -EBADF, -ENOMEM, -EINVAL, -EOPNOTSUPP in the simulator.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_conn_from(weir_conn **ret, int fd);
+
+/*
+ * Sends `len` bytes, at least one, like weir_write(), and with the first of them a descriptor, over
+ * a Unix socket. `fd` is borrowed: the peer gets one of its own. Parks. Returns the bytes sent; or
+ * the errors of weir_write(), -EBADF (fd), -ETOOMANYREFS (too many are under way), -EMFILE, -EINVAL
+ * (no bytes), -EOPNOTSUPP (no Unix socket, and in the simulator).
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL ssize_t weir_send_fd(weir_conn *conn, int fd, const void *data,
+						     size_t len);
+
+/*
+ * Parks until something has come over a Unix socket, and copies it to `ret`, `cap` bytes at most.
+ * Gives the descriptor that came with it in *ret_fd, close-on-exec, or -1; of several the first,
+ * the kernel closes the others. Who gives up has taken none. Returns the byte count, 0 at the end
+ * (*ret_fd is -1), or -EBUSY: another task receives on it, or weir_recv() and its kin have been
+ * used, which take bytes without what comes with them; -EINVAL (no room), -EMFILE (there was no
+ * room for the descriptor: it is lost, and the bytes with it), -EOPNOTSUPP (as above), -ECONNRESET,
+ * -ECANCELED, -ETIME.
+ */
+WEIR_API WEIR_MUST WEIR_NONNULL ssize_t weir_recv_fd(weir_conn *conn, int *ret_fd, void *ret,
+						     size_t cap);
 
 /* The .user of the weir_serve() that accepted it; NULL otherwise. */
 WEIR_API WEIR_NONNULL void *weir_conn_user(const weir_conn *conn);

@@ -144,9 +144,13 @@ struct weir__io_ops {
 struct weir__socket_ops {
 	/* Bound to *address, which becomes what it got, and listening. A descriptor, or -errno. */
 	int (*listen)(struct weir__io *io, struct weir__address *address, int backlog, bool nagle);
-	/* One more for the clients of `fd`, which another worker's listen() gave. */
-	int (*listen_along)(struct weir__io *io, int fd, const struct weir__address *address,
-			    int backlog, bool nagle);
+	/* Takes a listening socket of the outside's, `fd`, and tells its address. 0 or -errno. */
+	int (*adopt)(struct weir__io *io, int fd, struct weir__address *ret, bool nagle);
+	/* The same socket once more, for another worker. */
+	int (*share)(struct weir__io *io, int fd);
+	/* One more of that address, which another worker's listen() gave. Not of Unix sockets. */
+	int (*listen_along)(struct weir__io *io, const struct weir__address *address, int backlog,
+			    bool nagle);
 	/* Nobody finds the address any more: Unix sockets have a file. */
 	void (*unlisten)(struct weir__io *io, const struct weir__address *address);
 	/* A socket to connect to such an address. */

@@ -12,9 +12,11 @@
 #include "io/io_internal.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "io/address.h"
 #include "io/conn.h"
+#include "io/inherit.h"
 #include "runtime/fatal.h"
 #include "runtime/opts.h"
 #include "runtime/wait_kind.h"
@@ -30,43 +32,65 @@ struct weir_listener {
 	struct weir__address address;
 	int backlog;
 	bool nagle;
+	bool is_inherited;
+	bool is_lent; /* its descriptor was asked for: another process may serve the address */
 	struct weir__task *acceptor; /* parked in weir_accept() or weir_serve() */
 	char text[WEIR__ADDRESS_TEXT_MAX];
 };
 
 /* ---- Listening ---------------------------------------------------------- */
 
+/* "fd:3": takes what this process was started with. Else opens a socket. 0 or -errno. */
+static int open_listener(weir_listener *listener, const char *address)
+{
+	struct weir__io *io = listener->io;
+	int fd;
+
+	if (strncmp(address, "fd:", 3) == 0) {
+		fd = weir__inherited_fd(address + 3);
+		int err = fd < 0 ? fd
+				 : io->sockets->adopt(io, fd, &listener->address, listener->nagle);
+		if (err < 0)
+			return err;
+		listener->is_inherited = true;
+	} else {
+		int err = weir__address_parse(address, &listener->address);
+		fd = err < 0 ? err
+			     : io->sockets->listen(io, &listener->address, listener->backlog,
+						   listener->nagle);
+	}
+	listener->handle.fd = fd;
+	return fd < 0 ? fd : 0;
+}
+
 int weir_listen_with(weir_listener **ret, const struct weir_listen_opts *opts)
 {
 	struct weir__worker *self = weir__worker_self();
 	struct weir_listen_opts known = { 0 };
-	struct weir__address address;
 
 	if (!self)
 		return -EINVAL;
 	int err = weir__opts_copy(&known, sizeof known, opts, opts->size);
-	if (err == 0)
-		err = known.address ? weir__address_parse(known.address, &address) : -EINVAL;
-	if (err < 0)
-		return err;
+	if (err < 0 || !known.address)
+		return err < 0 ? err : -EINVAL;
 	weir_listener *listener = weir_zalloc(sizeof *listener);
 	if (!listener)
 		return -ENOMEM;
 	listener->io = weir__io_of(self);
 	listener->backlog = known.backlog > 0 ? known.backlog : (int)self->runtime->config.backlog;
 	listener->nagle = known.nagle;
-	listener->address = address;
-	listener->handle.fd = listener->io->sockets->listen(listener->io, &listener->address,
-							    listener->backlog, known.nagle);
-	if (listener->handle.fd < 0) {
-		err = listener->handle.fd;
+	err = open_listener(listener, known.address);
+	if (err < 0) {
 		weir_free(listener);
 		return err;
 	}
 	err = weir__address_format(&listener->address.any, listener->address.len, listener->text,
 				   sizeof listener->text);
 	if (err < 0) {
-		weir_listener_close(listener);
+		if (listener->is_inherited) /* not taken */
+			weir_free(listener);
+		else
+			weir_listener_close(listener);
 		return err;
 	}
 	*ret = listener;
@@ -78,11 +102,20 @@ const char *weir_listener_address(const weir_listener *listener)
 	return listener->text;
 }
 
+int weir_listener_fd(weir_listener *listener)
+{
+	if (weir__virtual)
+		return -EOPNOTSUPP;
+	listener->is_lent = true;
+	return listener->handle.fd;
+}
+
 void weir_listener_close(weir_listener *listener)
 {
 	if (!listener)
 		return;
-	listener->io->sockets->unlisten(listener->io, &listener->address);
+	if (!listener->is_inherited && !listener->is_lent)
+		listener->io->sockets->unlisten(listener->io, &listener->address);
 	weir__handle_close(listener->io, &listener->handle);
 	weir_free(listener);
 }
@@ -684,21 +717,41 @@ static int acceptor_open(struct weir__acceptor *acceptor)
 	}
 	if (serve->lanes)
 		return 0;
-	acceptor->own.fd = io->sockets->listen_along(io, listener->handle.fd, &listener->address,
-						     listener->backlog, listener->nagle);
+	if (listener->is_inherited || listener->address.any.sa_family == AF_UNIX)
+		acceptor->own.fd = io->sockets->share(io, listener->handle.fd);
+	else
+		acceptor->own.fd = io->sockets->listen_along(io, &listener->address,
+							     listener->backlog, listener->nagle);
 	if (acceptor->own.fd < 0)
 		return acceptor->own.fd;
 	acceptor->handle = &acceptor->own;
 	return 0;
 }
 
-static void acceptor_close(struct weir__acceptor *acceptor)
+/* Nobody more comes in. */
+static void end_accept(struct weir__acceptor *acceptor)
 {
 	stop_accept(acceptor);
 	while (acceptor->is_accepting) {
 		acceptor->is_parked = true;
 		weir__park_for(acceptor->io->worker, "close");
 	}
+}
+
+/*
+ * Who was accepted before a drain is served: no other process that listens on the same socket would
+ * see that client again.
+ */
+static void begin_drain(struct weir__acceptor *acceptor)
+{
+	end_accept(acceptor);
+	if (weir__interrupted(acceptor->io->worker, acceptor->task) == 0)
+		start_clients(acceptor);
+}
+
+static void acceptor_close(struct weir__acceptor *acceptor)
+{
+	end_accept(acceptor);
 	for (size_t i = 0; i < acceptor->accepted_count; i++) {
 		struct weir__handle handle = {
 			.fd = acceptor->accepted[acceptor->accepted_first + i],
@@ -730,8 +783,12 @@ static int acceptor_main(void *arg)
 	acceptor.is_draining = atomic_load_explicit(&self->runtime->draining, memory_order_relaxed);
 	while (err == 0 && !acceptor.is_draining)
 		err = acceptor.handle ? accept_some(&acceptor) : receive_some(&acceptor);
+	if (acceptor.is_draining && acceptor.handle)
+		begin_drain(&acceptor);
 	if (acceptor.lane)
 		lane_leave(&acceptor);
+	if (acceptor.is_draining && !acceptor.handle)
+		begin_drain(&acceptor);
 	acceptor_close(&acceptor);
 	if (acceptor.is_draining)
 		err = weir_scope_wait(&acceptor.clients);

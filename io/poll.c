@@ -313,6 +313,8 @@ static unsigned side_of(const struct weir__op *op)
 	case WEIR__OP_RECV_FROM:
 	case WEIR__OP_ACCEPT:
 		return READABLE;
+	case WEIR__OP_POLL: /* asks the kernel, not the handle */
+		return 0;
 	default:
 		return WRITABLE;
 	}
@@ -487,7 +489,16 @@ static void serve(struct poll *poll, const struct epoll_event *event, unsigned s
 	}
 }
 
-/* Of a handle that only polls wait for: a reader's and a writer's, perhaps. */
+static bool has_polls(const struct weir__handle *handle)
+{
+	const struct weir__op *op = handle->ops;
+
+	while (op && op->code != WEIR__OP_POLL)
+		op = op->next;
+	return op != NULL;
+}
+
+/* A reader's and a writer's, perhaps, beside other operations. */
 static void serve_polls(struct poll *poll, const struct epoll_event *event)
 {
 	struct weir__op *next;
@@ -495,7 +506,7 @@ static void serve_polls(struct poll *poll, const struct epoll_event *event)
 	for (struct weir__op *op = ((struct weir__handle *)event->data.ptr)->ops;
 	     op && event->data.ptr; op = next) {
 		next = op->next;
-		if (try_poll(poll, op, event->events))
+		if (op->code == WEIR__OP_POLL && try_poll(poll, op, event->events))
 			finish(poll, op);
 	}
 }
@@ -505,9 +516,10 @@ static void on_event(struct poll *poll, const struct epoll_event *event)
 	const uint32_t end = EPOLLRDHUP | EPOLLHUP | EPOLLERR;
 	struct weir__handle *handle = event->data.ptr;
 
-	if (handle->ops && handle->ops->code == WEIR__OP_POLL) {
+	if (has_polls(handle)) {
 		serve_polls(poll, event);
-		return;
+		if (!event->data.ptr)
+			return;
 	}
 	if (event->events & (EPOLLIN | EPOLLPRI | end))
 		handle->ready |= READABLE;

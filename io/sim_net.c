@@ -679,16 +679,26 @@ static int sim_listen(struct weir__io *io, struct weir__address *address, int ba
 	return add_listener(sim, address, backlog);
 }
 
-static int sim_listen_along(struct weir__io *io, int fd, const struct weir__address *address,
-			    int backlog, bool nagle)
+static int sim_listen_along(struct weir__io *io, const struct weir__address *address, int backlog,
+			    bool nagle)
+{
+	(void)nagle;
+	return add_listener(sim_of(io), address, backlog);
+}
+
+static int sim_share(struct weir__io *io, int fd)
 {
 	struct weir__sim *sim = sim_of(io);
-
-	(void)nagle;
-	if (address->any.sa_family != AF_UNIX)
-		return add_listener(sim, address, backlog);
 	struct weir__sim_socket *socket = weir__sim_socket_of(sim, fd);
+
 	return socket ? new_fd(sim, socket) : -EBADF;
+}
+
+/* Nothing comes from outside. */
+static int sim_adopt(struct weir__io *io, int fd, struct weir__address *ret, bool nagle)
+{
+	(void)io, (void)fd, (void)ret, (void)nagle;
+	return -EOPNOTSUPP;
 }
 
 /* A name in memory goes with its last listener. */
@@ -718,6 +728,8 @@ static int sim_peer(struct weir__io *io, int fd, struct weir__address *ret)
 
 const struct weir__socket_ops weir__sim_sockets = {
 	.listen = sim_listen,
+	.adopt = sim_adopt,
+	.share = sim_share,
 	.listen_along = sim_listen_along,
 	.unlisten = sim_unlisten,
 	.open = sim_open,

@@ -3,7 +3,8 @@
  * socket.c: listening sockets, sockets to connect, names of peers.
  *
  * Comes from: conn.c and listener.c, through the driver. Goes to: the kernel. Every listening
- * socket of an address has SO_REUSEPORT, so that each worker can have one; a Unix socket is shared.
+ * socket of an address has SO_REUSEPORT, so that each worker can have one; a Unix socket, and one
+ * that was inherited, is shared.
  */
 #include "io/socket.h"
 
@@ -117,14 +118,48 @@ static int listen_first(struct weir__io *io, struct weir__address *address, int 
 	return fd;
 }
 
-static int listen_along(struct weir__io *io, int fd, const struct weir__address *address,
-			int backlog, bool nagle)
+static int listen_along(struct weir__io *io, const struct weir__address *address, int backlog,
+			bool nagle)
 {
 	(void)io;
-	if (address->any.sa_family != AF_UNIX)
-		return open_socket(address, backlog, nagle);
+	return open_socket(address, backlog, nagle);
+}
+
+static int share(struct weir__io *io, int fd)
+{
+	(void)io;
 	int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 	return own < 0 ? -errno : own;
+}
+
+static int option_of(int fd, int option)
+{
+	int value = 0;
+	socklen_t len = sizeof value;
+
+	return getsockopt(fd, SOL_SOCKET, option, &value, &len) < 0 ? -errno : value;
+}
+
+/* Waiting clients may be another process's before we come: accepting must not block. */
+static int adopt(struct weir__io *io, int fd, struct weir__address *ret, bool nagle)
+{
+	struct weir__address address = { .len = sizeof address.un };
+	const int one = 1;
+	int type = option_of(fd, SO_TYPE), listens = option_of(fd, SO_ACCEPTCONN);
+	int flags = fcntl(fd, F_GETFL);
+
+	(void)io;
+	if (type < 0)
+		return type;
+	if (type != SOCK_STREAM || listens != 1)
+		return -EINVAL;
+	if (getsockname(fd, &address.any, &address.len) < 0 ||
+	    fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
+		return -errno;
+	if (!nagle && address.any.sa_family != AF_UNIX)
+		(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+	*ret = address;
+	return 0;
 }
 
 static void unlisten(struct weir__io *io, const struct weir__address *address)
@@ -161,6 +196,8 @@ static int peer(struct weir__io *io, int fd, struct weir__address *ret)
 
 const struct weir__socket_ops weir__kernel_sockets = {
 	.listen = listen_first,
+	.adopt = adopt,
+	.share = share,
 	.listen_along = listen_along,
 	.unlisten = unlisten,
 	.open = open_to_connect,
