@@ -8,7 +8,8 @@
  * -EINVAL on its own thread between tasks. What returns nothing (closing) must not be called there.
  *
  * Addresses are text: "127.0.0.1:7000", "[::1]:7000", ":7000" (every address), "unix:/run/x.sock",
- * "unix:@name" (abstract); to listen also "fd:3", see weir_listen(). Port 0 lets the kernel choose; weir_listener_address() tells.
+ * "unix:@name" (abstract); to listen also "fd:3", see weir_listen(). Port 0 lets the kernel choose;
+ * weir_listener_address() tells.
  */
 #ifndef WEIR_IO_H
 #define WEIR_IO_H
