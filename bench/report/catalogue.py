@@ -45,6 +45,9 @@ GROUPS = [
     Group("unix", "Echo over a Unix socket", "cpu_us", LATENCY, ""),
     Group("udp", "UDP echo, one socket at the server, 64 clients", "cpu_us", LATENCY,
           "One datagram in flight for each client. uring has no such server."),
+    Group("proxy", "TCP proxy in front of an echo server, 64 connections", "cpu_us", LATENCY,
+          "The load and the echo server (epoll's) share a CPU, the proxy has one of its own: its CPU "
+          "time per request is what counts. A request passes through it twice."),
     Group("http", "HTTP/1.1 plaintext, wrk, 64 connections", "cpu_us", LATENCY,
           "wrk is the limit in requests/s, every good server ties there. Latency of pipelined "
           "requests means little."),
@@ -282,6 +285,11 @@ def core(t):
     ]
 
 
+def proxy_job(t, size):
+    return job("proxy", f"{size} B x 64", ["weir", "tokio", "go"],
+               lambda p, _: samples.proxy(p, t, size), t, SOME_ROUNDS)
+
+
 def default(t):
     return [
         burst_job(),  # first: what comes after it goes on while the others are measured
@@ -301,6 +309,7 @@ def default(t):
             lambda p, _: samples.echo(p, t, kind="unix"), t, SOME_ROUNDS),
         job("udp", "64 B x 64", ["weir", "epoll", "tokio", "go"],
             lambda p, _: samples.echo(p, t, kind="udp"), t, SOME_ROUNDS),
+        *[proxy_job(t, size) for size in (64, 1024, 16384, 65536)],
         *http_jobs(t, 1), *http_jobs(t, 16),
         *[kv_job(t, command, depth) for command in ("get", "set") for depth in (1, 16)],
         *micro_jobs(),

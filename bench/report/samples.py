@@ -61,6 +61,17 @@ def echo(name, seconds, size=64, connections=64, depth=1, workers=1, pinned=True
                         warmup=0.2, time=seconds, **options)
 
 
+def proxy(name, seconds, size, connections=64):
+    """Echo through a proxy; the server behind it has the load's CPU, and what counts is the proxy."""
+    proxy_cpu, load_cpu = machine.cpu_pair()
+    behind, where = str(free_port()), str(free_port())
+    command, env = servers.epoll_echo(behind, 1, size)
+    with Server(command, behind, load_cpu, env):
+        command, env = servers.PROXY[name](where, 1, behind)
+        with Server(command, where, proxy_cpu, env) as server:
+            return echoload(server, size=size, connections=connections, warmup=0.2, time=seconds)
+
+
 def churn(name, seconds, connections=64):
     """Connect, one echo, close with a reset (so that no ports are used up), again."""
     with echo_server(name) as server:

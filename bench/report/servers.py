@@ -69,6 +69,23 @@ def redis(where, _workers, _bytes):
             "--appendonly", "no", "--daemonize", "no"], {}
 
 
+# Proxies: the number in the third place is the port of the server behind.
+def weir_proxy(where, workers, behind):
+    return ([built("examples", "proxy"), address(where), f"127.0.0.1:{behind}"],
+            {"WEIR_WORKERS": str(workers)})
+
+
+def tokio_proxy(target):
+    def command(where, workers, behind):
+        return [built("bench", target, "release", "tokio_proxy"), f"{where}:{behind}",
+                "multi_thread", str(workers)], {}
+    return command
+
+
+def go_proxy(where, workers, behind):
+    return [built("bench", "go", "proxy"), where, str(behind)], {"GOMAXPROCS": str(workers)}
+
+
 ECHO = {
     "weir": weir_echo,
     "uring": uring_echo,
@@ -81,6 +98,12 @@ ECHO = {
     "libuv": libuv_echo,
 }
 UDP = {name: ECHO[name] for name in ("epoll", "tokio", "tokio-mi", "go")} | {"weir": weir_udp}
+PROXY = {
+    "weir": weir_proxy,
+    "tokio": tokio_proxy("tokio"),
+    "tokio-mi": tokio_proxy("tokio-mimalloc"),
+    "go": go_proxy,
+}
 HTTP = {
     "weir": weir_example("http"),
     "tokio": tokio("tokio", "http"),
