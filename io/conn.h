@@ -40,14 +40,14 @@ struct weir_conn {
 	bool is_receiving;  /* recv is with the driver */
 	uint8_t send_state; /* enum weir__send_state */
 	bool is_closing;
-	bool is_taking;		   /* a task is in weir_recv_fd() */
-	bool is_send_cancelled;	   /* closing, and what is not sent by now is not to be */
-	uint16_t inside;	   /* tasks parked in a call on it */
-	bool is_on_ledge;	   /* of its task's stack; else from the pool */
-	struct weir__task *closer; /* parked until `inside` is 0 */
-	int end;		   /* 0 while the stream is open */
-	int send_error;		   /* how the last lease ended; while send_state is BROKEN */
-	weir_buf front;		   /* taken from the queue, read in part */
+	bool is_taking : 1;	    /* a task is in weir_recv_fd() */
+	bool is_send_cancelled : 1; /* closing, and what is not sent by now is not to be */
+	bool is_on_ledge : 1;	    /* of its task's stack; else from the pool */
+	uint16_t inside;	    /* tasks parked in a call on it */
+	struct weir__task *closer;  /* parked until `inside` is 0 */
+	int end;		    /* 0 while the stream is open */
+	int send_error;		    /* how the last lease ended; while send_state is BROKEN */
+	weir_buf front;		    /* taken from the queue, read in part */
 	struct weir__op recv;
 	struct weir__op send;
 	void *user;
