@@ -11,18 +11,28 @@
  *
  * Threads belong to no runtime and are never joined, so the end of a runtime, or of the process,
  * never waits for one.
+ *
+ * Waking is what a short job costs, so little of it is done. Where jobs have come soon after one
+ * another, one idle thread looks out for the next before it sleeps, as a worker does for messages
+ * (linger.h), and nobody is woken while it does. And one thread is woken at a time: it wakes the
+ * next if there is work left when it has come. At all times, if work waits and threads sleep, one
+ * of them is being woken or one looks out.
  */
 #include <weir/runtime.h>
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 
+#include "runtime/linger.h"
 #include "runtime/opts.h"
 #include "runtime/task.h"
 #include "runtime/wait_kind.h"
 
 #define IDLE_SECONDS 10
+
+enum { LOOKS_PER_CLOCK = 16 };
 
 /* On the stack of the task that waits, which outlives an abandoned job's own end. */
 struct wait {
@@ -52,9 +62,15 @@ struct weir_blocking_pool {
 	struct job **tail;
 	unsigned threads_max;
 	unsigned queue_max;
-	unsigned queued;
+	_Atomic unsigned queued; /* written under the lock, read by who looks out */
 	unsigned threads;
-	unsigned busy; /* of them with a job */
+	unsigned busy;	   /* of them with a job */
+	unsigned asleep;   /* of the others: all but those that come, go or look out */
+	bool is_waking;	   /* one of those asleep, which has not come yet */
+	bool has_lookout;  /* one of the idle looks out for work */
+	int caller_cpu;	   /* of the last caller */
+	int64_t linger_ns; /* of its runtime; 0: nobody looks out */
+	struct weir__linger linger;
 	bool is_static;
 	bool is_freed;
 };
@@ -195,9 +211,93 @@ static struct job *take(weir_blocking_pool *pool)
 	return job;
 }
 
+/* What is left over is for another thread. */
+static void wake_one(weir_blocking_pool *pool)
+{
+	if (!pool->head || !pool->asleep || pool->is_waking || pool->has_lookout)
+		return;
+	pool->is_waking = true;
+	pthread_cond_signal(&pool->work);
+}
+
+/* For linger_ns at most, and without the lock. Whether there is work, and how long it took. */
+static bool look_out(const weir_blocking_pool *pool, int64_t allowance_ns, int64_t *ret_took_ns)
+{
+	int64_t now, start = 0;
+
+	do {
+		for (int n = 0; n < LOOKS_PER_CLOCK; n++) {
+			if (atomic_load_explicit(&pool->queued, memory_order_relaxed)) {
+				*ret_took_ns = start ? weir__clock_ns() - start : 0;
+				return true;
+			}
+			weir__pause();
+		}
+		now = weir__clock_ns();
+		if (!start)
+			start = now;
+	} while (now - start < allowance_ns);
+	*ret_took_ns = now - start;
+	return false;
+}
+
+/* One thread at a time, and not where the caller could not call meanwhile. */
+static bool may_look_out(const weir_blocking_pool *pool)
+{
+	return pool->linger_ns && pool->linger.allowance_ns && !pool->has_lookout && !pool->head &&
+	       !pool->is_freed && pool->caller_cpu != sched_getcpu();
+}
+
+static void linger(weir_blocking_pool *pool)
+{
+	int64_t allowance = pool->linger.allowance_ns, took;
+
+	pool->has_lookout = true;
+	pthread_mutex_unlock(&pool->lock);
+	bool has_come = look_out(pool, allowance, &took);
+	pthread_mutex_lock(&pool->lock);
+	pool->has_lookout = false;
+	weir__linger_ended(&pool->linger, has_come, took, pool->linger_ns);
+}
+
+/* False when nothing came for so long that the thread should end. */
+static bool sleep_for_work(weir_blocking_pool *pool)
+{
+	int64_t start = weir__clock_ns();
+	int64_t end = start + IDLE_SECONDS * WEIR_SEC;
+	const struct timespec until = { .tv_sec = end / WEIR_SEC, .tv_nsec = end % WEIR_SEC };
+	int err = 0;
+
+	while (!pool->head && !pool->is_freed && err == 0) {
+		pool->asleep++;
+		err = pthread_cond_timedwait(&pool->work, &pool->lock, &until);
+		pool->asleep--;
+		pool->is_waking = false;
+	}
+	if (pool->linger_ns)
+		weir__linger_slept(&pool->linger, weir__clock_ns() - start, pool->head,
+				   pool->linger_ns);
+	return pool->head != NULL;
+}
+
+static bool wait_for_work(weir_blocking_pool *pool)
+{
+	if (may_look_out(pool))
+		linger(pool);
+	return pool->head || sleep_for_work(pool);
+}
+
+/* Tells the worker where it comes from, as weir__worker_post() does for its own kind. */
+static void wake_caller(struct weir__task *task)
+{
+	atomic_store_explicit(&task->worker->sender_cpu, sched_getcpu(), memory_order_relaxed);
+	weir__wake(task);
+}
+
 /* The job is the task's again when it is DONE and the lock is free: nothing of it is used then. */
 static void run(weir_blocking_pool *pool, struct job *job)
 {
+	wake_one(pool);
 	pthread_mutex_unlock(&pool->lock);
 	int result = job->fn(job->arg);
 	pthread_mutex_lock(&pool->lock);
@@ -205,28 +305,16 @@ static void run(weir_blocking_pool *pool, struct job *job)
 	struct weir__task *task = job->task;
 	job->result = result;
 	job->state = JOB_DONE;
+	pool->busy -= !is_abandoned; /* before the caller comes with the next job */
 	pthread_mutex_unlock(&pool->lock);
 	if (is_abandoned) {
 		job->abandon(job->arg);
 		weir_free(job);
 	} else {
-		weir__wake(task);
+		wake_caller(task);
 	}
 	pthread_mutex_lock(&pool->lock);
-	pool->busy--;
-}
-
-/* False when nothing came for so long that the thread should end. */
-static bool wait_for_work(weir_blocking_pool *pool)
-{
-	struct timespec until;
-	int err = 0;
-
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += IDLE_SECONDS;
-	while (!pool->head && !pool->is_freed && err == 0)
-		err = pthread_cond_timedwait(&pool->work, &pool->lock, &until);
-	return pool->head != NULL;
+	pool->busy -= is_abandoned;
 }
 
 static void *thread_main(void *arg)
@@ -285,7 +373,7 @@ static int enqueue(weir_blocking_pool *pool, struct job *job)
 	*pool->tail = job;
 	pool->tail = &job->next;
 	pool->queued++;
-	pthread_cond_signal(&pool->work);
+	wake_one(pool);
 	return 0;
 }
 
@@ -336,6 +424,8 @@ static int wait_for(struct weir__worker *self, struct wait *wait, int *ret)
 
 	job->task = self->current;
 	pthread_mutex_lock(&pool->lock);
+	pool->caller_cpu = self->cpu;
+	pool->linger_ns = self->runtime->linger_ns;
 	int err = enqueue(pool, job);
 	pthread_mutex_unlock(&pool->lock);
 	if (err == 0)

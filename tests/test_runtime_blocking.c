@@ -128,6 +128,71 @@ START_TEST(a_pool_runs_no_more_at_once_than_it_has_threads)
 }
 END_TEST
 
+static int at_once(void *arg)
+{
+	(void)arg;
+	return 0;
+}
+
+/* Short calls in a row, so that a thread looks out for more; then as many long ones as threads. */
+static int short_then_long(void *arg)
+{
+	(void)arg;
+	for (int round = 0; round < 20; round++) {
+		for (int i = 0; i < 40; i++)
+			ck_assert_int_eq(weir_blocking(at_once, NULL, .pool = pool), 0);
+		gate = false;
+		WEIR_SCOPE(scope, WEIR_FOREVER);
+		for (int i = 0; i < 4; i++)
+			ck_assert_int_eq(weir_spawn(&scope, call_with_gate, NULL), 0);
+		until(running == 4);
+		gate = true;
+		ck_assert_int_eq(weir_scope_wait(&scope), 0);
+	}
+	return 0;
+}
+
+START_TEST(a_call_behind_one_that_blocks_has_a_thread_of_its_own)
+{
+	ck_assert_int_eq(weir_blocking_pool_new(&pool, "four", .threads_max = 4), 0);
+	run_on(2, short_then_long, NULL);
+	weir_blocking_pool_free(pool);
+}
+END_TEST
+
+/* From both workers, more tasks than threads. */
+static int call_often(void *arg)
+{
+	(void)arg;
+	for (int i = 0; i < 200; i++)
+		ck_assert_int_eq(weir_blocking(i % 50 ? at_once : count, NULL, .pool = pool), 0);
+	return 0;
+}
+
+static int callers_of_two_workers(void *arg)
+{
+	(void)arg;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+	for (unsigned i = 0; i < 10; i++)
+		ck_assert_int_eq(
+			weir_spawn(&scope, call_often, NULL, .worker = WEIR_ON_WORKER(i % 2)), 0);
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(no_call_is_left_waiting_beside_idle_threads)
+{
+	struct weir_blocking_stats stats;
+
+	ck_assert_int_eq(weir_blocking_pool_new(&pool, "few", .threads_max = 3), 0);
+	run_on(2, callers_of_two_workers, NULL);
+	ck_assert_int_eq(ran, 40);
+	weir_blocking_stats_get(pool, &stats);
+	ck_assert_uint_eq(stats.queued, 0);
+	ck_assert_uint_le(stats.threads, 3);
+	weir_blocking_pool_free(pool);
+}
+END_TEST
+
 static int overfill(void *arg)
 {
 	struct weir_blocking_stats stats;
@@ -361,6 +426,8 @@ Suite *runtime_blocking_suite(void)
 	tcase_add_test(rules, what_the_function_returns_comes_back);
 	tcase_add_test(rules, the_worker_runs_others_meanwhile);
 	tcase_add_test(rules, a_pool_runs_no_more_at_once_than_it_has_threads);
+	tcase_add_test(rules, a_call_behind_one_that_blocks_has_a_thread_of_its_own);
+	tcase_add_test(rules, no_call_is_left_waiting_beside_idle_threads);
 	tcase_add_test(rules, a_full_queue_is_eagain);
 	if (!TESTS_SLOW) /* sanitizers start threads of their own when a process ends */
 		tcase_add_test(rules, no_thread_to_be_had_is_eagain);
