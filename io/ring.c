@@ -33,6 +33,12 @@ enum {
 	SLOTS_FIRST = 64,
 	GENERATION_SHIFT = 40, /* in user_data */
 	SHRINKS_SLEPT = 6,     /* looks after the receive buffers that an idle worker skips */
+	/*
+	 * Of the groups of receive buffers. Below 64 Linux before 6.9 keeps a group's record when
+	 * its ring is unregistered, and with it how far it has read: it goes on there in the next
+	 * ring, which is another, and writes to where entries long gone point.
+	 */
+	FIRST_GROUP = 64,
 };
 
 /* In the code of an accept that never gives a slot. */
@@ -910,8 +916,9 @@ static void init_group(struct weir__ring *ring, unsigned size, size_t bytes, uns
 		busy = config->recv_buffers;
 	if (busy > config->recv_buffers_max)
 		busy = config->recv_buffers_max;
-	weir__buffer_ring_init(&ring->groups[size], &ring->uring, &ring->io.driver, (uint16_t)size,
-			       bytes, first, (unsigned)config->recv_buffers_max, restart_recv);
+	weir__buffer_ring_init(&ring->groups[size], &ring->uring, &ring->io.driver,
+			       (uint16_t)(FIRST_GROUP + size), bytes, first,
+			       (unsigned)config->recv_buffers_max, restart_recv);
 	ring->groups[size].busy = (unsigned)busy;
 	/* the first message after a rest finds a small one */
 	ring->groups[size].kept = size == WEIR__BUFFER_SMALL ? first : 0;
