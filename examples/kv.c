@@ -1216,8 +1216,8 @@ static const char *cmd_info(struct client *c)
 		"# Clients\r\nconnected_clients:%ju\r\n\r\n"
 		"# Memory\r\nused_memory:%ju\r\ncached_memory:%ju\r\nmem_allocs:%ju\r\n"
 		"mem_hits:%ju\r\nmem_misses:%ju\r\nos_maps:%ju\r\nmem_level:%ju\r\n"
-		"mem_refusals:%ju\r\nmem_stages_medium:%ju\r\nmem_stages_high:%ju\r\n"
-		"mem_stages_critical:%ju\r\n\r\n"
+		"mem_stalls:%ju\r\nmem_refusals:%ju\r\nmem_stages_medium:%ju\r\n"
+		"mem_stages_high:%ju\r\nmem_stages_critical:%ju\r\n\r\n"
 		"# Stats\r\ntotal_connections_received:%ju\r\ntotal_commands_processed:%ju\r\n"
 		"expired_keys:%ju\r\nturns:%ju\r\nparks:%ju\r\nswitches:%ju\r\nenters:%ju\r\n"
 		"submissions:%ju\r\ncompletions:%ju\r\n\r\n"
@@ -1225,7 +1225,7 @@ static const char *cmd_info(struct client *c)
 		"# Keyspace\r\ndb0:keys=%zu,expires=%zu,avg_ttl=0\r\n",
 		REDIS_VERSION, weir_version(), (int)getpid(), s.open, m.span_bytes - m.cached_bytes,
 		m.cached_bytes, m.allocs, m.allocs - m.misses, m.misses, m.os_maps, m.level,
-		m.refusals, m.stages[WEIR_MEM_MEDIUM].runs, m.stages[WEIR_MEM_HIGH].runs,
+		m.stalls, m.refusals, m.stages[WEIR_MEM_MEDIUM].runs, m.stages[WEIR_MEM_HIGH].runs,
 		m.stages[WEIR_MEM_CRITICAL].runs, s.accepted, commands_run, expired_keys, w.turns,
 		w.parks, w.switches, w.enters, w.submissions, w.completions, keyspace.used,
 		keyspace.ranked_len);

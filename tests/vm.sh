@@ -9,7 +9,7 @@
 #   tests/vm.sh PART...        suites: the suites of VM_SUITES, on io_uring and on epoll
 #                              cgroup2, cgroup1: tests/cgroup.sh, with that version of cgroups
 #                              stalls: the kernel tells of waits for memory, and the level follows
-#                              probes: the kernel counts the library's USDT probes
+#                              probes: the kernel attaches to the library's USDT probes
 #   VM_KERNEL=file             another kernel: a bzImage, or a Debian package that has one
 #   VM_SUITES="io_echo ..."    other suites
 #   VM_SECONDS=1500            after which a part is ended, and has failed
@@ -73,10 +73,25 @@ add() { # file, where to
 	done
 }
 
-# What a probe's note says, for the guest's kernel: name, offset in the file, where its arguments are.
+# As the kernel's own tracer wants it: -4@136(%rbx) becomes +136(%bx):s32.
+argument() { # of a probe's note
+	local size=${1%%@*} where sign=u
+	[ "${size#-}" = "$size" ] || sign=s size=${size#-}
+	where=$(sed -E 's/%[re](ax|bx|cx|dx|si|di|bp|sp)/%\1/; s/%(r[0-9]+)[dwb]/%\1/; s/%([abcd])l/%\1x/
+		s/%(si|di|bp|sp)l/%\1/; s/^\(/0(/; s/^([0-9]+\()/+\1/; s/^\$/\\/' <<<"${1#*@}")
+	echo "$where:$sign$((size * 8))"
+}
+
+# A line for each probe: its name, its offset in the file, what to fetch.
 probes() { # program
-	readelf -Wn "$1" | awk '$1 == "Name:" { name = $2 } $1 == "Location:" { at = $2 } $1 == "Arguments:" {
-		sub(/.*Arguments: /, ""); sub(/,$/, "", at); print name, at, $0 }'
+	local offset address name at text
+	read -r offset address < <(readelf -lW "$1" | awk '$1 == "LOAD" && / E / { print $2, $3; exit }')
+	readelf -nW "$1" | awk '$1 == "Name:" { name = $2 } $1 == "Location:" { at = $2; sub(/,/, "", at) }
+		$1 == "Arguments:" { $1 = ""; print name, at $0 }' | while read -r name at arguments; do
+		printf '%s 0x%x' "$name" $((at - address + offset))
+		for text in $arguments; do printf ' %s' "$(argument "$text")"; done
+		echo
+	done
 }
 
 make_root() {
@@ -142,7 +157,7 @@ make_root || exit
 for part; do
 	case $part in
 	stalls) # those of a group, and where groups have none, those of the machine
-		run_part stalls
+		run_part stalls ''
 		run_part stalls_all cgroup_disable=pressure
 		;;
 	suites | cgroup2 | cgroup1 | probes) run_part "$part" '' ;;
