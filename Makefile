@@ -68,7 +68,7 @@ test-examples: examples bench-build  ## the examples, driven by curl, wrk, redis
 	$(Q)B=$B tests/examples.sh
 test-cgroup: examples bench-build  ## a server in a cgroup of 64 MB, under a load that wants more; needs root
 	$(Q)B=$B tests/cgroup.sh
-test-vm: examples $B/have-test $B/tests/run  ## on a kernel of its own, under qemu (PARTS=, VM_KERNEL=); a quarter of an hour
+test-vm: examples $B/have-test $B/tests/run  ## on a kernel of its own, under qemu (PARTS=, VM_KERNEL=); half an hour
 	$(Q)B=$B tests/vm.sh $(PARTS)
 test-gdb: $B/libweir.a  ## the gdb script, on a live process and on a core file
 	$(Q)CC=$(CC) B=$B tests/gdb.sh

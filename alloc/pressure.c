@@ -306,7 +306,8 @@ static unsigned permille_now(int64_t now_ns)
 static void set_level(uint32_t level)
 {
 	uint32_t before = atomic_exchange_explicit(&weir__level, level, memory_order_relaxed);
-	WEIR__USDT(mem_level, before, level);
+	if (level != before)
+		WEIR__USDT(mem_level, before, level);
 	if (level <= before)
 		return;
 	atomic_fetch_add_explicit(&weir__level_raises, 1, memory_order_relaxed);

@@ -718,7 +718,6 @@ int weir_connect(weir_conn **ret, const char *text)
 
 static void conn_free(weir_conn *conn)
 {
-	WEIR__USDT(conn_close, conn, conn->handle.fd);
 	if (conn->is_on_ledge)
 		weir__ledge_put(conn);
 	else
@@ -759,6 +758,7 @@ void weir_conn_close(weir_conn *conn)
 		conn->closer = conn->worker->current;
 		weir__park_for(conn->worker, "close");
 	}
+	WEIR__USDT(conn_close, conn, conn->handle.fd);
 	weir__handle_close(conn->io, &conn->handle);
 	conn->io->ops->forget(conn->io, &conn->recv);
 	conn->io->ops->forget(conn->io, &conn->send);

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 #
 # vm.sh: the library on a kernel of its own, in a virtual machine: what this machine's kernel, or its
-# container, cannot show. qemu emulates the processor, so no privilege is needed, and it is slow: a quarter of an
+# container, cannot show. qemu emulates the processor, so no privilege is needed, and it is slow: half an
 # hour for all of it.
 #
 #   tests/vm.sh                all parts, on the kernel of Debian's linux-image-cloud-amd64, which is fetched once
