@@ -19,8 +19,8 @@
 
 #include <string.h>
 
-/* In so many turns a task that is ready has run and its send is over, at most loads. */
-enum { DRY_TURNS_MAX = 8 };
+/* In so many turns a task that is ready has run and its send is over, unless thousands are ready. */
+enum { DRY_TURNS_MAX = 32 };
 
 static void release(struct weir__block *block);
 

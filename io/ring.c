@@ -783,11 +783,12 @@ static bool feed_groups(struct weir__ring *ring, bool is_last)
 /* What could not be handed over at once. Returns until when to sleep then. */
 static __attribute__((noinline)) int64_t hand_over(struct weir__ring *ring, int64_t wait_until_ns)
 {
-	bool is_last =
-		wait_until_ns && !weir__quiet_any(&ring->quiet) && !io_uring_cq_ready(&ring->uring);
+	bool is_over; /* nothing is under way that may bring buffers back */
 
 	start_waiting(ring);
-	if (ring->is_starving && feed_groups(ring, is_last))
+	is_over = !ring->waiting && !weir__ring_queued(ring) && !weir__quiet_any(&ring->quiet) &&
+		  !io_uring_cq_ready(&ring->uring);
+	if (ring->is_starving && (feed_groups(ring, wait_until_ns && is_over) || !is_over))
 		wait_until_ns = 0;
 	/* the next turn tries again: nothing else would */
 	return ring->waiting || ring->is_deaf ? 0 : wait_until_ns;

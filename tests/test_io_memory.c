@@ -8,8 +8,12 @@
  */
 #include <check.h>
 #include <errno.h>
+#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
 
 #include <weir/weir.h>
 
@@ -435,6 +439,20 @@ END_TEST
 
 enum { ROUNDS = 20, BUSY = 4 };
 
+static int outside_connect(const char *address)
+{
+	struct sockaddr_in peer = { .sin_family = AF_INET,
+				    .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+				    .sin_port = htons((uint16_t)atoi(strchr(address, ':') + 1)) };
+	struct timeval patience = { .tv_sec = 10 };
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_eq(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience), 0);
+	ck_assert_int_eq(connect(fd, (struct sockaddr *)&peer, sizeof peer), 0);
+	return fd;
+}
+
 static uint64_t out_most;
 
 static int talk_much(void *address)
@@ -469,6 +487,59 @@ static int many_talk(void *arg)
 	return 0;
 }
 
+enum { OUTSIDERS = 16 };
+
+struct outside {
+	const char *address;
+	weir_runtime runtime;
+	int fds[OUTSIDERS];
+};
+
+/* On the worker, in one go: so it finds all of them when it looks again. */
+static int send_all(void *arg)
+{
+	struct outside *outside = arg;
+
+	for (int i = 0; i < OUTSIDERS; i++)
+		if (send(outside->fds[i], "hello", 5, 0) != 5)
+			return -errno;
+	return 0;
+}
+
+/* By a thread that is none of the runtime's. Its sockets wait for ten seconds at most. */
+static int talk_from_outside(void *arg)
+{
+	struct outside *outside = arg;
+	char got[5];
+	int err = 0;
+
+	for (int i = 0; i < OUTSIDERS; i++)
+		outside->fds[i] = outside_connect(outside->address);
+	for (int round = 0; round < ROUNDS && err == 0; round++) {
+		err = weir_submit(outside->runtime, send_all, outside);
+		for (int i = 0; i < OUTSIDERS && err == 0; i++)
+			if (recv(outside->fds[i], got, 5, MSG_WAITALL) != 5)
+				err = -errno;
+	}
+	for (int i = 0; i < OUTSIDERS; i++)
+		close(outside->fds[i]);
+	return err;
+}
+
+static int outsiders_talk(void *arg)
+{
+	weir_auto_listener listener = NULL;
+	WEIR_SCOPE(server, 20 * WEIR_SEC);
+
+	(void)arg;
+	ck_assert_int_eq(weir_listen(&listener, "127.0.0.1:0"), 0);
+	struct outside outside = { .address = weir_listener_address(listener),
+				   .runtime = weir_runtime_self() };
+	ck_assert_int_eq(weir_spawn(&server, serve, listener), 0);
+	ck_assert_int_eq(weir_blocking(talk_from_outside, &outside), 0);
+	return 0;
+}
+
 static void have_few_buffers(void)
 {
 	setenv("WEIR_RECV_BUFFERS", "4", 1);
@@ -486,6 +557,14 @@ START_TEST(buffers_that_come_back_serve_more_connections_than_there_are)
 	out_most = 0;
 	ck_assert_int_eq(weir_run(many_talk, NULL, .workers = 1, .signals_ignored = true), 0);
 	ck_assert_uint_le(out_most, BUSY + 1); /* one may be the ring itself */
+}
+END_TEST
+
+/* Nothing but their messages wakes the worker. */
+START_TEST(whoever_waits_for_a_buffer_gets_one)
+{
+	have_few_buffers();
+	ck_assert_int_eq(weir_run(outsiders_talk, NULL, .workers = 1, .signals_ignored = true), 0);
 }
 END_TEST
 
@@ -565,6 +644,7 @@ Suite *io_memory_suite(void)
 	tcase_add_test(tcase, a_burst_s_receive_buffers_go_back_and_the_next_burst_is_served);
 	tcase_add_test(tcase, of_large_messages_nothing_stays_when_nothing_arrives);
 	tcase_add_test(tcase, buffers_that_come_back_serve_more_connections_than_there_are);
+	tcase_add_test(tcase, whoever_waits_for_a_buffer_gets_one);
 	tcase_add_loop_test(tcase, where_tasks_hold_all_buffers_there_are_more, 0, 2);
 	suite_add_tcase(suite, tcase);
 	return suite;
