@@ -19,7 +19,8 @@
 
 #include <string.h>
 
-/* In so many turns a task that is ready has run and its send is over, unless thousands are ready. */
+/* In so many turns a task that was ready has run and its send is over, unless there are thousands.
+ */
 enum { DRY_TURNS_MAX = 32 };
 
 static void release(struct weir__block *block);
