@@ -329,7 +329,7 @@ struct weir_pool_opts {
 
 /*
  * Makes a pool of equal objects for use by every worker. Gives it in *ret. Returns 0, -EINVAL,
- * -ENOMEM or -ENOSPC (too many pools in this process).
+ * -E2BIG (see runtime.h of options), -ENOMEM or -ENOSPC (too many pools in this process).
  */
 WEIR_API WEIR_MUST int weir_pool_new_with(weir_pool **ret, const struct weir_pool_opts *opts);
 #define weir_pool_new(ret, ...)                                                                    \
@@ -449,7 +449,7 @@ struct weir_reclaimer_opts {
 /*
  * Registers a reclaimer and gives its handle in *ret. It is called on a worker, between tasks, or
  * by weir_mem_compact(): it must not park, and what it allocates it does not get. Returns 0,
- * -EINVAL, -ENOSPC (64 are there), or -EBUSY inside a reclaimer.
+ * -EINVAL, -E2BIG, -ENOSPC (64 are there), or -EBUSY inside a reclaimer.
  */
 WEIR_API WEIR_MUST int weir_reclaimer_add_with(weir_reclaimer **ret,
 					       const struct weir_reclaimer_opts *opts);

@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "alloc/heap.h"
+#include "alloc/opts.h"
 
 enum {
 	RECLAIMERS_MAX = 64,
@@ -62,16 +63,22 @@ void weir__reclaim_unlock(void)
 
 int weir_reclaimer_add_with(weir_reclaimer **ret, const struct weir_reclaimer_opts *opts)
 {
-	if (ret == NULL || opts == NULL || opts->size < sizeof(*opts) || opts->fn == NULL)
+	struct weir_reclaimer_opts known = { 0 };
+	if (ret == NULL || opts == NULL)
+		return -EINVAL;
+	int err = weir__opts_copy(&known, sizeof(known), opts, opts->size);
+	if (err < 0)
+		return err;
+	if (known.fn == NULL)
 		return -EINVAL;
 	if (reclaiming)
 		return -EBUSY;
-	int err = -ENOSPC;
+	err = -ENOSPC;
 	pthread_mutex_lock(&reclaim_lock);
 	for (unsigned i = 0; i < RECLAIMERS_MAX && err != 0; i++) {
 		if (reclaimers[i].live)
 			continue;
-		reclaimers[i] = (struct weir_reclaimer){ .opts = *opts,
+		reclaimers[i] = (struct weir_reclaimer){ .opts = known,
 							 .live = true,
 							 .asked_ns = INT64_MIN / 2 };
 		*ret = &reclaimers[i];

@@ -12,6 +12,7 @@
 #include <stdio.h>
 
 #include "alloc/heap.h"
+#include "alloc/opts.h"
 
 struct weir__pool weir__pools[WEIR__POOLS_MAX + 1];
 _Atomic uint32_t weir__pools_dead;
@@ -128,10 +129,15 @@ static struct weir__pool *unused_pool(void)
 	return NULL;
 }
 
-int weir_pool_new_with(weir_pool **ret, const struct weir_pool_opts *opts)
+int weir_pool_new_with(weir_pool **ret, const struct weir_pool_opts *given)
 {
-	if (ret == NULL || opts == NULL || opts->size < sizeof(*opts))
+	struct weir_pool_opts known = { 0 };
+	const struct weir_pool_opts *opts = &known;
+	if (ret == NULL || given == NULL)
 		return -EINVAL;
+	int err = weir__opts_copy(&known, sizeof(known), given, given->size);
+	if (err < 0)
+		return err;
 	size_t stride = object_stride(opts);
 	if (stride == 0)
 		return -EINVAL;

@@ -11,7 +11,7 @@
 #include <errno.h>
 
 #include "io/conn.h"
-#include "runtime/opts.h"
+#include "alloc/opts.h"
 
 /* Of files at a time. Streams start with less: a lease lies there while nothing comes. */
 enum { CHUNK_BYTES = 64 * 1024, CHUNK_BYTES_FIRST = 4 * 1024 };

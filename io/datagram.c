@@ -18,7 +18,7 @@
 
 #include "io/name.h"
 #include "runtime/fatal.h"
-#include "runtime/opts.h"
+#include "alloc/opts.h"
 #include "runtime/wait_kind.h"
 
 /* Datagrams that wait here; what comes then waits in the socket's own buffer, and is lost beyond.

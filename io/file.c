@@ -17,7 +17,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "runtime/opts.h"
+#include "alloc/opts.h"
 #include "runtime/wait.h"
 
 /* Of one operation: a worker that copies it out of the page cache is held for 0.1 ms. */

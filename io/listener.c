@@ -18,7 +18,7 @@
 #include "io/conn.h"
 #include "io/inherit.h"
 #include "runtime/fatal.h"
-#include "runtime/opts.h"
+#include "alloc/opts.h"
 #include "runtime/wait_kind.h"
 
 enum {

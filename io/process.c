@@ -21,7 +21,7 @@
 #include <unistd.h>
 
 #include "runtime/count.h"
-#include "runtime/opts.h"
+#include "alloc/opts.h"
 
 #ifndef P_PIDFD
 #define P_PIDFD 3

@@ -24,7 +24,7 @@
 #include "runtime/backtrace.h"
 #include "runtime/capture.h"
 #include "runtime/fatal.h"
-#include "runtime/opts.h"
+#include "alloc/opts.h"
 #include "runtime/watch.h"
 
 /* One run: what the starting threads share. */

@@ -19,7 +19,7 @@
 #include <time.h>
 
 #include "runtime/fatal.h"
-#include "runtime/opts.h"
+#include "alloc/opts.h"
 #include "runtime/sanitizer.h"
 #include "runtime/switch.h"
 

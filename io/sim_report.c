@@ -7,6 +7,8 @@
  */
 #include "io/sim.h"
 
+#include "runtime/backtrace.h"
+#include "runtime/join.h"
 #include "runtime/wait_kind.h"
 
 WEIR__SECTION_BOUNDS(const struct weir__wait_kind, weir_wait_kinds);
@@ -53,9 +55,21 @@ static void print_state(struct weir__sim *sim, const struct weir__task *task)
 		fputs(" (cancelled)", sim->out);
 }
 
-static void print_task(struct weir__sim *sim, const struct weir__task *task, int depth)
+/* A task without a name is called after its function, as in the list of tasks. */
+static const char *name_of(struct weir__symbols *symbols, const struct weir__task *task)
 {
-	const char *name = task->name ? task->name : "task";
+	uintptr_t offset;
+	const char *name = task->name;
+
+	if (!name)
+		name = weir__symbol_name(symbols, (uintptr_t)weir__task_fn(task), &offset);
+	return name ? name : "task";
+}
+
+static void print_task(struct weir__sim *sim, struct weir__symbols *symbols,
+		       const struct weir__task *task, int depth)
+{
+	const char *name = name_of(symbols, task);
 
 	fprintf(sim->out, "weir: %*sworker %u: \"%s\" (%s): ", 2 * depth, "", task->worker->index,
 		name, task->site ? task->site : "?");
@@ -65,7 +79,7 @@ static void print_task(struct weir__sim *sim, const struct weir__task *task, int
 		for (const struct weir__task *child = scope->children; child;
 		     child = child->sibling_next)
 			if (child->state != WEIR__TASK_ENDED)
-				print_task(sim, child, depth + 1);
+				print_task(sim, symbols, child, depth + 1);
 }
 
 void weir__sim_report_tasks(struct weir__sim *sim)
@@ -76,7 +90,9 @@ void weir__sim_report_tasks(struct weir__sim *sim)
 		(unsigned long long)sim->seed, (double)(sim->now_ns - WEIR__SIM_START_NS) / 1e6,
 		(unsigned long long)sim->result.steps, what,
 		sim->is_ending ? ", although all were cancelled" : "");
-	print_task(sim, &sim->runtime->root, 0);
+	struct weir__symbols *symbols = weir__symbols_open();
+	print_task(sim, symbols, &sim->runtime->root, 0);
+	weir__symbols_close(symbols);
 }
 
 /* ---- What was left over ------------------------------------------------- */

@@ -25,8 +25,8 @@
 #include <signal.h>
 #include <string.h>
 
+#include "alloc/opts.h"
 #include "runtime/linger.h"
-#include "runtime/opts.h"
 #include "runtime/task.h"
 #include "runtime/wait_kind.h"
 

@@ -17,7 +17,7 @@
 #include <pthread.h>
 #include <semaphore.h>
 
-#include "runtime/opts.h"
+#include "alloc/opts.h"
 
 enum { POSTS_MAX = 4096 };
 

@@ -31,6 +31,8 @@ const char *weir_errname(int err)
 		return #name;
 	switch (err) {
 		WEIR_ERRNO_MAP(XX)
+	case 0:
+		return "0";
 	default:
 		return "unknown";
 	}

@@ -847,7 +847,7 @@ WEIR_API void weir_blocking_stats_get(weir_blocking_pool *pool, struct weir_bloc
 /* A constant sentence for a negative errno value, e.g. "connection reset by peer". Never NULL. */
 WEIR_API const char *weir_strerror(int err);
 
-/* Its name, e.g. "ECONNRESET"; "unknown" for others. */
+/* Its name, e.g. "ECONNRESET"; "0" for 0 as strerrorname_np(3) has it, "unknown" for others. */
 WEIR_API const char *weir_errname(int err);
 
 #define WEIR_VERSION "0.1.0"

@@ -5,8 +5,9 @@
  * A worker that is awake and switches tasks gets on. One whose counters stand still from look to
  * look, for WEIR_STALL_MS in all, is interrupted and says which task it is in and where. Time in
  * which its thread was ready and had no CPU does not count: that is the machine's fault, and the
- * kernel counts it for us. A stay is reported once; reports come at most once a second, the others
- * are counted.
+ * kernel counts it for us. It also tells how long the thread has computed: the rest it has slept in
+ * some call that blocks, and a report says which of the two it is. A stay is reported once; reports
+ * come at most once a second, the others are counted.
  *
  * The workers do nothing for this. Looking costs a few loads, twice per WEIR_STALL_MS.
  */
@@ -20,13 +21,20 @@
 
 static const int64_t REPORT_NS = WEIR_SEC; /* between two */
 
+/* Of a thread, ever; zeroes where the kernel does not count. */
+struct times {
+	int64_t ran_ns;
+	int64_t delayed_ns; /* ready, without a CPU */
+};
+
 /* A worker as it was when its counters last moved. */
 struct stay {
 	uint64_t switches, turns;
 	int64_t since_ns;
 	int64_t looked_ns;
 	int64_t held_ns;  /* in steps of at most one tick: we may have been stopped ourselves */
-	int64_t delay_ns; /* of its thread then; -1: not asked yet */
+	int64_t asked_ns; /* when the thread's times were these; 0: not asked yet */
+	struct times times;
 	bool is_told;
 };
 
@@ -66,8 +74,7 @@ int64_t weir__stalls_tick_ns(const struct weir__runtime *runtime)
 	return limit ? limit / 2 : INT64_MAX;
 }
 
-/* How long the thread has been ready and had no CPU, ever; 0 where the kernel does not count it. */
-static int64_t run_delay_ns(const struct weir__worker *worker)
+static struct times times_of(const struct weir__worker *worker)
 {
 	char path[64], text[96] = "";
 	long long ran, waited;
@@ -75,19 +82,19 @@ static int64_t run_delay_ns(const struct weir__worker *worker)
 	snprintf(path, sizeof path, "/proc/self/task/%d/schedstat", (int)worker->tid);
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
-		return 0;
+		return (struct times){ 0, 0 };
 	ssize_t n = read(fd, text, sizeof text - 1);
 	(void)close(fd);
-	return n > 0 && sscanf(text, "%lld %lld", &ran, &waited) == 2 ? waited : 0;
+	if (n <= 0 || sscanf(text, "%lld %lld", &ran, &waited) != 2)
+		return (struct times){ 0, 0 };
+	return (struct times){ ran, waited };
 }
 
 static void begin(struct stay *stay, uint64_t switches, uint64_t turns, int64_t now)
 {
-	*stay = (struct stay){ .switches = switches,
-			       .turns = turns,
-			       .since_ns = now,
-			       .looked_ns = now,
-			       .delay_ns = -1 };
+	*stay = (struct stay){
+		.switches = switches, .turns = turns, .since_ns = now, .looked_ns = now
+	};
 }
 
 void weir__stalls_forget(struct weir__stalls *stalls)
@@ -100,7 +107,8 @@ void weir__stalls_forget(struct weir__stalls *stalls)
 
 /* ---- Reports ------------------------------------------------------------ */
 
-static void write_report(struct weir__stalls *stalls, unsigned i, int64_t held_ns, FILE *out)
+static void write_report(struct weir__stalls *stalls, unsigned i, int64_t held_ns, const char *how,
+			 FILE *out)
 {
 	const struct weir__capture *capture = &stalls->captures[i];
 	struct weir__symbols *symbols = weir__symbols_open();
@@ -114,6 +122,7 @@ static void write_report(struct weir__stalls *stalls, unsigned i, int64_t held_n
 	else
 		fprintf(out, "weir: worker %u has not run any task for %lld ms and is awake", i,
 			(long long)(held_ns / WEIR_MS));
+	fputs(how, out);
 	if (stalls->untold > 0)
 		fprintf(out, " (and %llu more since the last report)",
 			(unsigned long long)stalls->untold);
@@ -122,7 +131,8 @@ static void write_report(struct weir__stalls *stalls, unsigned i, int64_t held_n
 	weir__symbols_close(symbols);
 }
 
-static void report(struct weir__stalls *stalls, unsigned i, int64_t held_ns, int64_t now)
+static void report(struct weir__stalls *stalls, unsigned i, int64_t held_ns, const char *how,
+		   int64_t now)
 {
 	WEIR__USDT(stall, i, held_ns);
 	if (stalls->runtime->config.quiet)
@@ -134,10 +144,23 @@ static void report(struct weir__stalls *stalls, unsigned i, int64_t held_ns, int
 	FILE *out = weir__stderr_open();
 	if (!out)
 		return;
-	write_report(stalls, i, held_ns, out);
+	write_report(stalls, i, held_ns, how, out);
 	(void)fclose(out);
 	stalls->reported_ns = now;
 	stalls->untold = 0;
+}
+
+/* What the thread did in the time that it could have computed; the kernel's count lags by a tick.
+ */
+static const char *verdict(const struct stay *stay, const struct times *times, int64_t now)
+{
+	int64_t ran = times->ran_ns - stay->times.ran_ns;
+	int64_t delayed = times->delayed_ns - stay->times.delayed_ns;
+
+	if (times->ran_ns == 0)
+		return "";
+	return 2 * ran >= now - stay->asked_ns - delayed ? ", computing"
+							 : ", in a call that blocks";
 }
 
 /* Long enough by the clock: is it the task, and still the same? */
@@ -152,12 +175,13 @@ static void check(struct weir__stalls *stalls, unsigned i, struct stay *stay)
 		return;
 	int64_t now = weir__clock_ns();
 	/* asked after the signal: a wait for a CPU that goes on is not counted before it ends */
-	int64_t held = now - stay->since_ns - (run_delay_ns(worker) - stay->delay_ns);
+	struct times times = times_of(worker);
+	int64_t held = now - stay->since_ns - (times.delayed_ns - stay->times.delayed_ns);
 	if (held < stalls->limit_ns)
 		return;
 	stay->is_told = true;
 	weir__count(is_asleep ? &worker->woken_late : &worker->stalls, 1);
-	report(stalls, i, held, now);
+	report(stalls, i, held, verdict(stay, &times, now), now);
 }
 
 /* ---- Looking ------------------------------------------------------------ */
@@ -181,10 +205,12 @@ static bool look_at(struct weir__stalls *stalls, unsigned i, int64_t now)
 	int64_t tick = stalls->limit_ns / 2, step = now - stay->looked_ns;
 	stay->held_ns += step < tick ? step : tick;
 	stay->looked_ns = now;
-	if (stay->delay_ns < 0)
-		stay->delay_ns = run_delay_ns(worker);
-	else if (!stay->is_told && stay->held_ns >= stalls->limit_ns)
+	if (stay->asked_ns == 0) {
+		stay->times = times_of(worker);
+		stay->asked_ns = now;
+	} else if (!stay->is_told && stay->held_ns >= stalls->limit_ns) {
 		check(stalls, i, stay);
+	}
 	return true;
 }
 

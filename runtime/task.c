@@ -15,7 +15,7 @@
 #include "runtime/extra.h"
 #include "runtime/fatal.h"
 #include "runtime/join.h"
-#include "runtime/opts.h"
+#include "alloc/opts.h"
 #include "runtime/sanitizer.h"
 #include "runtime/switch.h"
 #include "runtime/wait_kind.h"

@@ -73,6 +73,30 @@ START_TEST(options_that_make_no_sense_are_refused)
 }
 END_TEST
 
+/* Of an older program, which knows no .move; and of a newer one. */
+START_TEST(options_of_other_versions_are_understood)
+{
+	struct {
+		struct weir_pool_opts opts;
+		void *unknown;
+	} newer = { .opts = { .size = sizeof(newer), .object_bytes = 64 } };
+	struct weir_pool_opts older = { .size = offsetof(struct weir_pool_opts, move),
+					.object_bytes = 64,
+					.move = (weir_move_fn)1 };
+	weir_pool *pool = NULL;
+	attach();
+	ck_assert_int_eq(weir_pool_new_with(&pool, &older), 0);
+	ck_assert_ptr_null((void *)weir__pools[pool->index].move);
+	weir_pool_free(pool);
+	ck_assert_int_eq(weir_pool_new_with(&pool, &newer.opts), 0);
+	weir_pool_free(pool);
+	newer.unknown = &newer;
+	ck_assert_int_eq(weir_pool_new_with(&pool, &newer.opts), -E2BIG);
+	older.size = 7;
+	ck_assert_int_eq(weir_pool_new_with(&pool, &older), -EINVAL);
+}
+END_TEST
+
 START_TEST(freed_pools_make_room_for_new_ones)
 {
 	weir_pool *pool[WEIR__POOLS_MAX];
@@ -225,6 +249,7 @@ Suite *alloc_pool_suite(void)
 	TCase *pools = tcase_create("pools");
 	tcase_set_tags(pools, "fast");
 	tcase_add_test(pools, options_that_make_no_sense_are_refused);
+	tcase_add_test(pools, options_of_other_versions_are_understood);
 	tcase_add_test(pools, freed_pools_make_room_for_new_ones);
 	tcase_add_test(pools, a_freed_pool_waits_for_the_heaps_that_have_memory_of_it);
 	tcase_add_test(pools, counters_say_what_happened);

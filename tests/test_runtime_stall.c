@@ -96,6 +96,7 @@ START_TEST(a_task_that_holds_its_worker_is_named_once)
 	ck_assert_ptr_null(strstr(at + 1, "weir: task "));
 	assert_said("\"holder\", spawned at tests/test_runtime_stall.c:");
 	assert_said(", has held worker 1 for ");
+	assert_said(_i == 0 ? " ms, computing\n" : " ms, in a call that blocks\n");
 	assert_said(_i == 0 ? " compute_until_told+0x" : " block_until_told+0x");
 }
 END_TEST
