@@ -5,9 +5,9 @@
  *   bench_mpsc [--rounds N] [--csv] [FILTER]      WEIR_WORKERS (1): how many workers
  *
  * The counts and the sizes of the items are theirs; rivals/tokio's tokio_mpsc is the same program
- * for Tokio. A channel of weir has its room from the start and keeps items by value, Tokio's grows
- * by blocks of 32: that is what the create and send rows compare. The rows of unbounded channels
- * have a channel with room for a million here, because in weir every queue has a bound.
+ * for Tokio. Both grow by blocks, Tokio's of 32 items, weir's of 1 to 16 KiB or one item: that is
+ * what the create and send rows compare. The rows of unbounded channels have a channel with room
+ * for a million here, because in weir every queue has a bound.
  */
 #include <stdlib.h>
 

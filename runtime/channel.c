@@ -2,45 +2,15 @@
 /*
  * channel.c: bounded channels between tasks of any workers.
  *
- * Items are handed over directly when the other side waits; the ring holds items only while nobody
- * waits for one. wait.h keeps a cancelled waiter from swallowing an item. Between workers a wake-up
- * costs more than many items: while it is under way the other side goes on filling or emptying the
- * ring, so a busy channel wakes once in a ringful.
+ * Items are handed over directly when the other side waits; they are stored (room.h) only while
+ * nobody waits for one. wait.h keeps a cancelled waiter from swallowing an item. Between workers a
+ * wake-up costs more than many items: while it is under way the other side goes on filling or
+ * emptying the channel, so a busy one wakes once in a channelful.
  */
-#include "runtime/wait.h"
+#include "runtime/room.h"
 
+#include <inttypes.h>
 #include <stdio.h>
-#include <string.h>
-
-/* Two cache lines: what every call changes, and what none does. */
-struct weir_chan {
-	_Alignas(64) struct weir__lock lock; /* first */
-	bool is_closed;
-	size_t first;
-	size_t count;
-	struct weir__waitq receivers; /* not empty only while count is 0 */
-	struct weir__waitq senders;   /* not empty only while count is capacity */
-	_Alignas(64) size_t item_bytes;
-	size_t capacity;
-	struct weir__waitq drainers; /* not empty only when closed */
-	_Alignas(64) char items[];
-};
-
-static char *slot(weir_chan *chan, size_t index)
-{
-	size_t at = chan->first + index;
-
-	return chan->items + (at < chan->capacity ? at : at - chan->capacity) * chan->item_bytes;
-}
-
-/* A call for eight bytes would cost as much as the rest of the work. */
-static inline void copy(const weir_chan *chan, void *to, const void *from)
-{
-	if (chan->item_bytes == sizeof(uint64_t))
-		memcpy(to, from, sizeof(uint64_t));
-	else
-		memcpy(to, from, chan->item_bytes);
-}
 
 /* ---- Both directions, with the lock held; the waiter to wake afterwards in *ret_wake -------- */
 
@@ -49,17 +19,32 @@ static inline bool can_put(const weir_chan *chan)
 	return chan->count < chan->capacity || chan->is_closed;
 }
 
-static inline int put(struct weir__worker *self, weir_chan *chan, const void *item,
-		      struct weir__waiter **ret_wake)
+/* -ENOMEM: no block has a place for it. */
+static inline __attribute__((always_inline)) int
+put(struct weir__worker *self, weir_chan *chan, const void *item, struct weir__waiter **ret_wake)
 {
 	if (!can_put(chan))
 		return -EAGAIN;
 	if (chan->is_closed)
 		return -EPIPE;
 	struct weir__waiter *receiver = weir__waitq_grant(self, &chan->receivers, 0);
-	copy(chan, receiver ? receiver->item : slot(chan, chan->count++), item);
+	if (!receiver)
+		return weir__room_put(chan, item) ? 0 : -ENOMEM;
+	weir__room_copy(chan, receiver->item, item);
 	*ret_wake = receiver;
 	return 0;
+}
+
+/* After a put that failed: makes the room that it lacks, and for who will wait the reserve. */
+static int put_with_room(struct weir__worker *self, weir_chan *chan, const void *item, int err,
+			 bool will_wait, struct weir__waiter **ret_wake)
+{
+	while (err == -ENOMEM || (err == -EAGAIN && will_wait && !weir__room_is_there(chan))) {
+		if (weir__room_make(chan) < 0)
+			return -ENOMEM;
+		err = put(self, chan, item, ret_wake);
+	}
+	return err;
 }
 
 static inline bool can_get(const weir_chan *chan)
@@ -67,18 +52,17 @@ static inline bool can_get(const weir_chan *chan)
 	return chan->count > 0 || chan->is_closed;
 }
 
-static inline int get(struct weir__worker *self, weir_chan *chan, void *ret,
-		      struct weir__waiter **ret_wake)
+/* The blocks to free after the unlock are added to *surplus. */
+static inline __attribute__((always_inline)) int get(struct weir__worker *self, weir_chan *chan,
+						     void *ret, struct weir__waiter **ret_wake,
+						     struct weir__room_block **surplus)
 {
 	if (chan->count == 0)
 		return chan->is_closed ? -EPIPE : -EAGAIN;
-	copy(chan, ret, slot(chan, 0));
-	if (++chan->first == chan->capacity)
-		chan->first = 0;
-	chan->count--;
+	weir__room_get(chan, ret, surplus);
 	struct weir__waiter *sender = weir__waitq_grant(self, &chan->senders, 0);
 	if (sender)
-		copy(chan, slot(chan, chan->count++), sender->item);
+		(void)weir__room_put(chan, sender->item); /* in the reserve, if need be */
 	*ret_wake = sender;
 	return 0;
 }
@@ -110,6 +94,8 @@ int weir_chan_try_send(weir_chan *chan, const void *item)
 
 	weir__lock(&chan->lock);
 	int err = put(self, chan, item, &waiter);
+	if (__builtin_expect(err == -ENOMEM, 0))
+		err = put_with_room(self, chan, item, err, false, &waiter);
 	weir__unlock(&chan->lock);
 	wake(self, waiter);
 	return err;
@@ -119,12 +105,15 @@ int weir_chan_try_recv(weir_chan *chan, void *ret)
 {
 	struct weir__worker *self = weir__worker_self();
 	struct weir__waiter *waiter = NULL;
+	struct weir__room_block *surplus = NULL;
 
 	weir__lock(&chan->lock);
-	int err = get(self, chan, ret, &waiter);
+	int err = get(self, chan, ret, &waiter, &surplus);
 	bool drained = is_drained(chan);
 	weir__unlock(&chan->lock);
 	wake(self, waiter);
+	if (surplus)
+		weir__room_free_blocks(surplus);
 	note_empty(self, chan, drained);
 	return err;
 }
@@ -133,7 +122,7 @@ static void describe(const struct weir__waiter *waiter, char *ret, size_t cap)
 {
 	const weir_chan *chan = (const weir_chan *)(const void *)waiter->lock;
 
-	snprintf(ret, cap, "%zu of %zu in it", chan->count, chan->capacity);
+	snprintf(ret, cap, "%" PRIu32 " of %" PRIu32 " in it", chan->count, chan->capacity);
 }
 
 static void describe_send(const struct weir__waiter *waiter, char *ret, size_t cap)
@@ -167,6 +156,21 @@ static int wait_in(struct weir__worker *self, weir_chan *chan, struct weir__wait
 	return weir__wait(self, &waiter, about);
 }
 
+/* Called with the lock held, after a put that failed. */
+static __attribute__((noinline)) int send_slowly(struct weir__worker *self, weir_chan *chan,
+						 const void *item, int err)
+{
+	struct weir__waiter *waiter = NULL;
+
+	err = put_with_room(self, chan, item, err, true, &waiter);
+	if (err == -EAGAIN)
+		return wait_in(self, chan, &chan->senders, (void *)item, &about_send);
+	weir__unlock(&chan->lock);
+	wake(self, waiter);
+	weir__budget_spend(self);
+	return err;
+}
+
 int weir_chan_send(weir_chan *chan, const void *item)
 {
 	struct weir__worker *self = weir__worker_self();
@@ -177,29 +181,34 @@ int weir_chan_send(weir_chan *chan, const void *item)
 		return err;
 	weir__lock(&chan->lock);
 	err = put(self, chan, item, &waiter);
-	if (err == -EAGAIN)
+	if (err == -EAGAIN && weir__room_is_there(chan))
 		return wait_in(self, chan, &chan->senders, (void *)item, &about_send);
+	if (err < 0)
+		return send_slowly(self, chan, item, err);
 	weir__unlock(&chan->lock);
 	wake(self, waiter);
 	weir__budget_spend(self);
-	return err;
+	return 0;
 }
 
 int weir_chan_recv(weir_chan *chan, void *ret)
 {
 	struct weir__worker *self = weir__worker_self();
 	struct weir__waiter *waiter = NULL;
+	struct weir__room_block *surplus = NULL;
 	int err = weir__may_wait(self);
 
 	if (err < 0)
 		return err;
 	weir__lock(&chan->lock);
-	err = get(self, chan, ret, &waiter);
+	err = get(self, chan, ret, &waiter, &surplus);
 	if (err == -EAGAIN)
 		return wait_in(self, chan, &chan->receivers, ret, &about_recv);
 	bool drained = is_drained(chan);
 	weir__unlock(&chan->lock);
 	wake(self, waiter);
+	if (surplus)
+		weir__room_free_blocks(surplus);
 	note_empty(self, chan, drained);
 	weir__budget_spend(self);
 	return err;
@@ -234,6 +243,7 @@ static size_t put_some(struct weir__worker *self, weir_chan *chan, const char *i
 static size_t get_some(struct weir__worker *self, weir_chan *chan, char *ret, size_t count,
 		       int *ret_err)
 {
+	struct weir__room_block *surplus = NULL;
 	struct weir__wakes wakes;
 	size_t done = 0;
 
@@ -241,7 +251,7 @@ static size_t get_some(struct weir__worker *self, weir_chan *chan, char *ret, si
 	weir__lock(&chan->lock);
 	for (*ret_err = 0; done < count && done < MOVED_AT_ONCE; done++) {
 		struct weir__waiter *waiter = NULL;
-		*ret_err = get(self, chan, ret + done * chan->item_bytes, &waiter);
+		*ret_err = get(self, chan, ret + done * chan->item_bytes, &waiter, &surplus);
 		if (*ret_err < 0)
 			break;
 		if (waiter)
@@ -250,6 +260,8 @@ static size_t get_some(struct weir__worker *self, weir_chan *chan, char *ret, si
 	bool drained = is_drained(chan);
 	weir__unlock(&chan->lock);
 	weir__wakes_send(self, &wakes);
+	if (surplus)
+		weir__room_free_blocks(surplus);
 	note_empty(self, chan, drained);
 	return done;
 }
@@ -265,7 +277,7 @@ ssize_t weir_chan_send_many(weir_chan *chan, const void *items, size_t count)
 		const char *next = from + done * chan->item_bytes;
 		size_t moved = put_some(self, chan, next, count - done, &err);
 		done += moved;
-		if (err == -EAGAIN) {
+		if (err == -EAGAIN || err == -ENOMEM) { /* it waits, and makes room */
 			err = weir_chan_send(chan, from + done * chan->item_bytes);
 			done += err == 0;
 		} else if (err == 0) {
@@ -301,18 +313,10 @@ weir_chan *weir_chan_new(size_t item_bytes, size_t capacity)
 {
 	size_t bytes;
 
-	if (capacity == 0)
-		capacity = 1;
-	if (__builtin_mul_overflow(item_bytes, capacity, &bytes) ||
-	    __builtin_add_overflow(bytes, sizeof(weir_chan), &bytes))
+	if (capacity > UINT32_MAX || __builtin_mul_overflow(item_bytes, capacity, &bytes) ||
+	    bytes > PTRDIFF_MAX)
 		return NULL;
-	weir_chan *chan = weir_alloc_aligned(_Alignof(weir_chan), bytes);
-	if (!chan)
-		return NULL;
-	memset(chan, 0, sizeof *chan);
-	chan->item_bytes = item_bytes;
-	chan->capacity = capacity;
-	return chan;
+	return weir__room_new(item_bytes, capacity > 0 ? (uint32_t)capacity : 1);
 }
 
 void weir_chan_free(weir_chan *chan)
@@ -322,7 +326,7 @@ void weir_chan_free(weir_chan *chan)
 	weir__waitq_done(&chan->lock, &chan->receivers);
 	weir__waitq_done(&chan->lock, &chan->senders);
 	weir__waitq_done(&chan->lock, &chan->drainers);
-	weir_free(chan);
+	weir__room_free(chan);
 }
 
 void weir_chan_close(weir_chan *chan)
@@ -378,22 +382,26 @@ static bool poll_recv(struct weir__worker *self, struct weir_case *wanted)
 	return wanted->result != -EAGAIN;
 }
 
+/* Takes the claim only once there is a place. */
 static bool enter_send(struct weir__worker *self, struct weir_case *wanted,
 		       struct weir__waiter *waiter)
 {
 	weir_chan *chan = wanted->object_;
 	struct weir__waiter *woken = NULL;
+	int err = 0;
 
 	waiter->item = wanted->item_;
 	weir__lock(&chan->lock);
-	bool can = can_put(chan);
-	if (!can)
+	while (!weir__room_is_there(chan) && !chan->is_closed && err == 0)
+		err = weir__room_make(chan);
+	bool ends = err < 0 || can_put(chan);
+	if (!ends)
 		weir__waitq_add(&chan->lock, &chan->senders, waiter);
 	else if (weir__claim_self(waiter))
-		wanted->result = put(self, chan, wanted->item_, &woken);
+		wanted->result = err < 0 ? err : put(self, chan, wanted->item_, &woken);
 	weir__unlock(&chan->lock);
 	wake(self, woken);
-	return can;
+	return ends;
 }
 
 static bool enter_recv(struct weir__worker *self, struct weir_case *wanted,
@@ -401,6 +409,7 @@ static bool enter_recv(struct weir__worker *self, struct weir_case *wanted,
 {
 	weir_chan *chan = wanted->object_;
 	struct weir__waiter *woken = NULL;
+	struct weir__room_block *surplus = NULL;
 	bool drained = false;
 
 	waiter->item = wanted->item_;
@@ -409,11 +418,13 @@ static bool enter_recv(struct weir__worker *self, struct weir_case *wanted,
 	if (!can) {
 		weir__waitq_add(&chan->lock, &chan->receivers, waiter);
 	} else if (weir__claim_self(waiter)) {
-		wanted->result = get(self, chan, wanted->item_, &woken);
+		wanted->result = get(self, chan, wanted->item_, &woken, &surplus);
 		drained = is_drained(chan);
 	}
 	weir__unlock(&chan->lock);
 	wake(self, woken);
+	if (surplus)
+		weir__room_free_blocks(surplus);
 	note_empty(self, chan, drained);
 	return can;
 }

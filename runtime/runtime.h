@@ -365,31 +365,39 @@ WEIR_API WEIR_MUST WEIR_NONNULL int weir_submit_with(const struct weir_submit_op
 typedef struct weir_chan weir_chan;
 
 /*
- * Gives a bounded channel for items of `item_bytes`, holding up to `capacity` (at least 1) of them;
- * NULL when memory is exhausted. Many senders, many receivers, first come first served, tasks of
- * any workers.
+ * Gives a bounded channel for items of `item_bytes`, holding up to `capacity` (at least 1, at most
+ * UINT32_MAX) of them; NULL when memory is exhausted or the sizes are out of bounds. Many senders,
+ * many receivers, first come first served, tasks of any workers.
+ *
+ * It costs the same whatever its capacity: memory follows what is in it, by blocks of some eight
+ * items (1 KiB at least, 16 KiB or one item at most) that are used again and given back when it
+ * empties; but for two blocks and 8 KiB no more than twice as many are held as have items in them.
+ * Up to 1 KiB in all is there from the start. Items that go to who waits for them need no room.
  */
 WEIR_API WEIR_MUST weir_chan *weir_chan_new(size_t item_bytes, size_t capacity);
 
 /* Takes the channel. Who still waits in it gets -EPIPE. Accepts NULL. */
 WEIR_API void weir_chan_free(weir_chan *chan);
 
-/* Copies *item in; parks while the channel is full. Returns 0, -EPIPE when closed, -ECANCELED,
- * -ETIME. */
+/*
+ * Copies *item in; parks while the channel is full. Returns 0; -EPIPE when closed, -ECANCELED,
+ * -ETIME, or -ENOMEM when memory for another block is exhausted: then nothing has been sent, and
+ * what is in it can be received. Never -ENOMEM when capacity * item_bytes is at most 1 KiB.
+ */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_chan_send(weir_chan *chan, const void *item);
 
 /* Copies the oldest item to *ret; parks while empty. Returns 0, -EPIPE when closed and drained, ...
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_chan_recv(weir_chan *chan, void *ret);
 
-/* The same without parking: -EAGAIN when full or empty. */
+/* The same without parking: -EAGAIN when full or empty. Any thread. */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_chan_try_send(weir_chan *chan, const void *item);
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_chan_try_recv(weir_chan *chan, void *ret);
 
 /*
  * Copies `count` items in, in their order, though those of others may come between; parks while the
- * channel is full. Returns how many went in: all, or fewer when it was closed or interrupted after
- * the first; or the errors of weir_chan_send().
+ * channel is full. Returns how many went in: all, or fewer when it was closed or interrupted or
+ * memory was refused after the first; or the errors of weir_chan_send().
  */
 WEIR_API WEIR_MUST WEIR_NONNULL ssize_t weir_chan_send_many(weir_chan *chan, const void *items,
 							    size_t count);

@@ -46,7 +46,7 @@ struct task {
 static const struct sim_scenario *const tables[] = { sim_net_scenarios,	 sim_datagram_scenarios,
 						     sim_task_scenarios, sim_sync_scenarios,
 						     sim_many_scenarios, sim_file_scenarios,
-						     sim_copy_scenarios };
+						     sim_copy_scenarios, sim_channel_scenarios };
 
 /* ---- One run ------------------------------------------------------------ */
 

@@ -28,6 +28,7 @@ extern const struct sim_scenario sim_datagram_scenarios[];
 extern const struct sim_scenario sim_file_scenarios[];
 extern const struct sim_scenario sim_task_scenarios[];
 extern const struct sim_scenario sim_sync_scenarios[];
+extern const struct sim_scenario sim_channel_scenarios[];
 extern const struct sim_scenario sim_many_scenarios[];
 extern const struct sim_scenario sim_copy_scenarios[];
 
