@@ -268,7 +268,8 @@ static int go_both(struct way *there, struct way *back)
 	both->scope = &scope;
 	end_way(both, move_all(there));
 	err = weir_scope_wait(&scope);
-	/* who is cancelled or late while it waits here cancels the other way: the reason is here */
+	/* of -ECANCELED the scope knows the reason: there was no stack for the other way, perhaps
+	 */
 	return both->is_over && both->error != -ECANCELED ? both->error : err;
 }
 
