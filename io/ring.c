@@ -232,6 +232,8 @@ static void fill(struct weir__ring *ring, struct weir__op *op, struct io_uring_s
 		break;
 	case WEIR__OP_SEND:
 		weir__send_fill(op, sqe, 0, 0);
+		if (ring->loses_sent && !op->is_kept)
+			sqe->msg_flags &= ~(unsigned)MSG_WAITALL;
 		return;
 	case WEIR__OP_ACCEPT:
 		fill_accept(ring, op, sqe);

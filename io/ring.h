@@ -36,6 +36,8 @@ struct weir__ring {
 	bool has_recv_multi;
 	bool has_buffers; /* provided-buffer rings */
 	bool has_msg_ring;
+	/* What a send of many parts has sent before it is cancelled: so we go on ourselves. */
+	bool loses_sent;
 	char peeked;  /* where looks for the end of a stream put the byte they may find */
 	bool is_deaf; /* nothing looks at wake_fd: there was no entry to ask for it */
 	int wake_fd;

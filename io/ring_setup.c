@@ -75,6 +75,8 @@ static int find_features(struct weir__ring *ring, const struct weir__config *con
 	/* a slot without FIXED_FD_INSTALL would be a connection whose peer cannot be asked for */
 	ring->io.accepts_direct = ring->has_buffers && !(mask & WEIR__URING_FIXED) &&
 				  has_op(probe, WEIR__URING_OP_FIXED_FD_INSTALL);
+	/* from some 5.10 and 5.15 on, until 6.1: MSG_WAITALL sends on, and its count is lost */
+	ring->loses_sent = !has_op(probe, IORING_OP_SENDMSG_ZC);
 	ring->has_msg_ring = has_op(probe, IORING_OP_MSG_RING) && !(mask & WEIR__URING_MSG_RING);
 	ring->io.file_codes = mask & WEIR__URING_FILES ? 0 : weir__ring_file_codes(probe);
 	free(probe);

@@ -21,7 +21,7 @@ set -uo pipefail
 build=$(realpath "${B:-build}")
 vm=$build/vm work=$(mktemp -d)
 root=$work/root
-suites=${VM_SUITES:-io_echo io_probe io_pressure io_stalls io_datagram io_file io_ending io_quiet io_ring_full
+suites=${VM_SUITES:-io_echo io_memory io_probe io_pressure io_stalls io_datagram io_file io_ending io_quiet io_ring_full
 	io_poll_events io_signal io_process runtime_ alloc_}
 seconds=${VM_SECONDS:-1500}
 failed=0 machine=
@@ -129,7 +129,7 @@ make_root() {
 run_part() { # part, words for its kernel
 	local code
 	: >"$work/said"
-	timeout -k 5 "$seconds" qemu-system-x86_64 -accel "${VM_ACCEL:-tcg}" -cpu max -M q35 -m 3000 -smp 2 \
+	timeout -k 5 "$seconds" qemu-system-x86_64 -accel "${VM_ACCEL:-tcg}" -cpu max,-cx16 -M q35 -m 3000 -smp 2 \
 		-nodefaults -no-reboot -display none -serial "file:$work/console" -serial stdio -kernel "$kernel" \
 		-initrd "$work/initramfs" -append "console=ttyS0 loglevel=6 panic=-1 psi=1 $2 part=$1 \
 suites=$(tr -s '[:space:]' , <<<"$suites")" </dev/null >"$work/said" 2>"$work/qemu" &
