@@ -206,13 +206,9 @@ static unsigned share(uint64_t used, uint64_t limit)
 	return permille > 1000 ? 1000 : (unsigned)permille;
 }
 
-static unsigned cgroup_permille(void)
+/* Of one group; lowers `ret_allows` to what it leaves the heaps. */
+static unsigned group_permille(const char *directory, bool two, uint64_t *ret_allows)
 {
-	char directory[500];
-	int version = find_cgroup(directory, sizeof(directory));
-	if (version == 0)
-		return 0;
-	bool two = version == 2;
 	uint64_t limit = read_number(directory, two ? "memory.max" : "memory.limit_in_bytes");
 	if (limit == 0 || limit > (uint64_t)1 << 60)
 		return 0;
@@ -222,10 +218,31 @@ static unsigned cgroup_permille(void)
 	uint64_t heaps = weir__committed();
 	uint64_t others = used > heaps ? used - heaps : 0;
 	uint64_t usable = limit - limit / SAFETY_SHARE;
-	/* an allocation is refused before the kernel kills for it */
-	atomic_store_explicit(&cgroup_allows, usable > others ? usable - others : 1,
-			      memory_order_relaxed);
+	uint64_t allows = usable > others ? usable - others : 1;
+	if (*ret_allows == 0 || allows < *ret_allows)
+		*ret_allows = allows;
 	return share(used, limit);
+}
+
+/* The tightest of the groups it is in: its own may have no limit, and the one around it one. */
+static unsigned cgroup_permille(void)
+{
+	char directory[500];
+	int version = find_cgroup(directory, sizeof(directory));
+	size_t root = strlen(version == 2 ? "/sys/fs/cgroup" : "/sys/fs/cgroup/memory");
+	unsigned worst = 0;
+	uint64_t allows = 0;
+	while (version != 0) {
+		unsigned permille = group_permille(directory, version == 2, &allows);
+		worst = permille > worst ? permille : worst;
+		char *last = strrchr(directory, '/');
+		if (last < directory + root)
+			break;
+		*last = '\0';
+	}
+	/* an allocation is refused before the kernel kills for it */
+	atomic_store_explicit(&cgroup_allows, allows, memory_order_relaxed);
+	return worst;
 }
 
 static double stalled(const char *text, const char *kind)
