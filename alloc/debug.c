@@ -161,14 +161,15 @@ void weir__watch_room(void *block, size_t room)
 #endif
 }
 
-void weir__watch_link(void *block)
+void weir__watch_link(void *block, size_t also)
 {
-	(void)block;
+	(void)block, (void)also;
 #if WEIR__ASAN
-	ASAN_UNPOISON_MEMORY_REGION(block, sizeof(struct weir__returned));
+	ASAN_UNPOISON_MEMORY_REGION(block, sizeof(struct weir__returned) + also * sizeof(void *));
 #endif
 #ifdef HAVE_VALGRIND
-	(void)VALGRIND_MAKE_MEM_DEFINED(block, sizeof(struct weir__returned));
+	(void)VALGRIND_MAKE_MEM_DEFINED(block,
+					sizeof(struct weir__returned) + also * sizeof(void *));
 #endif
 }
 

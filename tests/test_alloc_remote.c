@@ -126,9 +126,117 @@ START_TEST(nothing_is_left_in_the_inbox_of_a_heap_without_owner)
 }
 END_TEST
 
+/* ---- Batches -------------------------------------------------------------------------------- */
+
+enum { SENT = 30 };
+static char *sent[SENT];
+
+/* Blocks of a heap whose owner is another worker; this thread is both. Returns that heap. */
+static struct weir__home *take_for_another(size_t size)
+{
+	ck_assert_int_eq(weir__heap_attach(), 0);
+	struct weir__home *owner = weir__home_self();
+	for (int i = 0; i < SENT; i++)
+		ck_assert_ptr_nonnull(sent[i] = weir_alloc(size));
+	weir__heap_self = &weir__heap_none;
+	ck_assert_int_eq(weir__heap_attach(), 0);
+	return owner;
+}
+
+static void free_all_sent(void)
+{
+	for (int i = 0; i < SENT; i++)
+		weir_free(sent[i]);
+}
+
+/* The last of a batch are sent; what the owner then counts as in use. */
+static uint64_t in_use_when_home(struct weir__home *owner)
+{
+	weir__remote_post(weir__home_self());
+	weir__heap_self = &owner->heap;
+	uint64_t blocks = weir__heap_in_use();
+	ck_assert(!weir__remote_waiting(owner));
+	return blocks;
+}
+
+static const size_t sent_sizes[] = { 1, 16, 24, 48, 64, 100, 300, 5000, 70000 };
+
+/* From a link for each block to one for all. */
+START_TEST(blocks_of_any_size_come_home_from_a_batch)
+{
+	struct weir__home *owner = take_for_another(sent_sizes[_i]);
+	free_all_sent();
+	ck_assert_uint_eq(in_use_when_home(owner), 0);
+	ck_assert_uint_eq(owner->inbox_bytes, 0);
+	ck_assert_uint_eq(weir__reports, 0);
+}
+END_TEST
+
+START_TEST(what_is_freed_twice_is_left_out_of_a_batch)
+{
+	struct weir__home *owner = take_for_another(sent_sizes[_i]);
+	weir_free(sent[7]);
+	free_all_sent(); /* [7] again: not in a row */
+	weir__remote_post(weir__home_self());
+	weir_free(sent[3]); /* on its way */
+	ck_assert_uint_eq(in_use_when_home(owner), 0);
+	ck_assert_uint_eq(owner->inbox_bytes, 0);
+	ck_assert_uint_eq(weir__reports, 2);
+}
+END_TEST
+
+/* Whichever is written to on its way is lost, and at most what is told of in it alone. */
+START_TEST(a_write_to_a_block_on_its_way_is_reported)
+{
+	for (int i = 0; i < SENT; i++) {
+		struct weir__home *owner = take_for_another(64);
+		uint64_t reports = weir__reports;
+		free_all_sent();
+		weir__remote_post(weir__home_self());
+		memset(sent[i], 0x5a, 16);
+		weir__heap_detach();
+		weir__heap_self = &owner->heap;
+		uint64_t lost = weir__heap_in_use();
+		ck_assert_uint_ge(lost, (uint64_t)i + 1);
+		ck_assert_uint_gt(weir__reports, reports);
+		ck_assert(!weir__remote_waiting(owner));
+	}
+}
+END_TEST
+
+static bool stay(void *from, void *to, void *arg)
+{
+	(void)from, (void)to, (void)arg;
+	return false;
+}
+
+/* The compactor of its owner sees at once that it is not in use. */
+START_TEST(an_object_that_may_be_moved_is_sent_at_once)
+{
+	weir_pool *pool;
+	ck_assert_int_eq(weir__heap_attach(), 0);
+	struct weir__home *owner = weir__home_self();
+	ck_assert_int_eq(weir_pool_new(&pool, .object_bytes = 64, .move = stay), 0);
+	void *object = weir_pool_get(pool);
+	ck_assert_ptr_nonnull(object);
+	weir__heap_self = &weir__heap_none;
+	ck_assert_int_eq(weir__heap_attach(), 0);
+	weir_pool_put(pool, object);
+	ck_assert(weir__remote_is_returning(object));
+	ck_assert(weir__remote_waiting(owner));
+}
+END_TEST
+
 Suite *alloc_remote_suite(void)
 {
 	Suite *s = suite_create("alloc_remote");
+	TCase *batches = tcase_create("batches");
+	const int sizes = sizeof(sent_sizes) / sizeof(*sent_sizes);
+	tcase_add_loop_test(batches, blocks_of_any_size_come_home_from_a_batch, 0, sizes);
+	tcase_add_loop_test(batches, what_is_freed_twice_is_left_out_of_a_batch, 0, sizes);
+	tcase_add_test(batches, a_write_to_a_block_on_its_way_is_reported);
+	tcase_add_test(batches, an_object_that_may_be_moved_is_sent_at_once);
+	suite_add_tcase(s, batches);
 	TCase *leaving = tcase_create("leaving");
 	tcase_set_timeout(leaving, 30);
 	tcase_add_test(leaving, nothing_is_left_in_the_inbox_of_a_heap_without_owner);
