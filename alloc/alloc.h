@@ -124,13 +124,16 @@ struct weir__unit {
  *
  * The map has an entry for each 64 KiB of the window, and one for every other address too, as only
  * some bits of it are looked at: its span or key is then of another address, and that is how a
- * block of another heap, or no block at all, is told. Place 0 reads the zeroes below as `valid`.
+ * block of another heap, or no block at all, is told. Place 0 reads the zeroes below as `valid` and
+ * as `high`.
  * The map is part of the heap and its size a constant, so that one instruction finds an entry.
  */
 struct weir__heap {
 	uintptr_t window; /* [window, window + window_bytes): this heap's objects, nobody else's */
 	size_t window_bytes;
-	uint64_t zero_[6];
+	uint64_t zero_[4];
+	void *newest;	     /* the block weir_alloc() gave last; its span has not ended since */
+	size_t newest_place; /* of its cache; 0 with NULL: of none */
 	uint16_t places[WEIR__TABLE_BYTES_MAX / 16 + 32]; /* by size in 16 bytes, rounded up */
 	/* [0] belongs to no pool and is always empty */
 	struct weir__cache cache[WEIR__POOLS_MAX + 1];
@@ -178,32 +181,59 @@ inline void *weir__cache_pop(struct weir__cache *cache)
 	return NULL;
 }
 
+/*
+ * Each use of a place that is looked up finds its cache for itself, in the addressing of the
+ * instruction. Without this gcc adds the place to the heap's address once: an instruction more, and
+ * all that follows waits for it.
+ */
+#define WEIR__APART(place)                                                                         \
+	do {                                                                                       \
+		if (!__builtin_constant_p(place))                                                  \
+			__asm__("" : "+r"(place));                                                 \
+	} while (0)
+
 /* Takes `block` unless the cache is full or this is the one freed last. */
-inline bool weir__cache_push(struct weir__cache *cache, void *block)
+inline bool weir__cache_push(struct weir__heap *heap, size_t place, void *block)
 {
-	void **head = cache->head;
-	if (WEIR_LIKELY(head < cache->high && head[-1] != block)) {
+	void **head = weir__cache_at(heap, place)->head;
+	WEIR__APART(place);
+	if (WEIR_LIKELY(head < weir__cache_at(heap, place)->high && head[-1] != block)) {
 		*head = block;
-		__atomic_store_n(&cache->head, head + 1, __ATOMIC_RELAXED);
+		WEIR__APART(place);
+		__atomic_store_n(&weir__cache_at(heap, place)->head, head + 1, __ATOMIC_RELAXED);
 		return true;
 	}
 	return false;
 }
 
-/* The map's entry for an address, which may be of another address. */
-inline const struct weir__unit *weir__unit_of(const struct weir__heap *heap, const void *block)
+/* The map's entry for an address, which may be of another address: where it is in the map. */
+inline size_t weir__unit_offset(const void *block)
 {
-	size_t offset = (uintptr_t)block >> (WEIR__UNIT_SHIFT - 4) & (WEIR__MAP_UNITS - 1) << 4;
+	return (uintptr_t)block >> (WEIR__UNIT_SHIFT - 4) & (WEIR__MAP_UNITS - 1) << 4;
+}
+
+inline const struct weir__unit *weir__unit_in(const struct weir__heap *heap, size_t offset)
+{
 	return (const struct weir__unit *)((const char *)heap->map + offset);
 }
 
-/*
- * Whether `block`, wherever it is, is the start of an object in a span of the cache's pool that
- * begins at `span`.
- */
-inline bool weir__is_object(const struct weir__cache *cache, const void *block, uintptr_t span)
+inline const struct weir__unit *weir__unit_of(const struct weir__heap *heap, const void *block)
 {
-	return ((uintptr_t)block - span) * cache->reciprocal < cache->valid;
+	return weir__unit_in(heap, weir__unit_offset(block));
+}
+
+/*
+ * Whether `block`, wherever it is, is the start of an object in a span of the pool of the cache at
+ * `place` that begins at `span`.
+ */
+inline bool weir__is_object(const struct weir__heap *heap, size_t place, const void *block,
+			    uintptr_t span)
+{
+	const char *base = (const char *)heap;
+	uint64_t product = (uintptr_t)block - span;
+	product *= ((const struct weir__cache *)(base + place))->reciprocal;
+	WEIR__APART(place);
+	return product < ((const struct weir__cache *)(base + place))->valid;
 }
 
 /*
@@ -212,10 +242,41 @@ inline bool weir__is_object(const struct weir__cache *cache, const void *block, 
  */
 inline bool weir__heap_push(struct weir__heap *heap, void *block)
 {
-	const struct weir__unit *unit = weir__unit_of(heap, block);
-	struct weir__cache *cache = weir__cache_at(heap, unit->key & 0xffff);
-	return WEIR_LIKELY(weir__is_object(cache, block, unit->span)) &&
-	       weir__cache_push(cache, block);
+	size_t offset = weir__unit_offset(block);
+	size_t place = weir__unit_in(heap, offset)->key & 0xffff;
+	WEIR__APART(offset);
+	uintptr_t span = weir__unit_in(heap, offset)->span;
+	if (!WEIR_LIKELY(weir__is_object(heap, place, block, span)))
+		return false;
+	WEIR__APART(place);
+	return weir__cache_push(heap, place, block);
+}
+
+/* A block for a request of `size` <= WEIR__TABLE_BYTES_MAX, or NULL when the slow path has to look.
+ */
+inline void *weir__heap_pop(struct weir__heap *heap, size_t size)
+{
+	size_t place = weir__place_for(heap, size);
+	void *block = weir__cache_pop(weir__cache_at(heap, place));
+	if (WEIR_LIKELY(block != NULL)) {
+		heap->newest = block;
+		heap->newest_place = place;
+	}
+	return block;
+}
+
+/*
+ * Takes `block` when it can. Of the one that was handed out last it is known where it came from:
+ * nobody has to ask. The map's answer comes after four loads, each of which waits for the one
+ * before, and as long as a store's address is not known, later loads wait with it.
+ */
+inline bool weir__heap_take(struct weir__heap *heap, void *block)
+{
+	if (heap->newest != block)
+		return weir__heap_push(heap, block);
+	size_t place = heap->newest_place;
+	WEIR__APART(place);
+	return weir__cache_push(heap, place, block);
 }
 
 /*
@@ -227,11 +288,9 @@ inline bool weir__heap_push_at(struct weir__heap *heap, size_t place, void *bloc
 {
 	const struct weir__unit *unit = weir__unit_of(heap, block);
 	bool same = (((uintptr_t)block & ~(uintptr_t)0xffff) | place) == unit->key;
-	if (!__builtin_constant_p(place)) /* or the compiler takes the one it has to wait for */
-		__asm__("" : "+r"(place));
-	struct weir__cache *cache = weir__cache_at(heap, place);
-	return WEIR_LIKELY(same && (!check || weir__is_object(cache, block, unit->span))) &&
-	       weir__cache_push(cache, block);
+	WEIR__APART(place); /* or the compiler takes the one it has to wait for */
+	return WEIR_LIKELY(same && (!check || weir__is_object(heap, place, block, unit->span))) &&
+	       weir__cache_push(heap, place, block);
 }
 
 /* ---- Blocks --------------------------------------------------------------------------------- */
@@ -245,8 +304,7 @@ inline bool weir__heap_push_at(struct weir__heap *heap, size_t place, void *bloc
 WEIR_API WEIR_MUST WEIR_MALLOC(1) inline void *weir_alloc(size_t size)
 {
 	if (WEIR_LIKELY(size <= WEIR__TABLE_BYTES_MAX)) {
-		struct weir__heap *heap = weir__heap_self;
-		void *block = weir__cache_pop(weir__cache_at(heap, weir__place_for(heap, size)));
+		void *block = weir__heap_pop(weir__heap_self, size);
 		if (WEIR_LIKELY(block != NULL))
 			return block;
 	}
@@ -259,7 +317,7 @@ WEIR_API WEIR_MUST WEIR_MALLOC(1) inline void *weir_alloc(size_t size)
  */
 WEIR_API inline void weir_free(void *block)
 {
-	if (!WEIR_LIKELY(weir__heap_push(weir__heap_self, block)))
+	if (!WEIR_LIKELY(weir__heap_take(weir__heap_self, block)))
 		weir__free_slow(block);
 }
 

@@ -262,8 +262,9 @@ _Static_assert(offsetof(struct weir__heap, map) < 1 << 16, "places have 16 bits"
 _Static_assert(sizeof(struct weir__unit) == 16, "weir__unit_of() shifts by 4");
 _Static_assert(offsetof(struct weir__heap, cache) % 64 == 0, "a cache is a cache line");
 _Static_assert(sizeof(struct weir__cache) == 64, "a cache is a cache line");
-_Static_assert(offsetof(struct weir__heap, zero_) <= offsetof(struct weir__cache, valid),
-	       "place 0 is never valid");
+_Static_assert(offsetof(struct weir__heap, zero_) <= offsetof(struct weir__cache, high) &&
+		       offsetof(struct weir__heap, newest) > offsetof(struct weir__cache, valid),
+	       "place 0 is never valid, and takes nothing");
 
 /* The map's entry for a unit of the window. */
 static inline struct weir__unit *weir__unit_at(const struct weir__home *home, uint32_t unit)

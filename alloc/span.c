@@ -501,6 +501,8 @@ static void span_end(struct weir__home *home, uint32_t index, struct weir__span 
 	WEIR__ADD(home->span_units, -(uint64_t)units);
 	for (uint32_t i = 0; i < units; i++)
 		WEIR__SET(weir__unit_at(home, unit + i)->key, 0);
+	home->heap.newest = NULL; /* may have been in it */
+	home->heap.newest_place = 0;
 	units_free(home, unit, units);
 }
 

@@ -45,8 +45,11 @@ END_TEST
 
 static void check_address(const struct weir__pool *pool, uint64_t span, uint64_t address, bool is)
 {
-	struct weir__cache cache = { .reciprocal = pool->reciprocal, .valid = pool->valid };
-	if (weir__is_object(&cache, (void *)address, span) != is)
+	static struct weir__heap heap;
+	struct weir__cache *cache = weir__cache_at(&heap, WEIR__PLACE(1));
+	cache->reciprocal = pool->reciprocal;
+	cache->valid = pool->valid;
+	if (weir__is_object(&heap, WEIR__PLACE(1), (void *)address, span) != is)
 		ck_abort_msg("%u bytes in the span at %lx: %lx", pool->object_bytes,
 			     (unsigned long)span, (unsigned long)address);
 }
@@ -142,6 +145,50 @@ START_TEST(the_right_size_takes_the_short_way)
 }
 END_TEST
 
+/* The way back of the block that was handed out last is another than that of the rest. */
+START_TEST(blocks_go_home_to_their_own_class_in_whatever_order)
+{
+	unsigned state = 77;
+	char *block[4];
+	attach();
+	for (int i = 0; i < 100000; i++) {
+		size_t size[4], n = 1 + (size_t)rand_r(&state) % 4;
+		for (size_t k = 0; k < n; k++) {
+			size[k] = unknown(1 + (size_t)rand_r(&state) % 3000);
+			block[k] = weir_alloc(size[k]);
+			if (weir_usable_size(block[k]) != weir_class_size(weir_size_class(size[k])))
+				ck_abort_msg("round %d: %zu bytes for %zu", i,
+					     weir_usable_size(block[k]), size[k]);
+			memset(block[k], (int)k, size[k]);
+		}
+		for (size_t k = 0; k < n; k++)
+			ck_assert_int_eq(block[k][size[k] - 1], (int)k);
+		bool newest_first = rand_r(&state) % 2 == 0;
+		for (size_t k = 0; k < n; k++)
+			weir_free(block[newest_first ? n - 1 - k : k]);
+	}
+	ck_assert_uint_eq(weir__heap_in_use(), 0);
+	ck_assert_uint_eq(weir__reports, 0);
+}
+END_TEST
+
+/* The same address may be of another class by then. */
+START_TEST(no_block_is_the_newest_when_its_span_has_ended)
+{
+	attach();
+	struct weir__heap *heap = weir__heap_self;
+	weir_free(weir_alloc(5000));
+	char *block = weir_alloc(5000);
+	ck_assert(weir__mode != 0 || heap->newest == block);
+	weir_free(block);
+	(void)weir_mem_compact(0, WEIR_MEM_HIGH);
+	ck_assert_ptr_null(heap->newest);
+	ck_assert_uint_eq(heap->newest_place, 0);
+	weir_free(NULL); /* which is no block, although it is the newest */
+	ck_assert_uint_eq(weir__reports, 0);
+}
+END_TEST
+
 START_TEST(what_is_not_a_block_is_refused_whatever_size_is_given)
 {
 	char here[64];
@@ -188,6 +235,7 @@ Suite *alloc_fast_suite(void)
 	tcase_add_test(sizes, a_size_finds_the_same_cache_by_table_as_by_arithmetic);
 	tcase_add_test(sizes, no_size_near_the_largest_number_wraps_round);
 	tcase_add_test(sizes, the_right_size_takes_the_short_way);
+	tcase_add_test(sizes, no_block_is_the_newest_when_its_span_has_ended);
 	suite_add_tcase(s, sizes);
 	TCase *misuse = tcase_create("misuse"); /* which memcheck would report as well */
 	tcase_add_test(misuse, what_is_not_a_block_is_refused_whatever_size_is_given);
@@ -195,6 +243,7 @@ Suite *alloc_fast_suite(void)
 	suite_add_tcase(s, misuse);
 	TCase *objects = tcase_create("objects");
 	tcase_add_test(objects, one_compare_tells_the_starts_of_objects_from_all_else);
+	tcase_add_test(objects, blocks_go_home_to_their_own_class_in_whatever_order);
 	tcase_add_test(objects, a_block_freed_with_another_size_goes_home_to_its_own_class);
 	suite_add_tcase(s, objects);
 	return s;

@@ -99,8 +99,7 @@ static __attribute__((noinline)) void *malloc_slow(size_t size)
 EXPORT void *malloc(size_t size)
 {
 	if (WEIR_LIKELY(size <= WEIR__TABLE_BYTES_MAX)) {
-		struct weir__heap *heap = weir__heap_self;
-		void *block = weir__cache_pop(weir__cache_at(heap, weir__place_for(heap, size)));
+		void *block = weir__heap_pop(weir__heap_self, size);
 		if (WEIR_LIKELY(block != NULL))
 			return block;
 	}
@@ -109,7 +108,7 @@ EXPORT void *malloc(size_t size)
 
 EXPORT void free(void *block)
 {
-	if (WEIR_LIKELY(weir__heap_push(weir__heap_self, block)))
+	if (WEIR_LIKELY(weir__heap_take(weir__heap_self, block)))
 		return;
 	int saved = errno; /* POSIX: free() leaves it alone */
 	weir__free_slow(block);
