@@ -10,13 +10,13 @@ extern inline unsigned weir_size_class(size_t size);
 extern inline size_t weir_class_size(unsigned size_class);
 extern inline struct weir__cache *weir__cache_at(struct weir__heap *heap, size_t place);
 extern inline size_t weir__place_for(const struct weir__heap *heap, size_t size);
-extern inline void *weir__cache_pop(struct weir__cache *cache);
+extern inline void *weir__cache_pop(struct weir__heap *heap, size_t *place);
 extern inline bool weir__cache_push(struct weir__heap *heap, size_t place, void *block);
 extern inline size_t weir__unit_offset(const void *block);
 extern inline const struct weir__unit *weir__unit_in(const struct weir__heap *heap, size_t offset);
 extern inline const struct weir__unit *weir__unit_of(const struct weir__heap *heap,
 						     const void *block);
-extern inline bool weir__is_object(const struct weir__heap *heap, size_t place, const void *block,
+extern inline bool weir__is_object(const struct weir__cache *cache, const void *block,
 				   uintptr_t span);
 extern inline bool weir__heap_push(struct weir__heap *heap, void *block);
 extern inline void *weir__heap_pop(struct weir__heap *heap, size_t size);

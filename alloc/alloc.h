@@ -166,13 +166,30 @@ inline size_t weir__place_for(const struct weir__heap *heap, size_t size)
 	return heap->places[(size + 15) >> 4];
 }
 
-/* The newest free object, or NULL when the slow path has to look. */
-inline void *weir__cache_pop(struct weir__cache *cache)
+/*
+ * Each use of a place that is looked up finds its cache for itself, in the addressing of the
+ * instruction. Without this gcc adds the place to the heap's address once: an instruction more, and
+ * all that follows waits for it. `got` is what the use before has given.
+ */
+#define WEIR__APART(place, got)                                                                    \
+	do {                                                                                       \
+		if (!__builtin_constant_p(place))                                                  \
+			__asm__("" : "+r"(place) : "r"(got));                                      \
+	} while (0)
+
+/*
+ * The newest free object of the cache at *place, or NULL when the slow path has to look. The place
+ * stays what it was; for who wants it afterwards, or the compiler would keep two of it.
+ */
+inline void *weir__cache_pop(struct weir__heap *heap, size_t *place)
 {
-	void **head = cache->head;
-	if (WEIR_LIKELY(head > cache->low)) {
-		__atomic_store_n(&cache->head, head - 1, __ATOMIC_RELAXED);
-		WEIR__COUNT(cache->allocs);
+	void **head = weir__cache_at(heap, *place)->head;
+	WEIR__APART(*place, head);
+	if (WEIR_LIKELY(head > weir__cache_at(heap, *place)->low)) {
+		WEIR__APART(*place, head);
+		__atomic_store_n(&weir__cache_at(heap, *place)->head, head - 1, __ATOMIC_RELAXED);
+		WEIR__APART(*place, head);
+		WEIR__COUNT(weir__cache_at(heap, *place)->allocs);
 		void *block = head[-1];
 		if (block == NULL)
 			__builtin_unreachable();
@@ -181,25 +198,14 @@ inline void *weir__cache_pop(struct weir__cache *cache)
 	return NULL;
 }
 
-/*
- * Each use of a place that is looked up finds its cache for itself, in the addressing of the
- * instruction. Without this gcc adds the place to the heap's address once: an instruction more, and
- * all that follows waits for it.
- */
-#define WEIR__APART(place)                                                                         \
-	do {                                                                                       \
-		if (!__builtin_constant_p(place))                                                  \
-			__asm__("" : "+r"(place));                                                 \
-	} while (0)
-
 /* Takes `block` unless the cache is full or this is the one freed last. */
 inline bool weir__cache_push(struct weir__heap *heap, size_t place, void *block)
 {
 	void **head = weir__cache_at(heap, place)->head;
-	WEIR__APART(place);
+	WEIR__APART(place, head);
 	if (WEIR_LIKELY(head < weir__cache_at(heap, place)->high && head[-1] != block)) {
 		*head = block;
-		WEIR__APART(place);
+		WEIR__APART(place, head);
 		__atomic_store_n(&weir__cache_at(heap, place)->head, head + 1, __ATOMIC_RELAXED);
 		return true;
 	}
@@ -223,17 +229,12 @@ inline const struct weir__unit *weir__unit_of(const struct weir__heap *heap, con
 }
 
 /*
- * Whether `block`, wherever it is, is the start of an object in a span of the pool of the cache at
- * `place` that begins at `span`.
+ * Whether `block`, wherever it is, is the start of an object in a span of the cache's pool that
+ * begins at `span`.
  */
-inline bool weir__is_object(const struct weir__heap *heap, size_t place, const void *block,
-			    uintptr_t span)
+inline bool weir__is_object(const struct weir__cache *cache, const void *block, uintptr_t span)
 {
-	const char *base = (const char *)heap;
-	uint64_t product = (uintptr_t)block - span;
-	product *= ((const struct weir__cache *)(base + place))->reciprocal;
-	WEIR__APART(place);
-	return product < ((const struct weir__cache *)(base + place))->valid;
+	return ((uintptr_t)block - span) * cache->reciprocal < cache->valid;
 }
 
 /*
@@ -244,11 +245,13 @@ inline bool weir__heap_push(struct weir__heap *heap, void *block)
 {
 	size_t offset = weir__unit_offset(block);
 	size_t place = weir__unit_in(heap, offset)->key & 0xffff;
-	WEIR__APART(offset);
-	uintptr_t span = weir__unit_in(heap, offset)->span;
-	if (!WEIR_LIKELY(weir__is_object(heap, place, block, span)))
+	WEIR__APART(offset, place);
+	uint64_t product = (uintptr_t)block - weir__unit_in(heap, offset)->span;
+	product *= weir__cache_at(heap, place)->reciprocal; /* as in weir__is_object() */
+	WEIR__APART(place, product);
+	if (!WEIR_LIKELY(product < weir__cache_at(heap, place)->valid))
 		return false;
-	WEIR__APART(place);
+	WEIR__APART(place, product);
 	return weir__cache_push(heap, place, block);
 }
 
@@ -257,7 +260,7 @@ inline bool weir__heap_push(struct weir__heap *heap, void *block)
 inline void *weir__heap_pop(struct weir__heap *heap, size_t size)
 {
 	size_t place = weir__place_for(heap, size);
-	void *block = weir__cache_pop(weir__cache_at(heap, place));
+	void *block = weir__cache_pop(heap, &place);
 	if (WEIR_LIKELY(block != NULL)) {
 		heap->newest = block;
 		heap->newest_place = place;
@@ -275,7 +278,7 @@ inline bool weir__heap_take(struct weir__heap *heap, void *block)
 	if (heap->newest != block)
 		return weir__heap_push(heap, block);
 	size_t place = heap->newest_place;
-	WEIR__APART(place);
+	WEIR__APART(place, heap);
 	return weir__cache_push(heap, place, block);
 }
 
@@ -288,8 +291,9 @@ inline bool weir__heap_push_at(struct weir__heap *heap, size_t place, void *bloc
 {
 	const struct weir__unit *unit = weir__unit_of(heap, block);
 	bool same = (((uintptr_t)block & ~(uintptr_t)0xffff) | place) == unit->key;
-	WEIR__APART(place); /* or the compiler takes the one it has to wait for */
-	return WEIR_LIKELY(same && (!check || weir__is_object(heap, place, block, unit->span))) &&
+	WEIR__APART(place, heap); /* or the compiler takes the one it has to wait for */
+	return WEIR_LIKELY(same && (!check || weir__is_object(weir__cache_at(heap, place), block,
+							      unit->span))) &&
 	       weir__cache_push(heap, place, block);
 }
 
@@ -400,7 +404,8 @@ WEIR_API void weir_pool_free(weir_pool *pool);
 /* Gives an object with undefined content, or NULL when memory is exhausted. Any thread. */
 WEIR_API WEIR_MUST WEIR_NONNULL inline void *weir_pool_get(weir_pool *pool)
 {
-	void *object = weir__cache_pop(weir__cache_at(weir__heap_self, pool->place));
+	size_t place = pool->place;
+	void *object = weir__cache_pop(weir__heap_self, &place);
 	if (WEIR_LIKELY(object != NULL))
 		return object;
 	return weir__pool_get_slow(pool->index);

@@ -431,7 +431,8 @@ void *weir__alloc_slow(size_t size)
 	uint32_t index = weir__class_pool(size);
 	/* nobody has looked yet: too large for the table, or a constant, which is not looked up */
 	if (size > WEIR__TABLE_BYTES_MAX || index != weir_size_class(size) + 1) {
-		void *block = weir__cache_pop(&weir__heap_self->cache[index]);
+		size_t place = WEIR__PLACE(index);
+		void *block = weir__cache_pop(weir__heap_self, &place);
 		if (block != NULL)
 			return block;
 	}

@@ -45,11 +45,8 @@ END_TEST
 
 static void check_address(const struct weir__pool *pool, uint64_t span, uint64_t address, bool is)
 {
-	static struct weir__heap heap;
-	struct weir__cache *cache = weir__cache_at(&heap, WEIR__PLACE(1));
-	cache->reciprocal = pool->reciprocal;
-	cache->valid = pool->valid;
-	if (weir__is_object(&heap, WEIR__PLACE(1), (void *)address, span) != is)
+	struct weir__cache cache = { .reciprocal = pool->reciprocal, .valid = pool->valid };
+	if (weir__is_object(&cache, (void *)address, span) != is)
 		ck_abort_msg("%u bytes in the span at %lx: %lx", pool->object_bytes,
 			     (unsigned long)span, (unsigned long)address);
 }
