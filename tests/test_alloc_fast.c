@@ -232,7 +232,6 @@ Suite *alloc_fast_suite(void)
 	tcase_add_test(sizes, a_size_finds_the_same_cache_by_table_as_by_arithmetic);
 	tcase_add_test(sizes, no_size_near_the_largest_number_wraps_round);
 	tcase_add_test(sizes, the_right_size_takes_the_short_way);
-	tcase_add_test(sizes, no_block_is_the_newest_when_its_span_has_ended);
 	suite_add_tcase(s, sizes);
 	TCase *misuse = tcase_create("misuse"); /* which memcheck would report as well */
 	tcase_add_test(misuse, what_is_not_a_block_is_refused_whatever_size_is_given);
@@ -240,6 +239,7 @@ Suite *alloc_fast_suite(void)
 	suite_add_tcase(s, misuse);
 	TCase *objects = tcase_create("objects");
 	tcase_add_test(objects, one_compare_tells_the_starts_of_objects_from_all_else);
+	tcase_add_test(objects, no_block_is_the_newest_when_its_span_has_ended);
 	tcase_add_test(objects, blocks_go_home_to_their_own_class_in_whatever_order);
 	tcase_add_test(objects, a_block_freed_with_another_size_goes_home_to_its_own_class);
 	suite_add_tcase(s, objects);
