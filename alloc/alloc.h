@@ -341,9 +341,10 @@ WEIR_API WEIR_MUST void *weir_realloc(void *block, size_t size);
 WEIR_API WEIR_MUST WEIR_MALLOC(2) void *weir_alloc_aligned(size_t align, size_t size);
 
 /*
- * Takes a block whose requested size the caller knows, which is faster than having it looked up. A
- * size of another class costs time and does no harm; at debug level 1 any other size than the one
- * asked for is reported. Unlike weir_free() it believes that the block begins where it says.
+ * Takes a block whose requested size the caller knows, which is faster than having it looked up,
+ * unless it is the one that was allocated last. A size of another class costs time and does no
+ * harm; at debug level 1 any other size than the one asked for is reported. Unlike weir_free() it
+ * believes that the block begins where it says.
  */
 WEIR_API inline void weir_free_sized(void *block, size_t size)
 {
