@@ -100,18 +100,44 @@ static struct weir__block *dequeue(weir_conn *conn)
 }
 
 /*
- * Small buffers until they come back full twice in a row, then bulk ones, until those stay nearly
- * empty for a while. Another size takes another operation: this one is cancelled.
+ * Which size suits what has come: small buffers until one is full, bulk ones until one is nearly
+ * empty; in turns when it is well filled and many connections are like this one.
+ */
+static unsigned suitable_group(const weir_conn *conn, const struct weir__block *block)
+{
+	const unsigned group = conn->recv.group, conns = conn->io->bulk_conns;
+	const unsigned crowd = conn->io->bulk_crowd;
+
+	if (group == WEIR__BUFFER_SMALL)
+		return block->len < block->cap ? group : WEIR__BUFFER_BULK;
+	if (block->len * 16 < block->cap)
+		return WEIR__BUFFER_SMALL;
+	if (group == WEIR__BUFFER_BULK)
+		return crowd && conns >= crowd && block->len * 2 >= block->cap ? WEIR__BUFFER_TURNS
+									       : group;
+	return conns * 2 < crowd || block->len * 4 < block->cap ? WEIR__BUFFER_BULK : group;
+}
+
+/*
+ * Larger ones when the last two were wanted, others when those of some time were. Another size
+ * takes another operation: this one is cancelled.
  */
 static void choose_group(weir_conn *conn, const struct weir__block *block)
 {
-	bool is_bulk = conn->recv.group == 1;
-	bool suits = is_bulk ? block->len * 16 >= block->cap : block->len < block->cap;
+	unsigned group = suitable_group(conn, block);
 
-	if (suits)
+	if (group == conn->recv.group)
 		conn->misfits = 0;
-	else if (++conn->misfits >= (is_bulk ? 64 : 2))
-		conn->wants_group = !is_bulk;
+	else if (++conn->misfits >= (group > conn->recv.group ? 2 : 64))
+		conn->wants_group = (uint8_t)group;
+}
+
+/* Counts the connection among those with bulk buffers, or not. */
+static void use_group(weir_conn *conn, unsigned group)
+{
+	conn->io->bulk_conns +=
+		(group != WEIR__BUFFER_SMALL) - (conn->recv.group != WEIR__BUFFER_SMALL);
+	conn->recv.group = (uint8_t)group;
 }
 
 /* Behind the common case: full buffers, another size wanted, a reader that lags. */
@@ -216,7 +242,8 @@ static void start_recv(weir_conn *conn)
 {
 	struct weir__op *op = &conn->recv;
 
-	op->group = conn->wants_group;
+	if (__builtin_expect(op->group != conn->wants_group, 0))
+		use_group(conn, conn->wants_group);
 	conn->misfits = 0;
 	conn->is_odd = op->group;
 	conn->is_receiving = true;
@@ -762,6 +789,7 @@ void weir_conn_close(weir_conn *conn)
 	weir__handle_close(conn->io, &conn->handle);
 	conn->io->ops->forget(conn->io, &conn->recv);
 	conn->io->ops->forget(conn->io, &conn->send);
+	use_group(conn, WEIR__BUFFER_SMALL);
 	while (conn->queue)
 		weir__block_drop(dequeue(conn));
 	weir_buf_release(&conn->front);

@@ -63,6 +63,7 @@ enum weir__op_code {
 enum weir__buffer_size {
 	WEIR__BUFFER_SMALL,
 	WEIR__BUFFER_BULK,
+	WEIR__BUFFER_TURNS,    /* as bulk, few of them: turns.h */
 	WEIR__BUFFER_DATAGRAM, /* the longest UDP datagram, and what is in front of it */
 	WEIR__BUFFER_SIZES,
 };
@@ -117,8 +118,9 @@ struct weir__op {
 	bool is_quiet;	      /* SEND, ring.c: and so is this one */
 	uint8_t loud;	      /* SEND, ring.c: so many more are told of */
 	bool socket_has_more; /* RECV: the kernel said that more lies ready */
-	bool is_unsure;	      /* RECV, ring.c: an end behind the data may not be heard */
-	bool has_end;	      /* RECV, ring.c: `why` is the end of the stream, found by a look */
+	bool is_unsure : 1;   /* RECV, ring.c: an end behind the data may not be heard */
+	bool has_end : 1;     /* RECV, ring.c: `why` is the end of the stream, found by a look */
+	bool is_polling : 1;  /* RECV, ring.c: what the kernel has is the poll before it */
 	uint64_t tag;	      /* ring.c: its user_data; sim_driver.c: the place of its record */
 };
 
@@ -179,6 +181,11 @@ struct weir__io {
 	 * sleep before it has looked. The driver takes it back.
 	 */
 	bool is_send_awaited;
+	/*
+	 * Connections that receive into bulk buffers, and how many of them are so many that they
+	 * should do so in turns (WEIR__BUFFER_TURNS); 0: never, the driver has nothing of the kind.
+	 */
+	unsigned bulk_conns, bulk_crowd;
 	unsigned readiness_count; /* readiness.c: begun and not over */
 	struct weir__serve_counts {
 		uint64_t accepted, open, failed, accept_pauses;

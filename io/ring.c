@@ -175,7 +175,8 @@ static void fill_accept(struct weir__ring *ring, struct weir__op *op, struct io_
  * A single receive skips the first attempt (POLL_FIRST) unless the socket is known to hold more: it
  * would fail, and with an empty buffer ring it would fail with ENOBUFS although nothing has
  * arrived. A multishot one must not: what came before it was armed, data and then the end, would be
- * one event to it, and Linux 6.18 then tells it of the data alone.
+ * one event to it, and Linux 6.18 then tells it of the data alone. One that waits for its turn
+ * polls, and is tried when that has come.
  */
 static void fill_recv(struct weir__ring *ring, struct weir__op *op, struct io_uring_sqe *sqe)
 {
@@ -183,7 +184,14 @@ static void fill_recv(struct weir__ring *ring, struct weir__op *op, struct io_ur
 		io_uring_prep_poll_add(sqe, op->handle->fd, POLLIN);
 		return;
 	}
-	if (op->multi && ring->has_recv_multi) {
+	op->is_polling = op->group == WEIR__BUFFER_TURNS && !op->socket_has_more;
+	if (op->is_polling) {
+		io_uring_prep_poll_add(sqe, op->handle->fd, POLLIN);
+		return;
+	}
+	if (op->group == WEIR__BUFFER_TURNS) {
+		io_uring_prep_recv(sqe, op->handle->fd, NULL, 0, MSG_DONTWAIT);
+	} else if (op->multi && ring->has_recv_multi) {
 		io_uring_prep_recv_multishot(sqe, op->handle->fd, NULL, 0, 0);
 		op->is_unsure = true;
 		op->has_end = false;
@@ -406,6 +414,8 @@ static void forget_waiting(struct weir__ring *ring, struct weir__op *op)
 {
 	struct weir__op **at = &ring->waiting;
 
+	if (weir__turns_forget(&ring->turns, op))
+		return;
 	while (*at && *at != op)
 		at = &(*at)->queue_next;
 	if (!*at) {
@@ -581,6 +591,32 @@ static void send_to_again(struct weir__ring *ring, struct weir__op *op, int res)
 	finish(ring, op, res);
 }
 
+/* One receive that waits for its turn. */
+static __attribute__((noinline)) void take_turn(struct weir__ring *ring)
+{
+	struct weir__op *op = ring->turns.first;
+
+	(void)weir__turns_forget(&ring->turns, op);
+	op->socket_has_more = true;
+	submit(ring, op);
+}
+
+/* A receive in turns whose socket is readable, or was and is no more. Whether it goes on. */
+static bool awaits_turn(struct weir__ring *ring, struct weir__op *op, int res)
+{
+	if (op->state != WEIR__OP_QUEUED)
+		return false;
+	if (op->is_polling && res >= 0) {
+		weir__turns_add(&ring->turns, op);
+		return true;
+	}
+	if (op->is_polling || res != -EAGAIN)
+		return false;
+	op->socket_has_more = false;
+	submit(ring, op);
+	return true;
+}
+
 /* A receive that brought nothing, or is done by hand. */
 static void on_empty_recv(struct weir__ring *ring, struct weir__op *op,
 			  const struct io_uring_cqe *cqe)
@@ -594,6 +630,12 @@ static void on_empty_recv(struct weir__ring *ring, struct weir__op *op,
 		return;
 	}
 	op->block = NULL;
+	if (op->group == WEIR__BUFFER_TURNS) {
+		if (awaits_turn(ring, op, err))
+			return;
+		if (err == -EAGAIN || (op->is_polling && err >= 0))
+			err = -ECANCELED;
+	}
 	if (cqe->flags & IORING_CQE_F_BUFFER)
 		weir__block_drop(
 			weir__buffer_ring_take(group, cqe->flags >> IORING_CQE_BUFFER_SHIFT));
@@ -804,6 +846,10 @@ static void ring_submit_and_wait(struct weir__driver *driver, int64_t wait_until
 {
 	struct weir__ring *ring = weir__ring_of_driver(driver);
 
+	if (__builtin_expect(ring->turns.first != NULL, 0)) {
+		take_turn(ring);
+		wait_until_ns = 0; /* what it receives is there */
+	}
 	if (__builtin_expect(ring->waiting || ring->is_deaf || ring->is_starving, 0))
 		wait_until_ns = hand_over(ring, wait_until_ns);
 	unsigned flags = sq_flags(ring);
@@ -865,7 +911,7 @@ static int64_t ring_flush(struct weir__driver *driver)
 	if (ring->is_starving)
 		until_ns = hand_over(ring, until_ns);
 	ring_submit_and_wait(driver, 0);
-	return ring->waiting || ring->is_deaf || weir__ring_queued(ring) ||
+	return ring->waiting || ring->is_deaf || ring->turns.first || weir__ring_queued(ring) ||
 			       weir__quiet_any(&ring->quiet) || io_uring_cq_ready(&ring->uring)
 		       ? 0
 		       : until_ns;
@@ -938,9 +984,12 @@ static void init_ring(struct weir__ring *ring, struct weir__worker *worker)
 	ring->io.worker = worker;
 	ring->waiting_tail = &ring->waiting;
 	weir__quiet_init(&ring->quiet);
+	weir__turns_init(&ring->turns);
+	ring->io.bulk_crowd = weir__turns_crowd(config->recv_bulk_bytes);
 	ring->shrink_ns = config->recv_shrink_ms * WEIR_MS;
 	init_group(ring, WEIR__BUFFER_SMALL, config->recv_bytes, config->recv_buffers);
 	init_group(ring, WEIR__BUFFER_BULK, config->recv_bulk_bytes, 4);
+	init_group(ring, WEIR__BUFFER_TURNS, config->recv_bulk_bytes, WEIR__TURNS_BUFFERS);
 	init_group(ring, WEIR__BUFFER_DATAGRAM,
 		   sizeof(struct weir__datagram) + WEIR__DATAGRAM_BYTES_MAX, 4);
 }

@@ -11,6 +11,7 @@
 #include "io/buffer_ring.h"
 #include "io/io_internal.h"
 #include "io/quiet.h"
+#include "io/turns.h"
 
 enum { WEIR__RING_GROUPS = WEIR__BUFFER_SIZES };
 
@@ -50,6 +51,7 @@ struct weir__ring {
 	struct weir__op *waiting; /* operations that found the submission queue full */
 	struct weir__op **waiting_tail;
 	struct weir__quiet quiet;
+	struct weir__turns turns;
 	struct weir__buffer_ring groups[WEIR__RING_GROUPS];
 	int64_t shrink_at_ns; /* from when on the groups are looked at; 0: none is grown */
 	int64_t slept_ns;     /* before a reap: when it went to sleep, with a group grown; or 0 */
