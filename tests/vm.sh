@@ -125,6 +125,8 @@ make_root() {
 
 # ---- a machine ----------------------------------------------------------------------------------------
 
+# Without cmpxchg16b, whose flags qemu 7.2 gets wrong: Linux 6.12 panics.
+#
 # Prints what the guest says, but for the last line, which is how it ended; the kernel's own words are kept.
 run_part() { # part, words for its kernel
 	local code
