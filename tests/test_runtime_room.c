@@ -549,15 +549,14 @@ Suite *runtime_room_suite(void)
 {
 	Suite *suite = suite_create("runtime_room");
 	TCase *rules = tcase_create("rules");
+	TCase *figures = tcase_create("figures");
 	TCase *stress = tcase_create("stress");
 	TCase *threads = tcase_create("threads");
 
 	tcase_set_tags(rules, "fast");
 	tcase_set_timeout(rules, 20);
 	tcase_add_loop_test(rules, a_new_channel_costs_the_same_whatever_its_capacity, 0, 6);
-	tcase_add_loop_test(rules, memory_follows_what_is_in_it, 0, 5);
 	tcase_add_test(rules, what_is_in_it_goes_with_it);
-	tcase_add_loop_test(rules, steady_use_allocates_nothing, 0, 5);
 	tcase_add_test(rules, chance_sends_and_receives_in_order);
 	tcase_add_loop_test(rules, each_refused_growth_is_said_and_loses_nothing, 0, 3);
 	tcase_add_test(rules, a_small_channel_needs_no_memory_later);
@@ -566,6 +565,11 @@ Suite *runtime_room_suite(void)
 	tcase_add_loop_test(rules, a_receiver_lets_waiting_senders_in_without_memory, 0, 3);
 	tcase_add_test(rules, who_cannot_have_the_reserve_does_not_wait);
 	suite_add_tcase(suite, rules);
+
+	tcase_set_timeout(figures, 20);
+	tcase_add_loop_test(figures, memory_follows_what_is_in_it, 0, 5);
+	tcase_add_loop_test(figures, steady_use_allocates_nothing, 0, 5);
+	suite_add_tcase(suite, figures);
 
 	tcase_set_timeout(stress, 60);
 	tcase_add_loop_test(stress, order_holds_while_it_grows_and_shrinks_on_two_workers, 0, 3);
