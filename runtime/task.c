@@ -305,10 +305,11 @@ static void go_home(struct weir__worker *self, struct weir__msg *msg)
 	weir__scope_child_ended(self, task);
 }
 
-static void send_home(struct weir__task *task)
+/* Many may end in a row: their home is woken once for those of one reading of the clock. */
+static void send_home(struct weir__worker *self, struct weir__task *task)
 {
 	task->in.fn = go_home;
-	weir__worker_post(task->owner->task->worker, &task->in);
+	weir__worker_post_soon(self, task->owner->task->worker, &task->in);
 }
 
 static void end_task(struct weir__worker *self, struct weir__task *task, int result)
@@ -332,7 +333,7 @@ static void end_task(struct weir__worker *self, struct weir__task *task, int res
 		uint8_t old = atomic_fetch_or_explicit(&task->remote, WEIR__REMOTE_ENDED,
 						       memory_order_acq_rel);
 		if (!(old & WEIR__REMOTE_QUEUED))
-			send_home(task);
+			send_home(self, task);
 	}
 }
 
@@ -346,7 +347,7 @@ static void handle_remote(struct weir__worker *self, struct weir__msg *msg)
 		atomic_fetch_and_explicit(&task->remote, WEIR__REMOTE_ENDED, memory_order_acq_rel);
 
 	if (bits & WEIR__REMOTE_ENDED) {
-		send_home(task);
+		send_home(self, task);
 		return;
 	}
 	if (bits & WEIR__REMOTE_START) {

@@ -44,6 +44,12 @@ struct weir__msg {
 
 /* Any thread. The message must stay alive until it is handled. */
 void weir__worker_post(struct weir__worker *target, struct weir__msg *msg);
+/*
+ * The same to a worker of this runtime, which is woken only when this one reads the clock next, or
+ * has nothing more to run: for what comes in numbers. Before the slice of a turn, or in it.
+ */
+void weir__worker_post_soon(struct weir__worker *self, struct weir__worker *target,
+			    struct weir__msg *msg);
 /* Wakes the worker if it is parked and nobody else has; says so. Any worker, after a fence. */
 bool weir__worker_wake_parked(struct weir__worker *target);
 
@@ -222,6 +228,7 @@ struct weir__worker {
 	struct weir__msg *taken;    /* from the inbox, not handled yet; oldest first */
 	/* see watch_target() in worker.c */
 	struct weir__worker *posted_to;
+	struct weir__worker *owes_wake; /* has a message and was not woken for it yet */
 	const struct weir__msg *suspect;
 	int64_t suspect_ns;
 	struct weir__linger linger;

@@ -54,6 +54,16 @@ int64_t weir_now(void)
 
 /* ---- Messages and orders ------------------------------------------------ */
 
+/* Whether the worker is parked, and the caller has the right to wake it. */
+static bool claim_parked(struct weir__worker *target)
+{
+	int parked = WEIR__PARKED;
+
+	return atomic_load_explicit(&target->park_state, memory_order_relaxed) == WEIR__PARKED &&
+	       atomic_compare_exchange_strong_explicit(&target->park_state, &parked, WEIR__AWAKE,
+						       memory_order_relaxed, memory_order_relaxed);
+}
+
 bool weir__worker_wake_parked(struct weir__worker *target)
 {
 	struct weir__worker *self = weir__worker_self();
@@ -62,17 +72,14 @@ bool weir__worker_wake_parked(struct weir__worker *target)
 	 * and it knows drivers of its own kind only, those of this runtime.
 	 */
 	bool can_wait = self && !self->current && self->runtime == target->runtime;
-	int parked = WEIR__PARKED;
 
-	if (atomic_load_explicit(&target->park_state, memory_order_relaxed) != WEIR__PARKED ||
-	    !atomic_compare_exchange_strong_explicit(&target->park_state, &parked, WEIR__AWAKE,
-						     memory_order_relaxed, memory_order_relaxed))
+	if (!claim_parked(target))
 		return false;
 	target->driver->ops->wake(target->driver, can_wait ? self->driver : NULL);
 	return true;
 }
 
-static void post(struct weir__worker *target, struct weir__msg *msg)
+static void push(struct weir__worker *target, struct weir__msg *msg)
 {
 	if (__builtin_expect(weir__virtual != NULL, 0))
 		(void)weir__virtual->clock_ns(); /* much can happen before it is there */
@@ -83,7 +90,41 @@ static void post(struct weir__worker *target, struct weir__msg *msg)
 		/* release: pairs with the acquire in take_posted() */
 	} while (!atomic_compare_exchange_weak_explicit(
 		&target->inbox, &head, msg, memory_order_release, memory_order_relaxed));
+}
+
+static void post(struct weir__worker *target, struct weir__msg *msg)
+{
+	push(target, msg);
 	weir__worker_wake(target);
+}
+
+/* To one of this runtime: what the sender keeps of it, and the receiver. */
+static inline void note_sender(struct weir__worker *self, struct weir__worker *target)
+{
+	self->posted_to = target;
+	/* in the line that the push takes anyway */
+	atomic_store_explicit(&target->sender_cpu, self->cpu, memory_order_relaxed);
+}
+
+static void wake_owed(struct weir__worker *self)
+{
+	struct weir__worker *target = self->owes_wake;
+
+	self->owes_wake = NULL;
+	/* pairs with the fence in settle(), as in weir__worker_wake() */
+	atomic_thread_fence(memory_order_seq_cst);
+	if (claim_parked(target))
+		target->driver->ops->wake(target->driver, NULL);
+}
+
+void weir__worker_post_soon(struct weir__worker *self, struct weir__worker *target,
+			    struct weir__msg *msg)
+{
+	if (self->owes_wake && self->owes_wake != target)
+		wake_owed(self);
+	note_sender(self, target);
+	push(target, msg);
+	self->owes_wake = target;
 }
 
 /*
@@ -96,9 +137,7 @@ void weir__worker_post(struct weir__worker *target, struct weir__msg *msg)
 	struct weir__runtime *runtime = target->runtime;
 
 	if (__builtin_expect(self && self->runtime == runtime, 1)) {
-		self->posted_to = target;
-		/* in the line that the push takes anyway */
-		atomic_store_explicit(&target->sender_cpu, self->cpu, memory_order_relaxed);
+		note_sender(self, target);
 		post(target, msg);
 		return;
 	}
@@ -232,6 +271,8 @@ static void run_slice(struct weir__worker *self)
 		if (atomic_load_explicit(&self->runtime->has_fresh, memory_order_relaxed))
 			weir__fresh_feed(self);
 		weir__run_ready(self);
+		if (self->owes_wake)
+			wake_owed(self);
 		if (!self->runq_head && !self->classes_waiting &&
 		    weir__fresh_count(&self->fresh) == 0)
 			break;
@@ -243,8 +284,11 @@ static void run_slice(struct weir__worker *self)
 			weir__class_next(self, self->now_ns - read);
 		read = self->now_ns;
 		self->depth_first = true;
-		/* who sends to a worker that is awake waits for this, not for the slice */
-		if (atomic_load_explicit(&self->inbox, memory_order_relaxed))
+		/*
+		 * who sends to a worker that is awake waits for this, not for the slice; nor do
+		 * those of whom there were too many for one turn
+		 */
+		if (self->taken || atomic_load_explicit(&self->inbox, memory_order_relaxed))
 			break;
 	}
 	self->depth_first = false;
