@@ -141,6 +141,11 @@ static void walk(const struct cancel *cancel, struct weir__task *const top,
 	}
 }
 
+int weir__task_cancelled_why(const struct weir__task *task)
+{
+	return weir__cancelled_why(task->cancelled);
+}
+
 void weir__task_cancel(struct weir__worker *self, struct weir__task *task)
 {
 	if (level_of(task->base_cancelled) >= level_now(self))

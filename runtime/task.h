@@ -341,6 +341,9 @@ static inline int weir__cancelled_why(uint8_t cancelled)
 	return cancelled & WEIR__CANCELLED_LATE ? -ETIME : -ECANCELED;
 }
 
+/* The same where nothing may be added to the way of those who are not cancelled. */
+int weir__task_cancelled_why(const struct weir__task *task) __attribute__((cold));
+
 /*
  * 0, or what a blocking call has to return at once: -ECANCELED or -ETIME. The worker's clock is as
  * old as its current task has run, so a deadline that is near is compared with a new reading; one
@@ -349,7 +352,7 @@ static inline int weir__cancelled_why(uint8_t cancelled)
 static inline int weir__interrupted(struct weir__worker *self, const struct weir__task *task)
 {
 	if (__builtin_expect(task->cancelled, 0))
-		return weir__cancelled_why(task->cancelled);
+		return weir__task_cancelled_why(task);
 	if (__builtin_expect(task->deadline_ns - self->now_ns < WEIR_SEC, 0) &&
 	    weir__deadline_passed(self, task))
 		return -ETIME;
