@@ -72,8 +72,13 @@ static int find_features(struct weir__ring *ring, const struct weir__config *con
 	ring->has_recv_multi = ring->has_buffers && has_op(probe, IORING_OP_SEND_ZC) &&
 			       !(mask & WEIR__URING_RECV_MULTI) &&
 			       weir__multishot_hears_the_end(&ring->uring);
-	/* a slot without FIXED_FD_INSTALL would be a connection whose peer cannot be asked for */
+	/*
+	 * A slot without FIXED_FD_INSTALL would be a connection whose peer cannot be asked for; and
+	 * on 6.12 one that is closed stays open, to its peer, while an older operation on any slot
+	 * is in flight. 6.14 is the first to tell that it is newer.
+	 */
 	ring->io.accepts_direct = ring->has_buffers && !(mask & WEIR__URING_FIXED) &&
+				  ring->uring.features & WEIR__URING_FEAT_RW_ATTR &&
 				  has_op(probe, WEIR__URING_OP_FIXED_FD_INSTALL);
 	/* from some 5.10 and 5.15 on, until 6.1: MSG_WAITALL sends on, and its count is lost */
 	ring->loses_sent = !has_op(probe, IORING_OP_SENDMSG_ZC);
