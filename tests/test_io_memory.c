@@ -612,7 +612,7 @@ static int serve_waiting(void *arg)
 
 static int all_hold(void *arg)
 {
-	struct holding holding = { NULL };
+	struct holding holding = { .listener = NULL };
 	bool parks = *(bool *)arg;
 
 	weir_event_init(&holding.all_have);
