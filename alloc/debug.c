@@ -161,15 +161,14 @@ void weir__watch_room(void *block, size_t room)
 #endif
 }
 
-void weir__watch_link(void *block, size_t also)
+void weir__watch_link(void *block)
 {
-	(void)block, (void)also;
+	(void)block;
 #if WEIR__ASAN
-	ASAN_UNPOISON_MEMORY_REGION(block, sizeof(struct weir__returned) + also * sizeof(void *));
+	ASAN_UNPOISON_MEMORY_REGION(block, sizeof(struct weir__returned));
 #endif
 #ifdef HAVE_VALGRIND
-	(void)VALGRIND_MAKE_MEM_DEFINED(block,
-					sizeof(struct weir__returned) + also * sizeof(void *));
+	(void)VALGRIND_MAKE_MEM_DEFINED(block, sizeof(struct weir__returned));
 #endif
 }
 

@@ -166,30 +166,22 @@ struct weir__stacks {
 	int64_t window_ns;
 };
 
-enum {
-	WEIR__OUTBOXES = 8,
-	WEIR__POST_BLOCKS = 32, /* at most in a batch of blocks on their way home */
-};
-
-/* What a block on its way home begins with. */
+/* A block on its way home: what its first two words are then. */
 struct weir__returned {
-	struct weir__returned *next; /* carrier */
-	uintptr_t mark;		     /* says too how many addresses follow */
-	struct weir__returned *also[];
+	struct weir__returned *next;
+	uintptr_t mark;
 };
 
-struct weir__sent {
-	struct weir__returned *block;
-	uint32_t bytes;
-};
-
-/* Blocks of one owner, not yet posted. */
+/* A chain of blocks of one owner, not yet posted. */
 struct weir__outbox {
 	struct weir__home *owner;
+	struct weir__returned *first;
+	struct weir__returned *last;
 	uint32_t count;
 	uint32_t bytes;
-	struct weir__sent sent[WEIR__POST_BLOCKS];
 };
+
+enum { WEIR__OUTBOXES = 8 };
 
 /* What is known of an object at a debug level; zero while it is not out. */
 struct weir__note {
@@ -725,11 +717,8 @@ bool weir__blocks_watched(void);
 void weir__watch_alloc(void *block, size_t bytes, size_t room);
 void weir__watch_room(void *block, size_t room);
 
-/*
- * The words of a block that carry its way home, and the addresses of so many others, may be read
- * and written, whatever they are.
- */
-void weir__watch_link(void *block, size_t also);
+/* The words of a block that carry its way home may be read and written, whatever they are. */
+void weir__watch_link(void *block);
 
 /* The allocator takes a block for itself. */
 void weir__watch_internal(void *block, size_t room);

@@ -2,19 +2,14 @@
 /*
  * remote.c: blocks freed by a thread that does not own them.
  *
- * The freeing worker gathers blocks of one owner and posts them with one CAS: at 32 blocks, at 16
- * KiB, or at the end of its turn. The owner takes all that was posted with one exchange, before it
- * refills a cache and once per turn. Nobody else touches an owner's caches, so the paths in alloc.h
- * and cache.c stay free of atomics, and pop-all has no ABA problem.
+ * The freeing worker links blocks of one owner into a chain and posts it with one CAS: at 32
+ * blocks, at 16 KiB, or at the end of its turn. The owner takes all that was posted with one
+ * exchange, before it refills a cache and once per turn. Nobody else touches an owner's caches, so
+ * the paths in alloc.h and cache.c stay free of atomics, and pop-all has no ABA problem.
  *
- * What this costs is the way of each block's cache line to the sender's CPU and back, and most of
- * it is waiting. So nobody waits for one line to learn of the next: a block is written to when its
- * batch is complete, and was asked for when it was freed; and as many addresses as a block has room
- * for lie in it, so that the owner follows a link only for each such carrier and fetches what is
- * written in it at once.
- *
- * A block on its way carries a mark, which is how a second free of it is noticed, and how the owner
- * sees that somebody still writes.
+ * A block on its way carries a link and a mark in its first two words. The mark is how a second
+ * free of it is noticed before it ties the chain into a ring, and how the owner sees that somebody
+ * still writes.
  *
  * A heap without an owner has nobody to come and look: whoever holds the heaps lock is its owner.
  */
@@ -23,6 +18,7 @@
 #include "alloc/heap.h"
 
 enum {
+	POST_BLOCKS = 32,
 	POST_BYTES = 16 << 10,
 	WAKE_BYTES = 256 << 10, /* waiting for an owner that may be asleep */
 	DRAIN_BLOCKS = 4096,	/* per turn; what is left waits for the next */
@@ -46,15 +42,10 @@ static uintptr_t mark_of(const struct weir__returned *block)
 	return ((uintptr_t)&weir__heap_none * 0x9e3779b97f4a7c15u) ^ (uintptr_t)block;
 }
 
-/* How many others it carries; more than any could: it is not on its way. */
-static uintptr_t carried(const struct weir__returned *block)
-{
-	return block->mark - mark_of(block);
-}
-
 bool weir__remote_is_returning(const void *block)
 {
-	return carried(block) < WEIR__POST_BLOCKS;
+	const struct weir__returned *returned = block;
+	return returned->mark == mark_of(returned);
 }
 
 static void drain_all(struct weir__home *home)
@@ -82,15 +73,8 @@ void weir__remote_wake_all(void)
 			wake_owner(weir__homes[i]);
 }
 
-/* A batch as the owner gets it. */
-struct chain {
-	struct weir__returned *first;
-	struct weir__returned *last;
-	uint32_t bytes;
-};
-
 /* The bytes are counted before they can be taken, so that the owner never takes off too much. */
-static void push(struct weir__home *owner, const struct chain *chain)
+static void push(struct weir__home *owner, const struct weir__outbox *chain)
 {
 	uint64_t before =
 		atomic_fetch_add_explicit(&owner->inbox_bytes, chain->bytes, memory_order_relaxed);
@@ -107,67 +91,16 @@ static void push(struct weir__home *owner, const struct chain *chain)
 		wake_owner(owner);
 }
 
-/* A block has room for so many addresses behind its link and its mark. */
-static uint32_t room_of(uint32_t bytes)
-{
-	if (weir__config.debug > 0)
-		return 0; /* or there would be little left of the pattern behind its end */
-	uint32_t room = (bytes - (uint32_t)sizeof(struct weir__returned)) / sizeof(void *);
-	return room < WEIR__POST_BLOCKS - 1 ? room : WEIR__POST_BLOCKS - 1;
-}
-
-/* Marks them all. Those that are marked already are left out. Returns how many are left. */
-static uint32_t mark_all(struct weir__outbox *outbox)
-{
-	uint32_t count = 0;
-	for (uint32_t i = 0; i < outbox->count; i++) {
-		struct weir__returned *block = outbox->sent[i].block;
-		if (weir__remote_is_returning(block)) {
-			weir__report("freed twice", block);
-			continue;
-		}
-		block->mark = mark_of(block);
-		outbox->sent[count++] = outbox->sent[i];
-	}
-	return count;
-}
-
-static struct chain make_chain(struct weir__outbox *outbox)
-{
-	struct chain chain = { NULL, NULL, 0 };
-	uint32_t count = mark_all(outbox);
-	for (uint32_t i = 0; i < count;) {
-		struct weir__returned *carrier = outbox->sent[i].block;
-		uint32_t also = room_of(outbox->sent[i].bytes);
-		chain.bytes += outbox->sent[i++].bytes;
-		if (also > count - i)
-			also = count - i;
-		for (uint32_t k = 0; k < also; k++) {
-			carrier->also[k] = outbox->sent[i].block;
-			chain.bytes += outbox->sent[i++].bytes;
-		}
-		carrier->mark += also;
-		carrier->next = chain.first;
-		if (chain.last == NULL)
-			chain.last = carrier;
-		chain.first = carrier;
-	}
-	outbox->count = 0;
-	outbox->bytes = 0;
-	return chain;
-}
-
 /*
  * Whoever posts pushes and then looks for an owner; an owner who leaves says so and then looks into
  * the inbox (weir__heap_detach()). One of the two sees the other: tests/model/inbox.pml.
  */
-static void post(struct weir__outbox *outbox)
+static void post(struct weir__outbox *chain)
 {
-	struct weir__home *owner = outbox->owner;
-	struct chain chain = make_chain(outbox);
-	if (chain.first == NULL)
-		return;
-	push(owner, &chain);
+	struct weir__home *owner = chain->owner;
+	push(owner, chain);
+	chain->count = 0;
+	chain->bytes = 0;
 	/* seq_cst: after the push; with the owner's fence in weir__remote_leave() */
 	if (atomic_load_explicit(&owner->owned, memory_order_seq_cst))
 		return;
@@ -177,46 +110,42 @@ static void post(struct weir__outbox *outbox)
 	pthread_mutex_unlock(&weir__heaps_lock);
 }
 
-static void add(struct weir__outbox *outbox, void *block, uint32_t bytes)
+static void add(struct weir__outbox *chain, struct weir__returned *block, uint32_t bytes)
 {
-	if (weir__mode != 0)
-		weir__watch_link(block, room_of(bytes));
-	__builtin_prefetch(block, 1);
-	outbox->sent[outbox->count++] = (struct weir__sent){ block, bytes };
-	outbox->bytes += bytes;
-}
-
-/* Nobody would post a batch for it later; or the owner has to see at once that it is freed. */
-static void send_alone(struct weir__home *owner, void *block, uint32_t bytes)
-{
-	struct weir__outbox outbox;
-	outbox.owner = owner;
-	outbox.count = outbox.bytes = 0;
-	add(&outbox, block, bytes);
-	post(&outbox);
+	block->mark = mark_of(block);
+	block->next = chain->first;
+	if (chain->count++ == 0)
+		chain->last = block;
+	chain->first = block;
+	chain->bytes += bytes;
 }
 
 void weir__remote_free(struct weir__home *owner, uint32_t index, void *block)
 {
 	struct weir__home *home = weir__home_self();
-	const struct weir__pool *pool = &weir__pools[index];
-	if (home == NULL) {
-		send_alone(owner, block, pool->object_bytes);
+	struct weir__returned *link = block;
+	uint32_t bytes = weir__pools[index].object_bytes;
+	if (weir__mode != 0)
+		weir__watch_link(block);
+	if (link->mark == mark_of(link)) {
+		weir__report("freed twice", block);
 		return;
 	}
-	WEIR__ADD(home->remote_sent, 1);
-	if (pool->move != NULL) { /* the compactor goes by the mark */
-		send_alone(owner, block, pool->object_bytes);
+	if (home == NULL) { /* nobody would post a chain for it later */
+		struct weir__outbox chain = { .owner = owner };
+		add(&chain, link, bytes);
+		post(&chain);
 		return;
 	}
-	struct weir__outbox *outbox = &home->outbox[owner->id % WEIR__OUTBOXES];
-	if (outbox->count > 0 && outbox->owner != owner)
-		post(outbox);
-	outbox->owner = owner;
+	struct weir__outbox *chain = &home->outbox[owner->id % WEIR__OUTBOXES];
+	if (chain->count > 0 && chain->owner != owner)
+		post(chain);
+	chain->owner = owner;
 	home->has_outgoing = true;
-	add(outbox, block, pool->object_bytes);
-	if (outbox->count == WEIR__POST_BLOCKS || outbox->bytes >= POST_BYTES)
-		post(outbox);
+	add(chain, link, bytes);
+	WEIR__ADD(home->remote_sent, 1);
+	if (chain->count >= POST_BLOCKS || chain->bytes >= POST_BYTES)
+		post(chain);
 }
 
 void weir__remote_post(struct weir__home *home)
@@ -234,55 +163,28 @@ void weir__remote_post(struct weir__home *home)
 /* Returns its bytes. */
 static uint32_t receive(struct weir__home *home, struct weir__returned *block)
 {
-	uint32_t index = weir__unit_pool(weir__unit_of(&home->heap, block));
+	uint32_t index = weir__span_pool(home, block);
 	block->mark = 0;
 	if (weir__config.debug > 0)
 		weir__check_received(home, block);
 	WEIR__ADD(home->bins[index].remote_frees, 1);
-	if (!weir__heap_push(&home->heap, block))
-		weir__home_put(home, index, block);
+	weir__home_put(home, index, block);
 	return weir__pools[index].object_bytes;
 }
 
-static bool is_of(const struct weir__home *home, const struct weir__returned *block)
-{
-	return (uintptr_t)block - home->heap.window < home->heap.window_bytes;
-}
-
-/* What a carrier tells of, each if it is what was sent. Returns their bytes. */
-static uint64_t receive_also(struct weir__home *home, const struct weir__returned *carrier)
-{
-	uintptr_t also = carried(carrier);
-	uint64_t bytes = 0;
-	for (uintptr_t i = 0; i < also; i++)
-		__builtin_prefetch(carrier->also[i], 1);
-	for (uintptr_t i = 0; i < also; i++) {
-		struct weir__returned *block = carrier->also[i];
-		bool ours = is_of(home, block);
-		if (ours && carried(block) == 0)
-			bytes += receive(home, block);
-		else
-			weir__report("written to after it was freed", ours ? block : carrier);
-	}
-	return bytes;
-}
-
-/* Takes so many of those that are to be put away, or a few more. False: one cannot be. */
+/* Takes up to so many of those that are to be put away. False: one cannot be. */
 static bool receive_some(struct weir__home *home, unsigned blocks)
 {
 	uint64_t bytes = 0;
 	bool ok = true;
 
-	for (unsigned n = 0; home->returned != NULL && n < blocks;) {
-		struct weir__returned *carrier = home->returned;
-		ok = is_of(home, carrier) && weir__remote_is_returning(carrier);
+	for (unsigned n = 0; home->returned != NULL && n < blocks; n++) {
+		struct weir__returned *block = home->returned;
+		ok = weir__home_of(block) == home && block->mark == mark_of(block);
 		if (!ok)
 			break;
-		home->returned = carrier->next;
-		__builtin_prefetch(carrier->next, 1);
-		n += 1 + (unsigned)carried(carrier);
-		bytes += receive_also(home, carrier);
-		bytes += receive(home, carrier);
+		home->returned = block->next;
+		bytes += receive(home, block);
 	}
 	atomic_fetch_sub_explicit(&home->inbox_bytes, bytes, memory_order_relaxed);
 	return ok;

@@ -204,29 +204,6 @@ START_TEST(a_write_to_a_block_on_its_way_is_reported)
 }
 END_TEST
 
-static bool stay(void *from, void *to, void *arg)
-{
-	(void)from, (void)to, (void)arg;
-	return false;
-}
-
-/* The compactor of its owner sees at once that it is not in use. */
-START_TEST(an_object_that_may_be_moved_is_sent_at_once)
-{
-	weir_pool *pool;
-	ck_assert_int_eq(weir__heap_attach(), 0);
-	struct weir__home *owner = weir__home_self();
-	ck_assert_int_eq(weir_pool_new(&pool, .object_bytes = 64, .move = stay), 0);
-	void *object = weir_pool_get(pool);
-	ck_assert_ptr_nonnull(object);
-	weir__heap_self = &weir__heap_none;
-	ck_assert_int_eq(weir__heap_attach(), 0);
-	weir_pool_put(pool, object);
-	ck_assert(weir__remote_is_returning(object));
-	ck_assert(weir__remote_waiting(owner));
-}
-END_TEST
-
 Suite *alloc_remote_suite(void)
 {
 	Suite *s = suite_create("alloc_remote");
@@ -235,7 +212,6 @@ Suite *alloc_remote_suite(void)
 	tcase_add_loop_test(batches, blocks_of_any_size_come_home_from_a_batch, 0, sizes);
 	tcase_add_loop_test(batches, what_is_freed_twice_is_left_out_of_a_batch, 0, sizes);
 	tcase_add_test(batches, a_write_to_a_block_on_its_way_is_reported);
-	tcase_add_test(batches, an_object_that_may_be_moved_is_sent_at_once);
 	suite_add_tcase(s, batches);
 	TCase *leaving = tcase_create("leaving");
 	tcase_set_timeout(leaving, 30);
