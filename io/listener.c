@@ -506,7 +506,7 @@ static unsigned room(const struct weir__acceptor *acceptor)
 	return taken < acceptor->conns_max ? (unsigned)(acceptor->conns_max - taken) : 0;
 }
 
-static void start_accept(struct weir__acceptor *acceptor)
+static void start_accept(struct weir__acceptor *acceptor, bool multi)
 {
 	struct weir__op *op = &acceptor->op;
 
@@ -514,7 +514,7 @@ static void start_accept(struct weir__acceptor *acceptor)
 	op->handle = acceptor->handle;
 	op->done = accept_done;
 	op->owner = acceptor;
-	op->multi = room(acceptor) > (unsigned)acceptor->backlog;
+	op->multi = multi;
 	acceptor->is_accepting = true;
 	if (acceptor->io->ops->start(acceptor->io, op))
 		accept_done(op);
@@ -672,7 +672,7 @@ static int accept_some(struct weir__acceptor *acceptor)
 		weir__count(&acceptor->io->serve.accept_pauses, !acceptor->is_full);
 		acceptor->is_full = true;
 	} else if (!acceptor->is_accepting) {
-		start_accept(acceptor);
+		start_accept(acceptor, room(acceptor) > (unsigned)acceptor->backlog);
 	} else if (acceptor->op.multi && room(acceptor) <= (unsigned)acceptor->backlog) {
 		stop_accept(acceptor);
 	}
@@ -740,11 +740,21 @@ static void end_accept(struct weir__acceptor *acceptor)
 
 /*
  * Who was accepted before a drain is served: no other process that listens on the same socket would
- * see that client again.
+ * see that client again. Of all who wait at a shared socket the kernel wakes one for a client; when
+ * that was this acceptor, and it gave up before it looked, the client would wait there until
+ * another came. So it looks once more.
  */
 static void begin_drain(struct weir__acceptor *acceptor)
 {
+	const weir_listener *listener = acceptor->serve->listener;
+	bool is_shared = listener->is_inherited || listener->is_lent ||
+			 listener->address.any.sa_family == AF_UNIX;
+
 	end_accept(acceptor);
+	if (is_shared && acceptor->handle && room(acceptor) > 0) {
+		start_accept(acceptor, false);
+		end_accept(acceptor);
+	}
 	if (weir__interrupted(acceptor->io->worker, acceptor->task) == 0)
 		start_clients(acceptor);
 }
