@@ -268,8 +268,7 @@ static int go_both(struct way *there, struct way *back)
 	both->scope = &scope;
 	end_way(both, move_all(there));
 	err = weir_scope_wait(&scope);
-	/* of -ECANCELED the scope knows the reason: there was no stack for the other way, perhaps
-	 */
+	/* of -ECANCELED the scope knows the reason: no stack for the other way, perhaps */
 	return both->is_over && both->error != -ECANCELED ? both->error : err;
 }
 

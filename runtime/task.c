@@ -676,7 +676,9 @@ int weir_sleep(int64_t ns)
 	if (err < 0)
 		return err;
 	int64_t until = ns < INT64_MAX - self->now_ns ? self->now_ns + ns : INT64_MAX;
-	return weir__park_until(self, abort_sleep, NULL, until);
+	err = weir__park_until(self, abort_sleep, NULL, until);
+	__asm__ volatile(""); /* no tail call: a list of tasks shows who is in weir_sleep() */
+	return err;
 }
 
 /* ---- Asking ------------------------------------------------------------- */
