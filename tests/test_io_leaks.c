@@ -47,7 +47,7 @@ static __attribute__((noinline)) int lose_some(void *arg)
 	static char *volatile lost;
 
 	(void)arg;
-	for (int i = 0; i < 3; i++)
+	for (volatile int i = 0; i < 3; i++) /* one call, not three: unrolled they would be */
 		lost = weir_zalloc(1000);
 	weir_free(lost);
 	return 0;
