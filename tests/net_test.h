@@ -73,6 +73,15 @@ static inline const char *address_of(int i)
 	return text;
 }
 
+/* A Unix socket's name that only this process uses; good until the next call. */
+static inline const char *own_name(const char *what)
+{
+	static char text[64];
+
+	snprintf(text, sizeof(text), "unix:@weir-%s-%d", what, (int)getpid());
+	return text;
+}
+
 struct ends {
 	weir_listener *listener;
 	weir_conn *near;

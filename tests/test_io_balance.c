@@ -214,7 +214,9 @@ static int serve_unix(void *arg)
 	WEIR_SCOPE(scope, WEIR_FOREVER);
 
 	(void)arg;
-	TRY(weir_listen(&listener, "unix:@weir-test-balance"));
+	char address[40];
+	snprintf(address, sizeof address, "unix:@weir-balance-%d", (int)getpid());
+	TRY(weir_listen(&listener, address));
 	server.listener = listener;
 	TRY(weir_spawn(&scope, serve, &server));
 	TRY(hold_clients(weir_listener_address(listener), 8, conns));

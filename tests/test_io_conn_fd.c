@@ -10,7 +10,7 @@
 #include <sys/resource.h>
 #include <sys/un.h>
 
-#define UNIX "unix:@weir-conn-fd"
+#define UNIX own_name("conn-fd")
 
 static int null_fd(void)
 {

@@ -173,8 +173,8 @@ static int nobody_reads(void *arg)
 	int64_t before = -1;
 
 	(void)arg;
-	open_ends(&road.in, "unix:@weir-copy-in");
-	open_ends(&road.out, "unix:@weir-copy-out"); /* whose buffers do not grow */
+	open_ends(&road.in, own_name("copy-in"));
+	open_ends(&road.out, own_name("copy-out")); /* whose buffers do not grow */
 	request.conn = road.in.near;
 	request.data = pattern(request.len);
 	{
@@ -573,8 +573,8 @@ static int late_both(void *arg)
 	enum late late = (enum late)(*(int *)arg / 2);
 	bool is_cancelled = *(int *)arg % 2;
 
-	open_ends(&road.in, "unix:@weir-copy-in");
-	open_ends(&road.out, "unix:@weir-copy-out");
+	open_ends(&road.in, own_name("copy-in"));
+	open_ends(&road.out, own_name("copy-out"));
 	{
 		WEIR_SCOPE(writing, WEIR_FOREVER);
 		come_to(&road, &writing, &request, late);
@@ -609,8 +609,8 @@ static int late_oneself(void *arg)
 	struct request request = { 0 };
 	enum late late = (enum late) * (int *)arg;
 
-	open_ends(&road.in, "unix:@weir-copy-in");
-	open_ends(&road.out, "unix:@weir-copy-out");
+	open_ends(&road.in, own_name("copy-in"));
+	open_ends(&road.out, own_name("copy-out"));
 	{
 		WEIR_SCOPE(writing, WEIR_FOREVER);
 		come_to(&road, &writing, &request, late);

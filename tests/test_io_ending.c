@@ -72,7 +72,7 @@ static int send_to_nobody(void *arg)
 	struct ends ends;
 	weir_auto_buf buf = WEIR_BUF_INIT;
 	(void)arg;
-	open_ends(&ends, "unix:@weir-echo-nobody");
+	open_ends(&ends, own_name("nobody"));
 	weir_conn_close(ends.far);
 	for (int i = 0; i < 2; i++) {
 		ck_assert_int_eq(weir_buf_get(&buf, 100), 0);

@@ -176,7 +176,7 @@ START_TEST(a_unix_sockets_file_stays_with_who_took_over)
 }
 END_TEST
 
-#define CONTROL "unix:@weir-takeover"
+static char control_name[64]; /* the same in both processes */
 
 /* The new process: it asks the old one for its socket, and serves until it is told to stop. */
 static int take_over(void *arg)
@@ -188,7 +188,7 @@ static int take_over(void *arg)
 	WEIR_SCOPE(scope, WEIR_FOREVER);
 
 	(void)arg;
-	int err = weir_connect(&control, CONTROL);
+	int err = weir_connect(&control, control_name);
 	if (err == 0 && (weir_recv_fd(control, &fd, word, sizeof word) <= 0 || fd < 0))
 		err = -EPROTO;
 	if (err == 0)
@@ -228,7 +228,7 @@ static int hand_over(void *arg)
 	weir_conn *next;
 	char word[8];
 	pid_t child = *(pid_t *)arg;
-	ck_assert_int_eq(weir_listen(&control, CONTROL), 0);
+	ck_assert_int_eq(weir_listen(&control, control_name), 0);
 	ck_assert_int_eq(kill(child, SIGCONT), 0);
 	WEIR_SCOPE(serving, WEIR_FOREVER);
 	start_server(&serving, &server, "127.0.0.1:0");
@@ -262,6 +262,7 @@ static int hand_over(void *arg)
 
 START_TEST(a_process_takes_over_and_no_client_notices)
 {
+	snprintf(control_name, sizeof control_name, "%s", own_name("takeover"));
 	pid_t child = fork();
 	int status;
 

@@ -66,8 +66,8 @@ static int park_many(void *arg)
 		(void)weir_yield();
 	int64_t each = (resident_bytes(&mappings) - before) / count;
 	if (!TESTS_SLOW) {
-		/* a context saved by swapcontext() is larger */
-		ck_assert_int_le(each, getenv("WEIR_SWITCH") ? 4700 : 4600);
+		/* a context saved by swapcontext() is larger: some colours leave it too little */
+		ck_assert_int_le(each, getenv("WEIR_SWITCH") ? 4900 : 4600);
 		ck_assert_uint_lt(mappings, 1000);
 	}
 	weir_scope_cancel(&scope);
