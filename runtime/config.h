@@ -107,7 +107,7 @@
 	   "size of a receive buffer for connections that fill theirs") \
 	XX(recv_buffers, NUMBER, "WEIR_RECV_BUFFERS", 64, 1, 32768, "buffers", \
 	   "receive buffers a worker lends to the kernel at first") \
-	XX(recv_busy_bytes, BYTES, "WEIR_RECV_BUSY_BYTES", 1 << 20, 4096, 1 << 30, "bytes", \
+	XX(recv_busy_bytes, BYTES, "WEIR_RECV_BUSY_BYTES", 8 << 20, 4096, 1 << 30, "bytes", \
 	   "with so much lent in buffers of a size, more is only where none comes back") \
 	XX(recv_buffers_max, NUMBER, "WEIR_RECV_BUFFERS_MAX", 4096, 1, 32768, "buffers", \
 	   "receive buffers a worker lends to the kernel at most") \
