@@ -9,7 +9,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include <weir/weir.h>
+#include "tests/net_test.h"
 
 enum {
 	CLIENTS = 20,
@@ -44,39 +44,34 @@ struct load {
 	int (*talk)(weir_conn *conn, unsigned char seed);
 };
 
-static int (*handler_now)(weir_conn *conn);
-
-static int serve(void *listener)
-{
-	return weir_serve(listener, handler_now);
-}
-
 static int run_load(void *arg)
 {
 	const struct load *load = arg;
-	weir_auto_listener listener = NULL;
+	struct server server = { .handler = load->handler };
 	struct client clients[CLIENTS];
-	WEIR_SCOPE(server, WEIR_FOREVER);
 
-	handler_now = load->handler;
-	ck_assert_int_eq(weir_listen(&listener, "127.0.0.1:0"), 0);
-	ck_assert_int_eq(weir_spawn(&server, serve, listener), 0);
+	WEIR_SCOPE(serving, WEIR_FOREVER);
+	start_server(&serving, &server, "127.0.0.1:0");
 	WEIR_SCOPE(all, WEIR_FOREVER);
 	for (int i = 0; i < CLIENTS; i++) {
-		clients[i] = (struct client){ weir_listener_address(listener), (unsigned char)i,
-					      load->talk };
-		ck_assert_int_eq(weir_spawn(&all, run_client, &clients[i]), 0);
+		clients[i] = (struct client){ weir_listener_address(server.listener),
+					      (unsigned char)i, load->talk };
+		spawn(&all, run_client, &clients[i]);
 	}
 	ck_assert_int_eq(weir_scope_wait(&all), 0);
+	weir_scope_cancel(&serving);
+	(void)weir_scope_wait(&serving);
+	weir_listener_close(server.listener);
 	return 0;
 }
 
-static void run(int (*handler)(weir_conn *conn), int (*talk)(weir_conn *conn, unsigned char seed))
+static void load_with(int (*handler)(weir_conn *conn),
+		      int (*talk)(weir_conn *conn, unsigned char seed))
 {
 	struct load load = { handler, talk };
 
 	open_clients = holders = 0;
-	ck_assert_int_eq(weir_run(run_load, &load, .workers = 1, .signals_ignored = true), 0);
+	run_on(1, run_load, &load);
 }
 
 static void compose(unsigned char seed, int nth)
@@ -86,19 +81,6 @@ static void compose(unsigned char seed, int nth)
 }
 
 /* ---- Echo ----------------------------------------------------------------------------------- */
-
-static int echo(weir_conn *conn)
-{
-	for (;;) {
-		weir_auto_buf buf = WEIR_BUF_INIT;
-
-		ssize_t n = weir_recv(conn, &buf);
-		if (n > 0)
-			n = weir_send(conn, &buf);
-		if (n <= 0)
-			return (int)n;
-	}
-}
 
 /* And after the last message the end of the stream, which comes back as well. */
 static int talk_and_end(weir_conn *conn, unsigned char seed)
@@ -119,7 +101,7 @@ static int talk_and_end(weir_conn *conn, unsigned char seed)
 
 START_TEST(large_messages_of_many_connections_come_whole_and_then_their_end)
 {
-	run(echo, talk_and_end);
+	load_with(echo, talk_and_end);
 }
 END_TEST
 
@@ -171,7 +153,7 @@ static int talk_till_the_end(weir_conn *conn, unsigned char seed)
 
 START_TEST(a_connection_is_closed_while_others_with_large_messages_go_on)
 {
-	run(echo_some, talk_till_the_end);
+	load_with(echo_some, talk_till_the_end);
 }
 END_TEST
 
@@ -190,7 +172,7 @@ static int talk_and_leave(weir_conn *conn, unsigned char seed)
 
 START_TEST(clients_that_leave_amid_a_large_message_end_their_connection_only)
 {
-	run(echo, talk_and_leave);
+	load_with(echo, talk_and_leave);
 }
 END_TEST
 
@@ -249,7 +231,7 @@ static int talk_to_holder(weir_conn *conn, unsigned char seed)
 
 START_TEST(tasks_that_keep_large_buffers_do_not_wait_for_each_other)
 {
-	run(hold, talk_to_holder);
+	load_with(hold, talk_to_holder);
 }
 END_TEST
 
