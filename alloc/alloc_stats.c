@@ -37,8 +37,8 @@ static void add_pool(const struct weir__home *home, uint32_t index, struct weir_
 		return;
 	uint64_t count = weir__cache_count(cache);
 	uint64_t in_use = less(WEIR__GET(bin->out), count + WEIR__GET(bin->internal));
+	sum->misses += weir__misses(bin);
 	sum->allocs += WEIR__GET(cache->allocs);
-	sum->misses += WEIR__GET(bin->misses);
 	sum->overflows += WEIR__GET(bin->overflows);
 	sum->in_use += in_use;
 	sum->peak += more(WEIR__GET(bin->peak), in_use);

@@ -271,7 +271,7 @@ static void *get_uncached(struct weir__home *home, uint32_t index)
 	if (weir__span_take(home, index, &block, 1) == 0)
 		return NULL;
 	WEIR__ADD(cache->allocs, 1);
-	WEIR__ADD(home->bins[index].misses, 1);
+	weir__count_miss(&home->bins[index]);
 	return block;
 }
 
@@ -279,11 +279,9 @@ static void *get_uncached(struct weir__home *home, uint32_t index)
 static void *get_cached(struct weir__home *home, uint32_t index)
 {
 	struct weir__cache *cache = &home->heap.cache[index];
-	if (weir__cache_count(cache) == 0) {
-		if (!refill(home, index))
-			return NULL;
-		WEIR__ADD(home->bins[index].misses, 1);
-	}
+	bool missed = weir__cache_count(cache) == 0;
+	if (missed && !refill(home, index))
+		return NULL;
 	uint32_t count = weir__cache_count(cache) - 1;
 	if (home->mode == 0 && cache->low > cache->slots + count) {
 		uint32_t step = mark_step(cache);
@@ -291,6 +289,8 @@ static void *get_cached(struct weir__home *home, uint32_t index)
 	}
 	set_count(cache, count);
 	WEIR__ADD(cache->allocs, 1);
+	if (missed)
+		weir__count_miss(&home->bins[index]);
 	return cache->slots[count];
 }
 
@@ -371,7 +371,7 @@ static void *get_aligned(struct weir__home *home, uint32_t index, size_t align)
 		block = weir__span_take_aligned(home, index, align);
 	if (block != NULL) {
 		WEIR__ADD(cache->allocs, 1);
-		WEIR__ADD(home->bins[index].misses, 1);
+		weir__count_miss(&home->bins[index]);
 	}
 	return block;
 }

@@ -131,7 +131,7 @@ struct weir__bin {
 	uint64_t out;	   /* objects taken from the spans and not given back */
 	uint64_t internal; /* of those, arrays of the caches themselves */
 	uint64_t fetched;  /* objects that refills brought */
-	uint64_t misses;
+	uint64_t misses;   /* counted after cache.allocs, read before it: see weir__count_miss() */
 	uint64_t overflows;
 	uint64_t remote_frees;
 	uint64_t resizes;
@@ -270,6 +270,18 @@ static inline uint32_t weir__unit_pool(const struct weir__unit *unit)
 {
 	size_t place = WEIR__GET(unit->key) & 0xffff;
 	return place == 0 ? 0 : (uint32_t)((place - WEIR__PLACE(0)) / sizeof(struct weir__cache));
+}
+
+/* Counts a miss whose allocation is counted already: no reader finds more of them than of those. */
+static inline void weir__count_miss(struct weir__bin *bin)
+{
+	__atomic_store_n(&bin->misses, bin->misses + 1, __ATOMIC_RELEASE);
+}
+
+/* To be read before cache.allocs. Any thread. */
+static inline uint64_t weir__misses(const struct weir__bin *bin)
+{
+	return __atomic_load_n(&bin->misses, __ATOMIC_ACQUIRE);
 }
 
 /* Free objects in a cache. Any thread: to those that do not own it at most `cap`. */

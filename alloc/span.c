@@ -675,7 +675,7 @@ void *weir__span_take_larger(struct weir__home *home, uint32_t index)
 		if (object == NULL)
 			continue;
 		WEIR__ADD(home->heap.cache[i].allocs, 1);
-		WEIR__ADD(home->bins[i].misses, 1);
+		weir__count_miss(&home->bins[i]);
 		return object;
 	}
 	return NULL;

@@ -52,12 +52,53 @@ START_TEST(statistics_may_be_read_while_caches_are_resized)
 }
 END_TEST
 
+static void *read_pools(void *unused)
+{
+	(void)unused;
+	while (!done) {
+		struct weir_pool_stats stats[64];
+		size_t n = weir_pool_stats_get(stats, 64);
+		for (size_t i = 0; i < n; i++)
+			expect(stats[i].misses <= stats[i].allocs);
+	}
+	return NULL;
+}
+
+/* Of more than a unit's alignment: no cache serves these, each is a miss. */
+static int only_misses(void *arg)
+{
+	int64_t end = weir_now() + 300 * WEIR_MS;
+
+	(void)arg;
+	while (weir_now() < end) {
+		for (int i = 0; i < 1000; i++) {
+			void *block = weir_alloc_aligned(131072, 200);
+			expect(block != NULL);
+			weir_free(block);
+		}
+		ck_assert_int_eq(weir_yield(), 0);
+	}
+	return 0;
+}
+
+START_TEST(no_reader_sees_more_misses_than_allocations)
+{
+	pthread_t reader;
+
+	ck_assert_int_eq(pthread_create(&reader, NULL, read_pools, NULL), 0);
+	run_on(1, only_misses, NULL);
+	done = true;
+	pthread_join(reader, NULL);
+}
+END_TEST
+
 Suite *alloc_stats_suite(void)
 {
 	Suite *suite = suite_create("alloc_stats");
 	TCase *reading = tcase_create("reading");
 
 	tcase_add_test(reading, statistics_may_be_read_while_caches_are_resized);
+	tcase_add_test(reading, no_reader_sees_more_misses_than_allocations);
 	suite_add_tcase(suite, reading);
 	return suite;
 }
