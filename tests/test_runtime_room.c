@@ -166,6 +166,25 @@ START_TEST(steady_use_allocates_nothing)
 }
 END_TEST
 
+/* Large blocks, one more item than fits in one: the spare block is more than is worth keeping. */
+START_TEST(the_last_spare_block_is_kept)
+{
+	static unsigned char item[2000]; /* eight to a block */
+	weir_auto_chan own = weir_chan_new(sizeof item, 100);
+	uint64_t before = 0;
+
+	for (int round = 0; round < 10; round++) {
+		if (round == 2)
+			before = allocations();
+		for (int i = 0; i < 9; i++)
+			ck_assert_int_eq(weir_chan_try_send(own, item), 0);
+		for (int i = 0; i < 9; i++)
+			ck_assert_int_eq(weir_chan_try_recv(own, item), 0);
+	}
+	ck_assert_uint_eq(allocations(), before);
+}
+END_TEST
+
 /* Against a count, for shapes around the sizes of blocks: first in, first out, and never too many.
  */
 START_TEST(chance_sends_and_receives_in_order)
@@ -569,6 +588,7 @@ Suite *runtime_room_suite(void)
 	tcase_set_timeout(figures, 20);
 	tcase_add_loop_test(figures, memory_follows_what_is_in_it, 0, 5);
 	tcase_add_loop_test(figures, steady_use_allocates_nothing, 0, 5);
+	tcase_add_test(figures, the_last_spare_block_is_kept);
 	suite_add_tcase(suite, figures);
 
 	tcase_set_timeout(stress, 60);
