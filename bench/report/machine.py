@@ -94,21 +94,24 @@ def busy_and_stolen():
 class Watch:
     """Measures, between its start and stop(), what a living process used and what others used.
 
+    `beside` is a living process that takes part and is not judged: it is none of the others.
     Children that end in between must be waited for before stop(), or they count as foreign.
     """
 
-    def __init__(self, pid=None):
-        self.pid = pid
+    def __init__(self, pid=None, beside=None):
+        self.pid, self.beside = pid, beside
         self.busy, self.stolen = busy_and_stolen()
         self.own = own_seconds()
         self.cpu = cpu_clock(pid) if pid else 0.0
+        self.beside_cpu = cpu_clock(beside) if beside else 0.0
         self.time = time.monotonic()
 
     def stop(self):
         seconds = time.monotonic() - self.time
         cpu = (cpu_clock(self.pid) if self.pid else 0.0) - self.cpu
         busy, stolen = busy_and_stolen()
-        foreign = busy - self.busy - cpu - (own_seconds() - self.own)
+        beside_cpu = (cpu_clock(self.beside) if self.beside else 0.0) - self.beside_cpu
+        foreign = busy - self.busy - cpu - beside_cpu - (own_seconds() - self.own)
         return {
             "seconds": seconds,
             "cpu_s": cpu,

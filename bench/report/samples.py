@@ -66,10 +66,14 @@ def proxy(name, seconds, size, connections=64):
     proxy_cpu, load_cpu = machine.cpu_pair()
     behind, where = str(free_port()), str(free_port())
     command, env = servers.epoll_echo(behind, 1, size)
-    with Server(command, behind, load_cpu, env):
+    with Server(command, behind, load_cpu, env) as last:
         command, env = servers.PROXY[name](where, 1, behind)
         with Server(command, where, proxy_cpu, env) as server:
-            return echoload(server, size=size, connections=connections, warmup=0.2, time=seconds)
+            watch = machine.Watch(server.pid, last.pid)
+            figures = echoload(server, size=size, connections=connections, warmup=0.2,
+                               time=seconds)
+            used = watch.stop()
+    return figures | {name: used[name] for name in ("foreign_percent", "steal_percent")}
 
 
 def churn(name, seconds, connections=64):
