@@ -242,17 +242,17 @@ static struct weir__datagram *datagram_of(const struct weir__block *block)
 /* The sender's name; a Unix socket that has none is of its family and no more. */
 static void copy_name(const struct weir__datagram *datagram, struct weir_address *ret)
 {
-	struct weir__address name;
-	size_t len = datagram->name_len < sizeof name.un ? datagram->name_len : sizeof name.un;
+	static const struct sockaddr nameless = { .sa_family = AF_UNIX };
+	const void *name = datagram->name;
+	size_t len = datagram->name_len;
 
-	memset(&name, 0, sizeof name);
-	memcpy(&name.un, datagram->name, len);
 	if (len == 0) {
-		name.any.sa_family = AF_UNIX;
-		len = sizeof name.any.sa_family;
+		name = &nameless;
+		len = sizeof nameless.sa_family;
 	}
-	name.len = (socklen_t)len;
-	memcpy(ret, &name, sizeof *ret);
+	ret->len = len < sizeof(struct sockaddr_un) ? len : sizeof(struct sockaddr_un);
+	memset(ret->sockaddr, 0, sizeof ret->sockaddr);
+	memcpy(ret->sockaddr, name, ret->len);
 }
 
 /* How much of it there is for the caller: at most `cap` bytes, and `cut` says if there were more.
