@@ -134,7 +134,7 @@ static int run_anywhere(struct weir__worker *self, struct weir__file_op *file)
 	if (is_drivers(io, file->op.code)) {
 		res = weir__op_run(io, &file->op);
 		if (res == -EINTR)
-			res = file->op.why < 0 ? file->op.why : -EAGAIN;
+			res = -EAGAIN;
 	}
 	return res == -EAGAIN && !weir__virtual ? run_in_pool(self, file) : res;
 }

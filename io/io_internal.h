@@ -262,8 +262,9 @@ void weir__op_wake(struct weir__op *op);	       /* done() of weir__op_run() */
 void weir__op_abort(struct weir__task *task, int why); /* its abort function */
 
 /*
- * Starts `op` for the running task and parks until it completes. Returns res; -ETIME instead of
- * -ECANCELED when the deadline ended it. The operation may lie on the task's stack.
+ * Starts `op` for the running task and parks until it completes. Returns res; why the task was
+ * interrupted, instead of -ECANCELED, or of the -EINTR that a thread of io_uring's says when it is
+ * to let go. The operation may lie on the task's stack.
  */
 static inline int weir__op_run(struct weir__io *io, struct weir__op *op)
 {
@@ -276,7 +277,7 @@ static inline int weir__op_run(struct weir__io *io, struct weir__op *op)
 		weir__budget_spend(self);
 	else
 		(void)weir__park(self, weir__op_abort, op);
-	return op->res == -ECANCELED && op->why < 0 ? op->why : op->res;
+	return op->why < 0 && (op->res == -ECANCELED || op->res == -EINTR) ? op->why : op->res;
 }
 
 /* Says what it is, for people: "fd 7 of 127.0.0.1:4711". Any thread while the worker stands still.

@@ -3,6 +3,8 @@
  * How calls on a connection end: the end of a stream, a reset, a deadline, a cancellation, and a
  * close under the tasks that wait.
  */
+#include <sys/un.h>
+
 #include "tests/net_test.h"
 
 /* ---- The ends of a stream -------------------------------------------------------------------- */
@@ -101,6 +103,7 @@ enum parked {
 	IN_SEND,
 	IN_ACCEPT,
 	IN_CONNECT,
+	IN_CONNECT_UNIX, /* which io_uring leaves to a thread of the kernel's */
 	PARKED
 };
 
@@ -168,12 +171,25 @@ static int get_stuck(void *arg)
 	return 0;
 }
 
+static int raw_unix_client(const char *name)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+	strcpy(address.sun_path + 1, name);
+	socklen_t len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(name));
+	ck_assert_int_eq(connect(fd, (struct sockaddr *)&address, len), 0);
+	return fd;
+}
+
 /* Its backlog is full, so the next handshake does not end. */
 static void fill_backlog(struct stuck *stuck, int *ret_fd)
 {
-	ck_assert_int_eq(weir_listen(&stuck->listener, "127.0.0.1:0", .backlog = 1), 0);
+	bool is_unix = stuck->in == IN_CONNECT_UNIX;
+	const char *address = is_unix ? own_name("full") : "127.0.0.1:0";
+	ck_assert_int_eq(weir_listen(&stuck->listener, address, .backlog = 1), 0);
 	for (int i = 0; i < 2; i++)
-		ret_fd[i] = raw_client(stuck->listener);
+		ret_fd[i] = is_unix ? raw_unix_client(address + strlen("unix:@"))
+				    : raw_client(stuck->listener);
 }
 
 static void check_ending(const struct stuck *stuck, int expected)
@@ -200,11 +216,11 @@ static int end_stuck(void *arg)
 	open_ends(&ends, "127.0.0.1:0");
 	stuck->conn = ends.near;
 	stuck->data = pattern(BIG_BYTES);
-	if (stuck->in == IN_CONNECT)
+	if (stuck->in >= IN_CONNECT)
 		fill_backlog(stuck, fds);
 	else
 		stuck->listener = ends.listener;
-	listener = stuck->in == IN_CONNECT ? stuck->listener : NULL;
+	listener = stuck->in >= IN_CONNECT ? stuck->listener : NULL;
 	WEIR_SCOPE(one, WEIR_FOREVER);
 	spawn(&one, get_stuck, stuck);
 	settle();
