@@ -342,9 +342,9 @@ WEIR_API WEIR_MUST WEIR_MALLOC(2) void *weir_alloc_aligned(size_t align, size_t 
 
 /*
  * Takes a block whose requested size the caller knows, which is faster than having it looked up,
- * unless it is the one that was allocated last. A size of another class costs time and does no
- * harm; at debug level 1 any other size than the one asked for is reported. Unlike weir_free() it
- * believes that the block begins where it says.
+ * unless it is the one that was allocated last. Accepts NULL. Any thread. A size of another class
+ * costs time and does no harm; at debug level 1 any other size than the one asked for is reported.
+ * Unlike weir_free() it believes that the block begins where it says.
  */
 WEIR_API inline void weir_free_sized(void *block, size_t size)
 {
@@ -362,7 +362,8 @@ WEIR_API size_t weir_usable_size(const void *block);
 /*
  * Gives the calling thread a heap of its own, for threads that the runtime did not start and that
  * allocate a lot: without one they share a heap behind a lock. It is handed on when the thread
- * exits, or by weir_thread_detach(). Returns 0 or -ENOMEM. Blocks are unaffected by either.
+ * exits, or by weir_thread_detach(). Returns 0, also when it has one, or -ENOMEM. Blocks are
+ * unaffected by either. A worker's heap is the runtime's: neither does anything there.
  */
 WEIR_API WEIR_MUST int weir_thread_attach(void);
 WEIR_API void weir_thread_detach(void);
@@ -456,7 +457,8 @@ WEIR_API WEIR_MUST WEIR_NONNULL int weir_buf_get(weir_buf *ret, size_t cap);
 /* Ends the lease and empties *buf; on an empty lease it does nothing. */
 WEIR_API WEIR_NONNULL void weir_buf_release(weir_buf *buf);
 
-/* A second lease on the same block: both views see the same bytes until each is released. */
+/* Lends the same block once more, to *ret, which is empty: both views see the same bytes until each
+ * is released. */
 WEIR_API WEIR_NONNULL void weir_buf_share_view(const weir_buf *buf, weir_buf *ret);
 
 /* The end of a weir_auto_buf: most have handed their lease on by then. */
@@ -529,9 +531,9 @@ WEIR_API void weir_reclaimer_del(weir_reclaimer *reclaimer);
 /*
  * Does now what `level` (MEDIUM or above) asks for: on the calling worker's heap at once, on the
  * others, which are woken, in their next turns. Reclaimers are asked for `want` bytes. A thread
- * that is no worker does the same for the heap it has of its own (weir_thread_attach()); without
- * one it trims what it shares with others, but moves nothing and asks nobody. Returns the bytes
- * given back to the OS before it returned.
+ * that is no worker does the same for the heap it has of its own (weir_thread_attach());
+ * without one it trims what it shares with others, but moves nothing and asks nobody. Returns the
+ * bytes given back to the OS before it returned; 0 below MEDIUM, and from inside a reclaimer.
  */
 WEIR_API size_t weir_mem_compact(size_t want, enum weir_mem_level level);
 

@@ -10,6 +10,9 @@
  * Addresses are text: "127.0.0.1:7000", "[::1]:7000", ":7000" (every address), "unix:/run/x.sock",
  * "unix:@name" (abstract); to listen also "fd:3", see weir_listen(). Port 0 lets the kernel choose;
  * weir_listener_address() tells.
+ *
+ * The errors listed with a call are those that a program in service may meet. Where a system call
+ * knows more of them (its manual page has all), they are passed on as they are.
  */
 #ifndef WEIR_IO_H
 #define WEIR_IO_H
@@ -41,8 +44,9 @@ struct weir_run_opts {
 
 /*
  * Runs fn(arg) as the first task on this thread, which becomes worker 0, until it and every task
- * has ended. Returns what fn returned, or before fn ran: -EINVAL (an option or a WEIR_* variable
- * that does not parse; the reason is on stderr), -ENOMEM, -EMFILE, -EPERM or -ENOSYS (no driver).
+ * has ended. Returns what fn returned, 0 when WEIR_HELP=1 was set and answered, or before fn ran:
+ * -EINVAL (an option or a WEIR_* variable that does not parse; the reason is on stderr; or inside a
+ * runtime), -ENOMEM, -EMFILE, -EAGAIN (no thread), -EPERM, -EACCES or -ENOSYS (no driver).
  * SIGINT and SIGTERM drain the servers, then cancel: fn sees -ECANCELED. A second one cancels at
  * once, in shields too; tasks that have not ended after WEIR_STOP_MS are listed on stderr and
  * weir_run() returns -ECANCELED without them: they stay behind, so the program should end. A third
@@ -135,7 +139,8 @@ struct weir_listen_opts {
 /*
  * Gives a listening socket in *ret. A Unix socket's stale file is replaced, a live one is not. Does
  * not park. Returns 0, -EINVAL (address, or outside a runtime), -EADDRINUSE, -EACCES,
- * -EADDRNOTAVAIL, -ENOENT (no such directory), -EMFILE, -ENOMEM.
+ * -EADDRNOTAVAIL, -EAFNOSUPPORT (IPv6 where there is none), -ENOENT, -ENOTDIR (no such directory),
+ * -EMFILE, -ENFILE, -ENOMEM.
  *
  * "fd:3" takes a listening socket that the process was started with or was given, "fd:http" the one
  * that a service manager calls so (LISTEN_FDS and LISTEN_FDNAMES, systemd's socket activation): no
@@ -204,8 +209,9 @@ struct weir_serve_opts {
  * Serves until cancelled: every worker accepts for itself, each client is a task running
  * handler(conn), and the connection is closed on every way out of it. A client's error is counted
  * and touches nobody else. While weir_mem_level_get() is WEIR_MEM_CRITICAL new clients wait in the
- * backlog. Parks. Returns -ECANCELED or -ETIME after the clients have ended; before
- * that -EINVAL, -ENOMEM or the error of a listening socket.
+ * backlog. Parks. Returns -ECANCELED or -ETIME after the clients have ended; before that -EINVAL,
+ * -EXDEV (another worker's listener), -ENOMEM, or the error of a listening socket: those of
+ * weir_listen(), for each worker opens one.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_serve_with(const struct weir_serve_opts *opts);
 #define weir_serve(...)                                                                            \
@@ -220,12 +226,12 @@ struct weir_serve_stats {
 	uint64_t accept_pauses; /* times accepting stopped for want of descriptors or memory, at
 				   conns_max, or at WEIR_MEM_CRITICAL */
 };
-/* Sums over all workers, of every weir_serve() so far. */
+/* Sums over all workers, of every weir_serve() so far; zeroes outside a runtime. */
 WEIR_API WEIR_NONNULL void weir_serve_stats_get(struct weir_serve_stats *ret);
 
 /*
  * Parks until a client connects and gives its connection in *ret. Returns 0, -ECANCELED, -ETIME,
- * -EMFILE, -ENFILE, -ENOMEM.
+ * -EMFILE, -ENFILE, -ENOMEM, or -ECONNABORTED (a client that has left): the listener goes on.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_accept(weir_listener *listener, weir_conn **ret);
 
@@ -234,10 +240,12 @@ WEIR_API WEIR_MUST WEIR_NONNULL int weir_accept(weir_listener *listener, weir_co
 /*
  * Parks until connected to `address` and gives the connection in *ret. Here a name may stand for
  * the host, "localhost:7000": it is looked up as this machine is set up to (WEIR_DNS_THREADS), and
- * its addresses (the first 8) are tried in their order. Returns 0, -EINVAL (address), -ENOENT (no
- * such host), -EAGAIN (the name servers do not answer, or too many names are being looked up), -EIO
- * (they answer nonsense), -ECONNREFUSED, -ENETUNREACH, -ETIMEDOUT, -EMFILE, -ENOMEM, -ECANCELED,
- * -ETIME.
+ * its addresses (the first 8) are tried in their order, and the last one's error is told. Returns
+ * 0, -EINVAL (address), -ENOENT (no such host, no such Unix socket), -EAGAIN (the name servers do
+ * not answer, or too many names are being looked up), -EIO (they answer nonsense), -ECONNREFUSED,
+ * -ECONNRESET, -ENETUNREACH, -EHOSTUNREACH, -ETIMEDOUT, -EADDRNOTAVAIL (no port is left for it),
+ * -EAFNOSUPPORT (IPv6 where there is none), -EACCES, -EPERM, -EPROTOTYPE (a Unix datagram socket),
+ * -EMFILE, -ENFILE, -ENOMEM, -ECANCELED, -ETIME. At a Unix socket whose backlog is full it waits.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_connect(weir_conn **ret, const char *address);
 
@@ -245,8 +253,9 @@ WEIR_API WEIR_MUST WEIR_NONNULL int weir_connect(weir_conn **ret, const char *ad
  * Parks until something has arrived, at least one byte, and lends it in a buffer of the worker's
  * pool; what *ret held before is released first, whatever comes of it. While it waits the
  * connection owns no buffer. Returns the byte count, 0 when the peer has closed (nothing is lent),
- * or -ECONNRESET, -ETIMEDOUT, -ECANCELED, -ETIME, -ENOMEM (nothing is lost: the next call tries
- * again), -EBUSY when another task is receiving on it.
+ * or -ECONNRESET, -ETIMEDOUT, -EHOSTUNREACH: such an end stays, later calls say the same; or
+ * -ECANCELED, -ETIME, -ENOMEM (nothing is lost: the next call tries again), -EBUSY when another
+ * task is receiving on it.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL ssize_t weir_recv(weir_conn *conn, weir_buf *ret);
 
@@ -256,8 +265,8 @@ WEIR_API WEIR_MUST WEIR_NONNULL ssize_t weir_recv(weir_conn *conn, weir_buf *ret
  * the kernel is done with it. One lease of a connection is in flight at a time: while an earlier
  * one still is, it parks. *buf is empty afterwards, whatever happened. Returns the byte count; or
  * -ECANCELED, -ETIME, -ENOMEM (nothing is lost but this lease), -EBUSY when another task is sending
- * on it, or -EPIPE, -ECONNRESET, -ETIMEDOUT: of this send when that is known at once, of an earlier
- * one else, which is told once.
+ * on it, or -EPIPE, -ECONNRESET, -ETIMEDOUT, -EHOSTUNREACH: of this send when that is known at
+ * once, of an earlier one else, which is told once.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL ssize_t weir_send(weir_conn *conn, weir_buf *buf);
 
@@ -299,8 +308,8 @@ WEIR_API void weir_conn_close(weir_conn *conn);
 
 /*
  * The peer's address in text, written to `ret` (size `cap`, 64 suffices for IP). Parks, without
- * being a cancellation point: who is late can still say whom it was about. Returns 0, -ENOTSUP,
- * -ENOSPC, -EMFILE.
+ * being a cancellation point: who is late can still say whom it was about. Returns 0, -ENOTCONN
+ * (the peer has reset it: then the kernel no longer knows), -ENOTSUP, -ENOSPC, -EMFILE, -ENFILE.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_conn_peer(weir_conn *conn, char *ret, size_t cap);
 
@@ -381,8 +390,9 @@ struct weir_dgram_opts {
 /*
  * Gives a UDP or Unix datagram socket, bound to an address, in *ret. It belongs to the calling
  * worker. A Unix socket's stale file is replaced, a live one is not. Does not park. Returns 0,
- * -EINVAL (address, bytes_max above 65535), -EADDRINUSE, -EACCES, -EADDRNOTAVAIL, -EOPNOTSUPP
- * (.shared), -EMFILE, -ENOMEM.
+ * -EINVAL (address, bytes_max above 65535), -EADDRINUSE, -EACCES, -EADDRNOTAVAIL, -EAFNOSUPPORT
+ * (IPv6 where there is none), -ENOENT, -ENOTDIR (no such directory), -EOPNOTSUPP (.shared of a Unix
+ * socket), -EMFILE, -ENFILE, -ENOMEM.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_dgram_open_with(weir_dgram **ret,
 							 const struct weir_dgram_opts *opts);
@@ -405,7 +415,7 @@ WEIR_API WEIR_MUST WEIR_NONNULL int weir_dgram_fd(const weir_dgram *dgram);
  * again. A name may stand for the host, as in weir_connect(); looking it up parks. Returns 0,
  * -EINVAL (address), -ENOENT (no such host or file), -EAGAIN, -EIO (name servers), -ECONNREFUSED
  * (a Unix socket nobody has), -EAFNOSUPPORT (another family than the socket's), -ENETUNREACH,
- * -EACCES, -EPROTOTYPE (a Unix stream), -ENOMEM, -ECANCELED, -ETIME, -EXDEV.
+ * -EHOSTUNREACH, -EACCES, -EPROTOTYPE (a Unix stream), -ENOMEM, -ECANCELED, -ETIME, -EXDEV.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_dgram_connect(weir_dgram *dgram, const char *address);
 
@@ -413,10 +423,10 @@ WEIR_API WEIR_MUST WEIR_NONNULL int weir_dgram_connect(weir_dgram *dgram, const 
  * Parks until a datagram has come and lends it in a buffer of the worker's pool; what *ret held
  * before is released. Its sender goes to *ret_from, unless that is NULL. Returns its length, which
  * may be 0; -EMSGSIZE when it was longer than .bytes_max: then that much of it is lent all the
- * same; or, with nothing lent, -ECONNREFUSED (of a peer, told once), -ECANCELED, -ETIME, -ENOMEM
- * (nothing is lost: the next call tries again), -EBUSY when another task is receiving on it,
- * -EXDEV. What comes late is the next call's: up to 64 datagrams wait here, beyond that the socket
- * receives no more and the kernel keeps what its SO_RCVBUF has room for.
+ * same; or, with nothing lent, -ECONNREFUSED, -EHOSTUNREACH (of a peer, told once), -ECANCELED,
+ * -ETIME, -ENOMEM (nothing is lost: the next call tries again), -EBUSY when another task is
+ * receiving on it, -EXDEV. What comes late is the next call's: up to 64 datagrams wait here, beyond
+ * that the socket receives no more and the kernel keeps what its SO_RCVBUF has room for.
  */
 WEIR_API WEIR_MUST __attribute__((nonnull(1, 2))) ssize_t
 weir_dgram_recv(weir_dgram *dgram, weir_buf *ret, struct weir_address *ret_from);
@@ -586,7 +596,7 @@ WEIR_API WEIR_MUST WEIR_NONNULL int weir_stream_open(weir_stream **ret, const ch
 /*
  * Parks until something has come and reads it into `ret`, borrowed; `cap` bytes at most. Returns
  * the byte count, 0 at the end, or -ECANCELED, -ETIME, -EBUSY (another task reads), -EBADF (it is
- * not for reading), -EIO.
+ * not for reading), -EIO; of a socket also -ECONNRESET, of a file those of weir_file_read_at().
  */
 WEIR_API WEIR_MUST WEIR_NONNULL ssize_t weir_stream_read(weir_stream *stream, void *ret,
 							 size_t cap);
@@ -594,7 +604,8 @@ WEIR_API WEIR_MUST WEIR_NONNULL ssize_t weir_stream_read(weir_stream *stream, vo
 /*
  * Writes all of `data`, borrowed; parks while there is no room. Returns the byte count: fewer when
  * cancelled, late or broken midway; or -ECANCELED, -ETIME, -EBUSY (another task writes), -EBADF,
- * -EPIPE: nobody reads. No signal comes with it.
+ * -EIO, -EPIPE: nobody reads. No signal comes with it. Of a socket also -ECONNRESET, of a file
+ * those of weir_file_write_at().
  */
 WEIR_API WEIR_MUST WEIR_NONNULL ssize_t weir_stream_write(weir_stream *stream, const void *data,
 							  size_t len);
@@ -749,7 +760,8 @@ struct weir_sim_result {
 };
 
 struct weir_sim_opts {
-	uint64_t seed; /* the three positional ones come first and never move */
+	uint64_t seed; /* 0: one by the clock. The three positional ones come first and never move
+			*/
 	weir_fn fn;
 	void *arg;
 	size_t size;	  /* filled by the macro */
@@ -777,8 +789,9 @@ struct weir_sim_opts {
  *
  * Returns what fn returned, or -EDEADLK when all tasks wait and nothing will come (the report says
  * who waits on what; then everything is cancelled), -ELOOP after `steps_max` steps, -ENOTEMPTY when
- * descriptors, operations, leases or memory were left over, -EINVAL (options, or inside a runtime),
- * -ENOMEM. The report names the seed of the run that failed.
+ * descriptors, operations, leases or memory were left over, -EINVAL (options, more than 16 workers,
+ * a WEIR_* variable that does not parse, or inside a runtime), -ENOMEM. The report names the seed
+ * of the run that failed. Blocks the thread.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_sim_run_with(const struct weir_sim_opts *opts);
 #define weir_sim_run(...)                                                                          \
@@ -831,8 +844,9 @@ struct weir_process_opts {
 /*
  * Starts a program and gives it in *ret. The child gets its three streams and no other descriptor,
  * and no signal blocked. Blocks the worker until the program is loaded, about a millisecond; does
- * not park. Returns 0, -ENOENT (no such program or directory), -EACCES, -ENOEXEC, -EINVAL, -EMFILE,
- * -ENOMEM, -EAGAIN (limit of processes), -EOPNOTSUPP in the simulator.
+ * not park. Returns 0, -ENOENT (no such program or directory), -EACCES, -ENOEXEC, -E2BIG (too many
+ * arguments), -EINVAL, -EMFILE, -ENOMEM, -EAGAIN (limit of processes), -EOPNOTSUPP in the
+ * simulator.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_process_spawn_with(weir_process **ret,
 							    const struct weir_process_opts *opts);
@@ -858,7 +872,8 @@ WEIR_API WEIR_NONNULL int weir_process_id(const weir_process *process);
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_process_wait(weir_process *process, int *ret);
 
-/* Sends it a signal. Does not park. Returns 0, -ESRCH (it has ended), -EINVAL, -EPERM. */
+/* Sends it a signal, from its worker. Does not park. Returns 0, -ESRCH (it has ended), -EINVAL,
+ * -EPERM. */
 WEIR_API WEIR_NONNULL int weir_process_kill(weir_process *process, int number);
 
 /*

@@ -128,8 +128,9 @@ struct weir_task_opts {
 
 /*
  * Starts fn(arg) as a task in `scope`, which the caller has open. The task gets its stack when it
- * first runs. When it returns a negative value the scope's other tasks are cancelled and
- * weir_scope_wait() reports the value. Does not park. Returns 0, -ENOMEM, -EINVAL (bad options),
+ * first runs; should there be no memory for one it ends with -ENOMEM, and fn was not called. When
+ * it returns a negative value the scope's other tasks are cancelled and weir_scope_wait() reports
+ * the value. Does not park. Returns 0, -ENOMEM, -EINVAL (bad options, or the scope is not open),
  * -EXDEV (the scope is another worker's), or -ECANCELED when the scope is cancelled already
  * (-ETIME: by its deadline). A failed spawn has not taken `arg`.
  */
@@ -188,8 +189,8 @@ struct weir_scope {
  * Opens a scope in the running task; every blocking call until its end, here and in its tasks,
  * returns -ETIME once `timeout_ns` has passed, or -ECANCELED once the scope has been cancelled:
  * what came first, for good. A timeout never extends the enclosing scope's; 0 and less has passed
- * already. Costs no system call and no allocation. Timeouts of a second or more
- * may end up to 4 ms early.
+ * already. Costs no system call and no allocation. Timeouts of a second or more may end up to 4 ms
+ * early. Where no task runs it opens nothing: what is done with it returns -EINVAL.
  */
 WEIR_API WEIR_NONNULL void weir_scope_open(struct weir_scope *scope, int64_t timeout_ns);
 
@@ -202,7 +203,7 @@ WEIR_API WEIR_NONNULL void weir_scope_open_shield(struct weir_scope *scope, int6
 /*
  * Parks until every task in the scope has ended. Returns 0 or the first error of a task (cancelled
  * tasks do not count); -ETIME or -ECANCELED when the scope ended so: then its tasks were cancelled
- * and joined.
+ * and joined; -EINVAL when it is not open, or another task's.
  */
 WEIR_API WEIR_NONNULL int weir_scope_wait(struct weir_scope *scope);
 
@@ -353,7 +354,8 @@ struct weir_submit_opts {
  * From a thread that is no worker: runs fn(arg) as a task of the runtime and blocks the thread
  * until it has ended. When the program's main function returns, or the runtime is stopped hard, the
  * task is cancelled. Returns what fn returned; -ESHUTDOWN when the runtime has been stopped or has
- * ended (whenever that was), -EDEADLK on a worker's thread, -EINVAL, -ENOMEM.
+ * ended (whenever that was), -ETIME when there was no time to start it on another worker,
+ * -EDEADLK on a worker's thread, -EINVAL, -ENOMEM.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_submit_with(const struct weir_submit_opts *opts);
 #define weir_submit(...)                                                                           \
@@ -386,8 +388,8 @@ WEIR_API void weir_chan_free(weir_chan *chan);
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_chan_send(weir_chan *chan, const void *item);
 
-/* Copies the oldest item to *ret; parks while empty. Returns 0, -EPIPE when closed and drained, ...
- */
+/* Copies the oldest item to *ret; parks while empty. Returns 0; -EPIPE when closed and drained,
+ * -ECANCELED, -ETIME, -EINVAL. */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_chan_recv(weir_chan *chan, void *ret);
 
 /* The same without parking: -EAGAIN when full or empty. Any thread. */
@@ -402,19 +404,19 @@ WEIR_API WEIR_MUST WEIR_NONNULL int weir_chan_try_recv(weir_chan *chan, void *re
 WEIR_API WEIR_MUST WEIR_NONNULL ssize_t weir_chan_send_many(weir_chan *chan, const void *items,
 							    size_t count);
 
-/* Copies what is there to *ret, at most `count` items; parks while there is none. Returns how many.
- */
+/* Copies what is there to *ret, at most `count` items; parks while there is none. Returns how many,
+ * or the errors of weir_chan_recv(). */
 WEIR_API WEIR_MUST WEIR_NONNULL ssize_t weir_chan_recv_many(weir_chan *chan, void *ret,
 							    size_t count);
 
-/* No more sends; receivers drain what is left and then get -EPIPE. */
+/* No more sends; receivers drain what is left and then get -EPIPE. Does not park, any thread. */
 WEIR_API WEIR_NONNULL void weir_chan_close(weir_chan *chan);
 
 /* Closes it and parks until everything has been received. Returns 0, -ECANCELED, -ETIME, -EPIPE
  * (freed), -EINVAL. */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_chan_drain(weir_chan *chan);
 
-/* Items in it now; those of waiting senders are not. */
+/* Items in it now; those of waiting senders are not. Any thread. */
 WEIR_API WEIR_NONNULL size_t weir_chan_len(weir_chan *chan);
 
 static inline void weir__chan_cleanup(weir_chan **chan)
@@ -633,9 +635,9 @@ struct weir_group {
 WEIR_API WEIR_NONNULL void weir_group_init(struct weir_group *group);
 WEIR_API WEIR_NONNULL void weir_group_done(struct weir_group *group);
 
-/* Returns 0, -EPIPE when closed, -EOVERFLOW. */
+/* So many more. Does not park, any thread. Returns 0, -EPIPE when closed, -EOVERFLOW. */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_group_add(struct weir_group *group, size_t members);
-/* One less. */
+/* One less, of those that were added. Any thread. */
 WEIR_API WEIR_NONNULL void weir_group_finish(struct weir_group *group);
 /* Nothing more can be added. */
 WEIR_API WEIR_NONNULL void weir_group_close(struct weir_group *group);
@@ -685,7 +687,7 @@ WEIR_API WEIR_MUST WEIR_NONNULL weir_watch *weir_watch_new(size_t item_bytes, co
 WEIR_API void weir_watch_free(weir_watch *watch);
 /* Copies *item in and wakes who waits. Does not park, any thread. */
 WEIR_API WEIR_NONNULL void weir_watch_set(weir_watch *watch, const void *item);
-/* Copies the value to *ret and returns its version, which grows with every change. */
+/* Copies the value to *ret and returns its version, which grows with every change. Any thread. */
 WEIR_API WEIR_NONNULL uint64_t weir_watch_get(weir_watch *watch, void *ret);
 /* There will be no more changes: who waits gets -EPIPE. */
 WEIR_API WEIR_NONNULL void weir_watch_close(weir_watch *watch);
@@ -727,7 +729,7 @@ struct weir_case {
  * -ENOMEM.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_select(struct weir_case *cases, unsigned count);
-/* -EAGAIN instead of parking. */
+/* -EAGAIN instead of parking, and no cancellation point. */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_select_try(struct weir_case *cases, unsigned count);
 enum { WEIR_CASES_MAX = 64 };
 
@@ -825,8 +827,8 @@ struct weir_blocking_opts {
 	 * Makes the work abandonable: when the task is cancelled or its time is up, the call
 	 * returns although fn still runs. The call takes `arg`, which must not lie on the task's
 	 * stack: when it succeeds it gives it back, on an error of its own abandon(arg) is called,
-	 * at once or on fn's thread when fn has ended. Needs ret_result. NULL: work that runs is
-	 * waited for.
+	 * at once or on fn's thread when fn has ended; but with -EINVAL or -E2BIG nothing was
+	 * taken. Needs ret_result. NULL: work that runs is waited for.
 	 */
 	void (*abandon)(void *arg);
 };
