@@ -530,10 +530,11 @@ WEIR_API void weir_reclaimer_del(weir_reclaimer *reclaimer);
 
 /*
  * Does now what `level` (MEDIUM or above) asks for: on the calling worker's heap at once, on the
- * others, which are woken, in their next turns. Reclaimers are asked for `want` bytes. A thread
- * that is no worker does the same for the heap it has of its own (weir_thread_attach());
- * without one it trims what it shares with others, but moves nothing and asks nobody. Returns the
- * bytes given back to the OS before it returned; 0 below MEDIUM, and from inside a reclaimer.
+ * others, which are woken, in their next turns. Reclaimers are asked for `want` bytes, by each
+ * call. A thread that is no worker does the same for the heap it has of its own
+ * (weir_thread_attach()); without one it trims what it shares with others, but moves nothing and
+ * asks nobody. Returns the bytes given back to the OS before it returned; 0 below MEDIUM, and from
+ * inside a reclaimer.
  */
 WEIR_API size_t weir_mem_compact(size_t want, enum weir_mem_level level);
 

@@ -35,12 +35,20 @@ struct weir_reclaimer {
 	int64_t asked_ns;
 };
 
+/* What is to be done, and whether a program has called for it. */
+struct order {
+	uint32_t level;
+	size_t want; /* bytes, of reclaimers */
+	bool by_hand;
+};
+
 static pthread_mutex_t reclaim_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct weir_reclaimer reclaimers[RECLAIMERS_MAX];
 static __thread bool reclaiming;
 
 _Atomic uint64_t weir__compact_event;
-static _Atomic uint32_t compact_level;
+static _Atomic uint32_t compact_level; /* what the event asks for, like the next */
+static _Atomic size_t compact_want;
 
 struct weir__compact_counts weir__compact_counts;
 
@@ -142,16 +150,20 @@ static uint64_t ask(struct weir__home *home, struct weir_reclaimer *r,
 	return freed;
 }
 
-/* The next in order of priority that has not been asked in this round; NULL: none is left. */
-static struct weir_reclaimer *next_reclaimer(const struct weir__home *home, uint32_t level,
-					     uint64_t asked)
+/*
+ * The next in order of priority that has not been asked in this round, nor, unless a program has
+ * called for it, a moment ago; NULL: none is left.
+ */
+static struct weir_reclaimer *next_reclaimer(const struct weir__home *home,
+					     const struct order *order, uint64_t asked)
 {
 	struct weir_reclaimer *best = NULL;
 	for (unsigned i = 0; i < RECLAIMERS_MAX; i++) {
 		struct weir_reclaimer *r = &reclaimers[i];
-		if (!r->live || (asked >> i & 1) != 0 || r->opts.min_level > level)
+		if (!r->live || (asked >> i & 1) != 0 || r->opts.min_level > order->level)
 			continue;
-		if (!r->opts.every_worker && home->now_ns - r->asked_ns < ASK_AGAIN_NS)
+		if (!r->opts.every_worker && !order->by_hand &&
+		    home->now_ns - r->asked_ns < ASK_AGAIN_NS)
 			continue;
 		if (best == NULL || r->opts.priority < best->opts.priority)
 			best = r;
@@ -159,22 +171,22 @@ static struct weir_reclaimer *next_reclaimer(const struct weir__home *home, uint
 	return best;
 }
 
-static void run_reclaimers(struct weir__home *home, uint32_t level, size_t want)
+static void run_reclaimers(struct weir__home *home, const struct order *order)
 {
-	struct weir_reclaim_request request = { .want = want, .level = (enum weir_mem_level)level };
+	struct weir_reclaim_request request = { .level = (enum weir_mem_level)order->level };
 	uint64_t asked = 0, freed = 0;
 	if (pthread_mutex_trylock(&reclaim_lock) != 0)
 		return; /* another worker is at it */
 	reclaiming = true;
 	struct weir_reclaimer *r;
-	while (freed < want && (r = next_reclaimer(home, level, asked)) != NULL) {
+	while (freed < order->want && (r = next_reclaimer(home, order, asked)) != NULL) {
 		asked |= 1ull << (r - reclaimers);
 		if (r->skip > 0) {
 			r->skip--;
 			continue;
 		}
 		r->asked_ns = home->now_ns;
-		request.want = want - freed;
+		request.want = order->want - freed;
 		request.deadline_ns = weir__os_now_exact() + BUDGET_US * WEIR__MS / 1000;
 		freed += ask(home, r, &request);
 	}
@@ -234,13 +246,13 @@ static void shrink_cache(struct weir__home *home, uint32_t index, uint32_t level
 		weir__cache_flush(home, index, weir__cache_count(cache) - keep);
 }
 
-static void run_stage(struct weir__home *home, uint32_t level, size_t want)
+static void run_stage(struct weir__home *home, const struct order *order)
 {
 	/* other people's code runs on its own worker only, and never under the heaps lock */
-	bool ask_others = level >= WEIR_MEM_HIGH && home == weir__home_self();
+	bool ask_others = order->level >= WEIR_MEM_HIGH && home == weir__home_self();
 	if (ask_others)
-		run_reclaimers(home, level, want);
-	weir__compact_home(home, level);
+		run_reclaimers(home, order);
+	weir__compact_home(home, order->level);
 	for (uint32_t i = 1; ask_others && i < home->bins_end; i++)
 		compact_pool(home, i);
 	if (ask_others)
@@ -259,14 +271,15 @@ void weir__compact_home(struct weir__home *home, uint32_t level)
 }
 
 /* The bytes are the process's: what other heaps give back meanwhile is in them too. */
-static void stage(struct weir__home *home, uint32_t level, size_t want)
+static void stage(struct weir__home *home, const struct order *order)
 {
 	uint64_t before = atomic_load(&weir__os_counts.purged_bytes);
 	int64_t start = weir__os_now_exact();
-	run_stage(home, level, want);
-	count(&weir__compact_counts.stages[level].runs, 1);
-	count(&weir__compact_counts.stages[level].ns, (uint64_t)(weir__os_now_exact() - start));
-	count(&weir__compact_counts.stages[level].returned_bytes,
+	run_stage(home, order);
+	count(&weir__compact_counts.stages[order->level].runs, 1);
+	count(&weir__compact_counts.stages[order->level].ns,
+	      (uint64_t)(weir__os_now_exact() - start));
+	count(&weir__compact_counts.stages[order->level].returned_bytes,
 	      atomic_load(&weir__os_counts.purged_bytes) - before);
 }
 
@@ -275,14 +288,17 @@ void weir__compact_turn(struct weir__home *home)
 	uint64_t event = atomic_load_explicit(&weir__compact_event, memory_order_acquire);
 	if (event != home->compact_seen) {
 		home->compact_seen = event;
-		uint32_t asked = atomic_load_explicit(&compact_level, memory_order_relaxed);
-		if (asked >= WEIR_MEM_MEDIUM)
-			stage(home, asked, SIZE_MAX);
+		struct order order = {
+			.level = atomic_load_explicit(&compact_level, memory_order_relaxed),
+			.want = atomic_load_explicit(&compact_want, memory_order_relaxed),
+		};
+		if (order.level >= WEIR_MEM_MEDIUM)
+			stage(home, &order);
 	}
 	uint32_t level = atomic_load_explicit(&weir__level, memory_order_relaxed);
 	bool again = home->now_ns >= home->stage_ns;
 	if (level >= WEIR_MEM_MEDIUM && (level > home->level || again)) {
-		stage(home, level, SIZE_MAX);
+		stage(home, &(struct order){ .level = level, .want = SIZE_MAX });
 		home->stage_ns = home->now_ns + 1000 * WEIR__MS;
 	}
 	home->level = level;
@@ -290,32 +306,37 @@ void weir__compact_turn(struct weir__home *home)
 
 static bool stage_of_lent(struct weir__home *home, void *level)
 {
-	stage(home, *(const uint32_t *)level, 0);
+	stage(home, &(struct order){ .level = *(const uint32_t *)level });
 	return true;
 }
 
+/*
+ * The caller's heap first: reclaimers that it has asked are not asked once more when the others do
+ * what they are told to.
+ */
 size_t weir_mem_compact(size_t want, enum weir_mem_level level)
 {
+	struct order order = { .level = level, .want = want, .by_hand = true };
 	if (reclaiming || level < WEIR_MEM_MEDIUM || level > WEIR_MEM_CRITICAL)
 		return 0;
 	uint64_t before = atomic_load(&weir__os_counts.purged_bytes);
 	struct weir__home *home = weir__home_self();
+	if (home != NULL)
+		stage(home, &order);
 	atomic_store_explicit(&compact_level, level, memory_order_relaxed);
+	atomic_store_explicit(&compact_want, want, memory_order_relaxed);
 	/* release: who sees the event sees its level */
 	uint64_t event =
 		atomic_fetch_add_explicit(&weir__compact_event, 1, memory_order_release) + 1;
-	uint32_t at_once = level;
-	weir__lent_each(stage_of_lent, &at_once);
-	weir__remote_wake_all();
-	if (home != NULL) {
+	if (home != NULL)
 		home->compact_seen = event;
-		stage(home, level, want);
-	}
+	weir__lent_each(stage_of_lent, &order.level);
+	weir__remote_wake_all();
 	pthread_mutex_lock(&weir__heaps_lock);
 	uint32_t count = atomic_load_explicit(&weir__home_count, memory_order_relaxed);
 	for (uint32_t i = 0; i < count; i++)
 		if (!atomic_load_explicit(&weir__homes[i]->owned, memory_order_relaxed))
-			stage(weir__homes[i], level, want);
+			stage(weir__homes[i], &order);
 	pthread_mutex_unlock(&weir__heaps_lock);
 	return atomic_load(&weir__os_counts.purged_bytes) - before;
 }

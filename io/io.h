@@ -461,7 +461,7 @@ static inline void weir__dgram_cleanup(weir_dgram **dgram)
 {
 	weir_dgram_close(*dgram);
 }
-#define weir_auto_dgram WEIR_CLEANUP(weir__dgram_cleanup) weir_dgram *
+#define weir_auto_dgram WEIR_CLEANUP(weir__dgram_cleanup) __typeof__(weir_dgram *)
 
 /* ---- Files -------------------------------------------------------------- */
 
@@ -624,8 +624,8 @@ static inline void weir__stream_cleanup(weir_stream **stream)
 {
 	weir_stream_close(*stream);
 }
-#define weir_auto_file	 WEIR_CLEANUP(weir__file_cleanup) weir_file *
-#define weir_auto_stream WEIR_CLEANUP(weir__stream_cleanup) weir_stream *
+#define weir_auto_file	 WEIR_CLEANUP(weir__file_cleanup) __typeof__(weir_file *)
+#define weir_auto_stream WEIR_CLEANUP(weir__stream_cleanup) __typeof__(weir_stream *)
 
 /* ---- Copying ------------------------------------------------------------ */
 
@@ -806,8 +806,8 @@ static inline void weir__listener_cleanup(weir_listener **listener)
 {
 	weir_listener_close(*listener);
 }
-#define weir_auto_conn	   WEIR_CLEANUP(weir__conn_cleanup) weir_conn *
-#define weir_auto_listener WEIR_CLEANUP(weir__listener_cleanup) weir_listener *
+#define weir_auto_conn	   WEIR_CLEANUP(weir__conn_cleanup) __typeof__(weir_conn *)
+#define weir_auto_listener WEIR_CLEANUP(weir__listener_cleanup) __typeof__(weir_listener *)
 
 /* ---- Seeing inside ------------------------------------------------------- */
 
@@ -887,7 +887,7 @@ static inline void weir__process_cleanup(weir_process **process)
 {
 	weir_process_close(*process);
 }
-#define weir_auto_process WEIR_CLEANUP(weir__process_cleanup) weir_process *
+#define weir_auto_process WEIR_CLEANUP(weir__process_cleanup) __typeof__(weir_process *)
 
 #ifdef __cplusplus
 }

@@ -423,7 +423,7 @@ static inline void weir__chan_cleanup(weir_chan **chan)
 {
 	weir_chan_free(*chan);
 }
-#define weir_auto_chan WEIR_CLEANUP(weir__chan_cleanup) weir_chan *
+#define weir_auto_chan WEIR_CLEANUP(weir__chan_cleanup) __typeof__(weir_chan *)
 
 /* ---- Locks and signals between tasks ------------------------------------ */
 
@@ -707,8 +707,8 @@ static inline void weir__watch_cleanup(weir_watch **watch)
 {
 	weir_watch_free(*watch);
 }
-#define weir_auto_broadcast WEIR_CLEANUP(weir__broadcast_cleanup) weir_broadcast *
-#define weir_auto_watch	    WEIR_CLEANUP(weir__watch_cleanup) weir_watch *
+#define weir_auto_broadcast WEIR_CLEANUP(weir__broadcast_cleanup) __typeof__(weir_broadcast *)
+#define weir_auto_watch	    WEIR_CLEANUP(weir__watch_cleanup) __typeof__(weir_watch *)
 
 /* ---- Waiting for several things ----------------------------------------- */
 

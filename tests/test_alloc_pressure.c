@@ -202,6 +202,32 @@ START_TEST(a_reclaimer_is_believed_by_its_effect)
 }
 END_TEST
 
+/* As much as is wanted and no more. */
+static size_t give_wanted(const struct weir_reclaim_request *request, void *arg)
+{
+	(void)arg;
+	app.calls++;
+	for (size_t freed = 0; freed < request->want && app.count > 0; freed += 64 << 10)
+		weir_free(app.held[--app.count]);
+	return 0;
+}
+
+START_TEST(each_call_by_hand_asks_for_what_it_wants)
+{
+	weir_reclaimer *r;
+	attach();
+	ck_assert_int_eq(weir_reclaimer_add(&r, .fn = give_wanted), 0);
+	hold();
+	for (unsigned call = 1; call <= 10; call++) {
+		(void)weir_mem_compact(64 << 10, WEIR_MEM_HIGH);
+		ck_assert_uint_eq(app.calls, call);
+		ck_assert_uint_eq(app.count, 100 - call);
+	}
+	pass(100); /* this heap has done what was asked of all */
+	ck_assert_uint_eq(app.count, 90);
+}
+END_TEST
+
 static size_t lie(const struct weir_reclaim_request *request, void *arg)
 {
 	++*(unsigned *)arg;
@@ -484,6 +510,7 @@ Suite *alloc_pressure_suite(void)
 	suite_add_tcase(s, stages);
 	TCase *reclaimers = tcase_create("reclaimers");
 	tcase_add_test(reclaimers, a_reclaimer_is_believed_by_its_effect);
+	tcase_add_test(reclaimers, each_call_by_hand_asks_for_what_it_wants);
 	tcase_add_test(reclaimers, one_that_frees_nothing_is_asked_less_and_less);
 	tcase_add_test(reclaimers,
 		       one_that_allocates_reenters_sleeps_and_deletes_itself_is_contained);
