@@ -4,7 +4,8 @@
  *
  *   LOW       caches stop growing, free memory goes back after a second (heap.c)
  *   MEDIUM    caches are flushed down to their reserve, free runs and idle stacks are purged
- *   HIGH      caches are emptied, objects of movable pools leave sparse spans, reclaimers run
+ *   HIGH      caches are emptied, objects of movable pools leave sparse spans, reclaimers run,
+ *             pages between objects in use go back (sparse.c)
  *   CRITICAL  caches are taken down with their arrays; reclaimers again
  *
  * Each worker does this to its own heap, in its turn, on its scheduler's stack. Reclaimers are
@@ -257,6 +258,8 @@ static void run_stage(struct weir__home *home, const struct order *order)
 		compact_pool(home, i);
 	if (ask_others)
 		weir__runs_purge_all(home);
+	while (ask_others && weir__sparse_purge(home))
+		;
 }
 
 void weir__compact_home(struct weir__home *home, uint32_t level)

@@ -360,12 +360,17 @@ static int64_t purge_age(const struct weir__home *home)
 
 static void purge(struct weir__home *home)
 {
-	if (home->dirty_units == 0 || (home->now_ns < home->purge_ns && home->rested_ns == 0))
+	if (home->dirty_units == 0 && home->dirty_spans == 0)
+		return;
+	if (home->now_ns < home->purge_ns && home->rested_ns == 0)
 		return;
 	uint64_t most = home->dirty_units / PURGE_SHARE;
 	if (most < PURGE_UNITS)
 		most = PURGE_UNITS;
-	bool more = weir__runs_purge(home, purge_age(home), most) >= most;
+	int64_t age = purge_age(home);
+	bool more = home->dirty_units > 0 && weir__runs_purge(home, age, most) >= most;
+	if (home->now_ns >= weir__sparse_due(home, age))
+		more |= weir__sparse_purge(home);
 	home->purge_ns = more ? home->now_ns : home->now_ns + PURGE_STEP_NS;
 }
 
@@ -445,8 +450,8 @@ void weir__heap_turn(int64_t now_ns)
 /* The last epoch stopped for its bounds. */
 static bool has_more(const struct weir__home *home)
 {
-	bool more_runs = home->dirty_units > 0 && home->purge_ns == home->now_ns;
-	return more_runs || home->stacks_ns == home->now_ns;
+	bool is_dirty = home->dirty_units > 0 || home->dirty_spans > 0;
+	return (is_dirty && home->purge_ns == home->now_ns) || home->stacks_ns == home->now_ns;
 }
 
 /*
@@ -457,7 +462,8 @@ static int64_t next_decay(const struct weir__home *home)
 {
 	if (has_more(home))
 		return home->epoch_ns;
-	int64_t runs = weir__runs_due(home, purge_age(home));
+	int64_t age = purge_age(home);
+	int64_t runs = sooner(weir__runs_due(home, age), weir__sparse_due(home, age));
 	int64_t next = sooner(weir__adapt_due(home), sooner(runs, home->stacks_ns));
 	return next == WEIR__NEVER ? next : later(next, home->look_ns);
 }

@@ -90,6 +90,7 @@ struct weir__span {
 	uint16_t free;
 	uint16_t first_word; /* no bit is set below it */
 	uint8_t list;	     /* which partial list, WEIR__PARTIAL_LISTS: none */
+	bool is_dirty;	     /* its free objects may have memory of the OS; see sparse.c */
 };
 _Static_assert(sizeof(struct weir__span) <= 64, "a window of 64 GiB has a million");
 
@@ -230,6 +231,8 @@ struct weir__home {
 	uint64_t compact_seen; /* calls of weir_mem_compact() it has answered */
 	int64_t moved_ns;      /* when budget last changed hands */
 	int64_t purge_ns;      /* when the next look at free runs is due */
+	uint64_t dirty_spans;  /* whose is_dirty is set; no full one */
+	int64_t soiled_ns;     /* when one of them was last set, or would have been */
 	uint32_t bins_end;     /* bins[1 .. bins_end) may be open */
 	struct weir__stacks stacks[WEIR__STACK_CLASSES];
 	int64_t look_ns;   /* if it rests from the last epoch on: its first look */
@@ -386,8 +389,32 @@ void *weir__span_take_elsewhere(struct weir__home *home, uint32_t index,
  */
 void *weir__span_take_larger(struct weir__home *home, uint32_t index);
 
+/* A bit for each object of the span, set while it is in it. */
+uint64_t *weir__span_bits(const struct weir__home *home, struct weir__span *span);
+
+/* Its free objects have no memory of the OS to speak of. */
+static inline void weir__span_clean(struct weir__home *home, struct weir__span *span)
+{
+	home->dirty_spans -= span->is_dirty;
+	span->is_dirty = false;
+}
+
 /* When the oldest free run that owns memory will be `age_ns` old; WEIR__NEVER: there is none. */
 int64_t weir__runs_due(const struct weir__home *home, int64_t age_ns);
+
+/* ---- sparse.c ------------------------------------------------------------------------------- */
+
+/*
+ * Gives back the pages of spans in which nothing is in use, a bounded step of them. Whether there
+ * are more.
+ */
+bool weir__sparse_purge(struct weir__home *home);
+
+/*
+ * When that is due: once no object has come back to any span for `age_ns`. WEIR__NEVER: there is
+ * nothing, or it is to stay.
+ */
+int64_t weir__sparse_due(const struct weir__home *home, int64_t age_ns);
 
 /* ---- cache.c -------------------------------------------------------------------------------- */
 

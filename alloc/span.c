@@ -406,11 +406,19 @@ int64_t weir__runs_due(const struct weir__home *home, int64_t age_ns)
 
 /* ---- Spans ---------------------------------------------------------------------------------- */
 
-static uint64_t *span_bits(const struct weir__home *home, struct weir__span *span)
+uint64_t *weir__span_bits(const struct weir__home *home, struct weir__span *span)
 {
 	if (span->objects <= 64)
 		return &span->bits;
 	return home->bitmaps + (size_t)unit_of(home, span) * WEIR__BITMAP_WORDS;
+}
+
+/* Free objects of it may have memory from here on. */
+static void soil(struct weir__home *home, struct weir__span *span)
+{
+	home->dirty_spans += !span->is_dirty;
+	span->is_dirty = true;
+	home->soiled_ns = home->now_ns;
 }
 
 static void span_link(struct weir__bin *bin, struct weir__span *span, uint8_t list)
@@ -459,7 +467,7 @@ static void span_fill(struct weir__home *home, struct weir__span *span,
 	span->objects = (uint16_t)pool->span_objects;
 	span->free = span->objects;
 	span->first_word = 0;
-	uint64_t *bits = span_bits(home, span);
+	uint64_t *bits = weir__span_bits(home, span);
 	uint32_t whole = span->objects / 64;
 	memset(bits, 0xff, whole * sizeof(*bits));
 	if (span->objects % 64 != 0)
@@ -473,6 +481,9 @@ static struct weir__span *span_begin(struct weir__home *home, uint32_t index, ui
 	struct weir__span *span = &home->spans[unit];
 	uintptr_t address = (uintptr_t)unit_address(home, unit);
 	span_fill(home, span, pool);
+	span->is_dirty = false;
+	if (bits_count(home->dirty, unit, pool->span_units) > 0)
+		soil(home, span);
 	for (uint32_t i = 0; i < pool->span_units; i++) {
 		struct weir__unit *entry = weir__unit_at(home, unit + i);
 		WEIR__SET(entry->span, address);
@@ -496,6 +507,7 @@ static void span_end(struct weir__home *home, uint32_t index, struct weir__span 
 {
 	uint32_t unit = unit_of(home, span);
 	uint32_t units = span->units;
+	weir__span_clean(home, span);
 	span_unlink(&home->bins[index], span);
 	WEIR__ADD(home->bins[index].spans, -1u);
 	WEIR__ADD(home->span_units, -(uint64_t)units);
@@ -510,7 +522,7 @@ static void span_end(struct weir__home *home, uint32_t index, struct weir__span 
 static uint32_t span_pull(struct weir__home *home, struct weir__span *span, uint32_t object_bytes,
 			  void **ret, uint32_t n)
 {
-	uint64_t *bits = span_bits(home, span);
+	uint64_t *bits = weir__span_bits(home, span);
 	char *base = unit_address(home, unit_of(home, span));
 	uint32_t word = span->first_word;
 	uint32_t taken = 0;
@@ -525,6 +537,8 @@ static uint32_t span_pull(struct weir__home *home, struct weir__span *span, uint
 	}
 	span->first_word = (uint16_t)word;
 	span->free = (uint16_t)(span->free - taken);
+	if (span->free == 0)
+		weir__span_clean(home, span);
 	return taken;
 }
 
@@ -586,7 +600,7 @@ bool weir__span_give(struct weir__home *home, void *block)
 	uint32_t object =
 		(uint32_t)((unsigned __int128)within * weir__pools[index].reciprocal >> 64);
 	struct weir__span *span = &home->spans[first];
-	uint64_t *bits = span_bits(home, span);
+	uint64_t *bits = weir__span_bits(home, span);
 	if ((bits[object / 64] >> (object % 64) & 1) != 0)
 		return false;
 	bits[object / 64] |= 1ull << (object % 64);
@@ -595,10 +609,12 @@ bool weir__span_give(struct weir__home *home, void *block)
 	span->free++;
 	struct weir__bin *bin = &home->bins[index];
 	WEIR__ADD(bin->out, (uint64_t)-1);
-	if (span->free == span->objects)
+	if (span->free == span->objects) {
 		span_end(home, index, span);
-	else
+	} else {
+		soil(home, span);
 		span_relist(bin, span);
+	}
 	return true;
 }
 
@@ -627,7 +643,7 @@ struct weir__span *weir__span_sparsest(const struct weir__home *home, uint32_t i
 void *weir__span_used(const struct weir__home *home, struct weir__span *span, uint32_t object)
 {
 	uint32_t unit = unit_of(home, span);
-	if ((span_bits(home, span)[object / 64] >> (object % 64) & 1) != 0)
+	if ((weir__span_bits(home, span)[object / 64] >> (object % 64) & 1) != 0)
 		return NULL;
 	uint32_t index = weir__unit_pool(weir__unit_at(home, unit));
 	return unit_address(home, unit) + (size_t)object * weir__pools[index].object_bytes;

@@ -33,6 +33,7 @@ enum {
 	SLOTS_FIRST = 64,
 	GENERATION_SHIFT = 40, /* in user_data */
 	SHRINKS_SLEPT = 6,     /* looks after the receive buffers that an idle worker skips */
+	SMALL_SHARE = 8,       /* of recv_busy_bytes: what small buffers may have of it */
 	/*
 	 * Of the groups of receive buffers. Below 64 Linux before 6.9 keeps a group's record when
 	 * its ring is unregistered, and with it how far it has read: it goes on there in the next
@@ -959,7 +960,8 @@ static const struct weir__io_ops io_ops = {
 static void init_group(struct weir__ring *ring, unsigned size, size_t bytes, unsigned first)
 {
 	const struct weir__config *config = &ring->io.worker->runtime->config;
-	uint64_t busy = config->recv_busy_bytes / bytes;
+	uint64_t share = size == WEIR__BUFFER_SMALL ? SMALL_SHARE : 1;
+	uint64_t busy = config->recv_busy_bytes / share / bytes;
 
 	if (busy < config->recv_buffers)
 		busy = config->recv_buffers;

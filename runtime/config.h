@@ -108,7 +108,7 @@
 	XX(recv_buffers, NUMBER, "WEIR_RECV_BUFFERS", 64, 1, 32768, "buffers", \
 	   "receive buffers a worker lends to the kernel at first") \
 	XX(recv_busy_bytes, BYTES, "WEIR_RECV_BUSY_BYTES", 8 << 20, 4096, 1 << 30, "bytes", \
-	   "with so much lent in buffers of a size, more is only where none comes back") \
+	   "with so much lent in bulk buffers, an eighth in small, more is where none returns") \
 	XX(recv_buffers_max, NUMBER, "WEIR_RECV_BUFFERS_MAX", 4096, 1, 32768, "buffers", \
 	   "receive buffers a worker lends to the kernel at most") \
 	XX(recv_shrink_ms, NUMBER, "WEIR_RECV_SHRINK_MS", 2000, 1, 3600000, "ms", \
