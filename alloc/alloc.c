@@ -78,11 +78,9 @@ void *weir_realloc(void *block, size_t size)
 	}
 	if (fits(size, usable) && weir__config.debug == 0)
 		return block;
-	if (usable > WEIR_CLASS_BYTES_MAX) {
-		void *moved = weir__fault() ? NULL : weir__large_realloc(block, size);
-		if (moved != NULL || size > WEIR_CLASS_BYTES_MAX)
-			return moved;
-	}
+	if (usable > WEIR_CLASS_BYTES_MAX && size > WEIR_CLASS_BYTES_MAX)
+		return weir__fault() ? weir__refused(size)
+				     : weir__large_realloc(block, usable, size);
 	void *moved = weir_alloc(size);
 	if (moved == NULL)
 		return NULL;

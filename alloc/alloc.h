@@ -621,8 +621,8 @@ struct weir_heap_stats {
 };
 
 /*
- * Fills *ret with totals over all heaps. Lock-free; counters of running workers may be a moment
- * old.
+ * Fills *ret with totals over all heaps. Counters of running workers may be a moment old. Takes a
+ * lock of the allocator, which nobody keeps for long: not for signal handlers.
  */
 WEIR_API WEIR_NONNULL void weir_mem_stats_get(struct weir_mem_stats *ret);
 

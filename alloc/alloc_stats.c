@@ -78,8 +78,17 @@ static struct weir_pool_stats pool_stats(uint32_t index)
 	return sum;
 }
 
+/* Of pools whose index another has got since. Under the heaps lock. */
+static struct {
+	uint64_t allocs, misses, bytes;
+} gone;
+
 void weir__pool_stats_restart(uint32_t index)
 {
+	struct weir_pool_stats last = pool_stats(index);
+	gone.allocs += last.allocs;
+	gone.misses += last.misses;
+	gone.bytes += last.allocs * last.object_bytes;
 	weir__pools[index].before = sum_of(index);
 }
 
@@ -196,6 +205,9 @@ void weir_mem_stats_get(struct weir_mem_stats *ret)
 {
 	*ret = (struct weir_mem_stats){ 0 };
 	pthread_mutex_lock(&weir__heaps_lock);
+	ret->allocs = gone.allocs;
+	ret->misses = gone.misses;
+	ret->allocated_bytes = gone.bytes;
 	for (uint32_t i = 1; i <= WEIR__POOLS_MAX; i++) {
 		struct weir_pool_stats stats = pool_stats(i);
 		ret->allocs += stats.allocs;

@@ -190,6 +190,10 @@ void weir__cache_close(struct weir__home *home, uint32_t index)
 	WEIR__SET(cache->cap, 0);
 	cache->low = cache->high = NULL;
 	if (bin->spans == 0) {
+		if (weir__pools[index].state == WEIR__POOL_DEAD) { /* not the next one's */
+			WEIR__SET(bin->peak, 0);
+			WEIR__SET(bin->need, 0);
+		}
 		cache->valid = 0;
 		bin->open = false;
 		atomic_fetch_sub_explicit(&weir__pools[index].heaps, 1, memory_order_relaxed);

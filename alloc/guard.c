@@ -24,8 +24,9 @@ enum {
 	SLOTS = 64,
 	PAGE_BYTES = 4096,
 	SLOT_BYTES = 2 * PAGE_BYTES,
-	STRIDE = SLOT_BYTES + PAGE_BYTES,
-	AREA_BYTES = SLOTS * STRIDE + PAGE_BYTES,
+	GUARD_BYTES = SLOT_BYTES, /* so that a class as large as a slot is aligned in it */
+	STRIDE = SLOT_BYTES + GUARD_BYTES,
+	AREA_BYTES = SLOTS * STRIDE + GUARD_BYTES,
 	PATTERN = 0xc5,
 };
 
@@ -85,7 +86,7 @@ void weir__guard_count(struct weir__home *home, uint32_t index, uint64_t bytes)
 
 static char *slot_begin(uint32_t i)
 {
-	return atomic_load_explicit(&area, memory_order_relaxed) + PAGE_BYTES + (size_t)i * STRIDE;
+	return atomic_load_explicit(&area, memory_order_relaxed) + GUARD_BYTES + (size_t)i * STRIDE;
 }
 
 /* Where its block begins: as far up as the alignment of its class allows. */
@@ -102,7 +103,7 @@ static uint32_t slot_of(const void *address)
 	uintptr_t offset = (uintptr_t)address - first;
 	if (first == 0 || offset >= AREA_BYTES)
 		return SLOTS;
-	size_t i = offset < PAGE_BYTES / 2 ? 0 : (offset - PAGE_BYTES / 2) / STRIDE;
+	size_t i = offset < GUARD_BYTES / 2 ? 0 : (offset - GUARD_BYTES / 2) / STRIDE;
 	return i < SLOTS ? (uint32_t)i : SLOTS - 1;
 }
 
@@ -110,7 +111,7 @@ static bool area_open(void)
 {
 	if (is_refused || atomic_load_explicit(&area, memory_order_relaxed) != NULL)
 		return !is_refused;
-	char *mapped = weir__os_map(AREA_BYTES, PAGE_BYTES);
+	char *mapped = weir__os_map(AREA_BYTES, SLOT_BYTES);
 	is_refused = mapped == NULL || !weir__os_forbid(mapped, AREA_BYTES);
 	if (!is_refused) /* release: who sees it sees it mapped */
 		atomic_store_explicit(&area, mapped, memory_order_release);

@@ -349,6 +349,22 @@ static void close_dead_pools(struct weir__home *home)
 			weir__cache_close(home, i);
 }
 
+static bool close_dead_lent(struct weir__home *home, void *unused)
+{
+	(void)unused;
+	close_dead_pools(home);
+	return true;
+}
+
+void weir__homes_close_dead(void)
+{
+	uint32_t count = atomic_load_explicit(&weir__home_count, memory_order_relaxed);
+	for (uint32_t i = 0; i < count; i++)
+		if (!atomic_load_explicit(&weir__homes[i]->owned, memory_order_relaxed))
+			close_dead_pools(weir__homes[i]);
+	weir__lent_each(close_dead_lent, NULL);
+}
+
 /* How old a free run gets before the OS has it back. */
 static int64_t purge_age(const struct weir__home *home)
 {

@@ -72,7 +72,7 @@ extern _Atomic uint32_t
 
 /* Describes the size classes, once. Under the heaps lock. */
 void weir__pools_init(void);
-/* The counters of the index start anew. Under the heaps lock. */
+/* The counters of the index start anew, before another pool has it. Under the heaps lock. */
 void weir__pool_stats_restart(uint32_t index);
 void weir__pool_describe(struct weir__pool *pool, uint32_t object_bytes);
 
@@ -316,6 +316,9 @@ static inline struct weir__home *weir__home_self(void)
 /* Whose window `address` is in; NULL: nobody's. Any thread. */
 struct weir__home *weir__home_of(const void *address);
 
+/* Gives back what heaps whose threads are not at it have of freed pools. Under the heaps lock. */
+void weir__homes_close_dead(void);
+
 /* The heap of threads that have none; NULL when it cannot be made. Under the heaps lock. */
 struct weir__home *weir__home_guest(void);
 
@@ -557,8 +560,8 @@ bool weir__heap_pool_stats(size_t heap, uint32_t index, struct weir_pool_stats *
 void *weir__large_alloc(size_t size, size_t align);
 bool weir__large_free(void *block);	    /* false: not one of these */
 size_t weir__large_size(const void *block); /* 0: not one of these */
-void *weir__large_realloc(void *block,
-			  size_t size); /* NULL: not possible in place or by moving pages */
+/* Of a block that has `had` bytes: both sizes are above WEIR_CLASS_BYTES_MAX. */
+void *weir__large_realloc(void *block, size_t had, size_t size);
 uint64_t weir__large_bytes(void);
 void weir__large_lock(void); /* around fork() */
 void weir__large_unlock(void);

@@ -60,11 +60,10 @@ static void *map(size_t bytes, size_t align)
 
 void *weir__large_alloc(size_t size, size_t align)
 {
-	if (size > PTRDIFF_MAX - align - 4096)
-		return NULL;
-	size_t bytes = page_up(size);
+	bool possible = align < PTRDIFF_MAX / 2 && size <= PTRDIFF_MAX - align - 4096;
+	size_t bytes = page_up(size == 0 ? 1 : size);
 	void *block = NULL;
-	bool allowed = weir__within_limit(weir__home_self(), bytes);
+	bool allowed = possible && weir__within_limit(weir__home_self(), bytes);
 	pthread_mutex_lock(&lock);
 	if (allowed && table_grow())
 		block = map(bytes, align);
@@ -102,12 +101,13 @@ size_t weir__large_size(const void *block)
 	return bytes;
 }
 
-void *weir__large_realloc(void *block, size_t size)
+void *weir__large_realloc(void *block, size_t had, size_t size)
 {
-	if (size <= WEIR_CLASS_BYTES_MAX || size > PTRDIFF_MAX - 4096)
-		return NULL;
+	bool possible = size <= PTRDIFF_MAX - 4096;
 	size_t bytes = page_up(size);
 	void *moved = NULL;
+	if (!possible || (bytes > had && !weir__within_limit(weir__home_self(), bytes - had)))
+		return weir__refused(size);
 	pthread_mutex_lock(&lock);
 	struct large *entry = find(block);
 	if (entry != NULL)
@@ -117,7 +117,7 @@ void *weir__large_realloc(void *block, size_t size)
 		*entry = (struct large){ moved, bytes };
 	}
 	pthread_mutex_unlock(&lock);
-	return moved;
+	return moved != NULL ? moved : weir__refused(size);
 }
 
 uint64_t weir__large_bytes(void)

@@ -96,8 +96,10 @@ void weir__os_unmap(void *address, size_t bytes)
 void *weir__os_remap(void *address, size_t bytes, size_t new_bytes)
 {
 	void *p = mremap(address, bytes, new_bytes, MREMAP_MAYMOVE);
-	if (p == MAP_FAILED)
+	if (p == MAP_FAILED) {
+		weir__refusal_note(WEIR__REFUSED_SYSTEM);
 		return NULL;
+	}
 	atomic_fetch_add_explicit(&weir__os_counts.mapped_bytes, new_bytes - bytes,
 				  memory_order_relaxed);
 	return p;

@@ -115,7 +115,7 @@ static size_t object_stride(const struct weir_pool_opts *opts)
 	return (opts->object_bytes + align - 1) & ~(align - 1);
 }
 
-static struct weir__pool *unused_pool(void)
+static struct weir__pool *find_unused(void)
 {
 	for (unsigned i = WEIR__POOL_TYPED; i <= WEIR__POOLS_MAX; i++) {
 		struct weir__pool *pool = &weir__pools[i];
@@ -127,6 +127,16 @@ static struct weir__pool *unused_pool(void)
 			return pool;
 	}
 	return NULL;
+}
+
+/* Most heaps give back what they have of a freed pool in their next epoch; some have none. */
+static struct weir__pool *unused_pool(void)
+{
+	struct weir__pool *pool = find_unused();
+	if (pool != NULL || weir__pools_dead == 0)
+		return pool;
+	weir__homes_close_dead();
+	return find_unused();
 }
 
 int weir_pool_new_with(weir_pool **ret, const struct weir_pool_opts *given)
@@ -147,9 +157,9 @@ int weir_pool_new_with(weir_pool **ret, const struct weir_pool_opts *given)
 	weir__pools_init();
 	struct weir__pool *pool = unused_pool();
 	if (pool != NULL) {
+		weir__pool_stats_restart((uint32_t)(pool - weir__pools));
 		weir__pool_describe(pool, (uint32_t)stride);
 		name_pool(pool, opts->name != NULL ? opts->name : "pool");
-		weir__pool_stats_restart(pool->handle.index);
 		pool->move = opts->move;
 		pool->move_arg = opts->move_arg;
 		*ret = &pool->handle;
@@ -164,10 +174,17 @@ void weir_pool_free(weir_pool *handle)
 		return;
 	struct weir__pool *pool = &weir__pools[handle->index];
 	pthread_mutex_lock(&weir__heaps_lock);
-	pool->state = WEIR__POOL_DEAD;
-	name_pool(pool, "freed pool");
-	atomic_fetch_add_explicit(&weir__pools_dead, 1, memory_order_relaxed);
+	bool was_live = pool->state == WEIR__POOL_LIVE;
+	if (was_live) {
+		pool->state = WEIR__POOL_DEAD;
+		name_pool(pool, "freed pool");
+		atomic_fetch_add_explicit(&weir__pools_dead, 1, memory_order_relaxed);
+	}
 	pthread_mutex_unlock(&weir__heaps_lock);
+	if (!was_live) {
+		weir__report("pool freed twice", handle);
+		return;
+	}
 	struct weir__home *home = weir__home_self();
 	if (home != NULL)
 		weir__cache_close(home, handle->index);

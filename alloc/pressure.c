@@ -15,6 +15,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -332,12 +333,26 @@ static void set_level(uint32_t level)
 		weir__remote_wake_all();
 }
 
+/* A look that is under way ends first, or it would have the last word. */
 void weir_mem_level_force(int level)
 {
 	bool force = level >= WEIR_MEM_NONE && level <= WEIR_MEM_CRITICAL;
-	atomic_store_explicit(&forced, force, memory_order_relaxed);
-	if (force)
-		set_level((uint32_t)level);
+	/* seq_cst, both: with those of weir__pressure_turn(), one of the two sees the other */
+	atomic_store_explicit(&forced, force, memory_order_seq_cst);
+	if (!force)
+		return;
+	while (atomic_load_explicit(&look_ns, memory_order_seq_cst) == INT64_MAX)
+		sched_yield();
+	set_level((uint32_t)level);
+}
+
+static void look(int64_t now_ns)
+{
+	uint32_t level = atomic_load_explicit(&weir__level, memory_order_relaxed);
+	uint32_t next = weir__level_next(level, permille_now(now_ns), now_ns - lowered_ns);
+	if (next != level)
+		lowered_ns = now_ns;
+	set_level(next);
 }
 
 void weir__pressure_turn(int64_t now_ns)
@@ -345,15 +360,13 @@ void weir__pressure_turn(int64_t now_ns)
 	int64_t due = atomic_load_explicit(&look_ns, memory_order_relaxed);
 	if (now_ns < due || atomic_load_explicit(&forced, memory_order_relaxed))
 		return;
-	/* acquire and release: the next to look sees lowered_ns */
+	/* acquire and release: the next to look sees lowered_ns; seq_cst: see
+	 * weir_mem_level_force() */
 	if (!atomic_compare_exchange_strong_explicit(&look_ns, &due, INT64_MAX,
-						     memory_order_acquire, memory_order_relaxed))
+						     memory_order_seq_cst, memory_order_relaxed))
 		return;
-	uint32_t level = atomic_load_explicit(&weir__level, memory_order_relaxed);
-	uint32_t next = weir__level_next(level, permille_now(now_ns), now_ns - lowered_ns);
-	if (next != level)
-		lowered_ns = now_ns;
-	set_level(next);
+	if (!atomic_load_explicit(&forced, memory_order_seq_cst))
+		look(now_ns);
 	atomic_store_explicit(&look_ns, now_ns + LOOK_NS, memory_order_release);
 }
 

@@ -48,6 +48,12 @@ libc.calloc.restype = libc.reallocarray.restype = ctypes.c_void_p
 for count, size in ((2**33, 2**33), (2**63, 2), (3, 2**63), (2**64 - 1, 2**64 - 1)):
     print(libc.calloc(count, size), ctypes.get_errno())
     print(libc.reallocarray(None, count, size), ctypes.get_errno())
+libc.pvalloc.argtypes, libc.pvalloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+for size in (2**64 - 1, 2**64 - 4095, 2**64 - 4096, 2**63):
+    print(libc.pvalloc(size), ctypes.get_errno())
+for align, size in ((2**22, 0), (2**22, 1), (2**24, 2**25), (2**62, 1), (2**63, 2**63)):
+    at = ctypes.c_void_p()
+    print(libc.posix_memalign(ctypes.byref(at), ctypes.c_size_t(align), ctypes.c_size_t(size)), (at.value or 0) % align)
 PY
 cat >"$dir/fill.sql" <<'SQL'
 create table t(a integer primary key, b text);

@@ -101,6 +101,18 @@ START_TEST(a_guarded_block_is_a_block_like_any_other)
 }
 END_TEST
 
+/* The largest that is sampled: as much as a slot has, and a power of two. */
+START_TEST(the_alignment_of_a_class_holds_in_every_slot)
+{
+	attach(1);
+	for (int i = 0; i < 200; i++) {
+		char *block = guarded_block(8192);
+		ck_assert_uint_eq((uintptr_t)block % 8192, 0);
+		weir_free(block);
+	}
+}
+END_TEST
+
 START_TEST(more_blocks_than_slots_are_no_trouble)
 {
 	enum { BLOCKS = 300 };
@@ -246,6 +258,7 @@ Suite *alloc_guard_suite(void)
 	tcase_add_test(sampling, about_one_block_in_so_many_bytes_is_guarded);
 	tcase_add_test(sampling, without_being_asked_for_none_is_guarded);
 	tcase_add_test(sampling, a_guarded_block_is_a_block_like_any_other);
+	tcase_add_test(sampling, the_alignment_of_a_class_holds_in_every_slot);
 	tcase_add_test(sampling, more_blocks_than_slots_are_no_trouble);
 	tcase_add_test(sampling, objects_of_typed_pools_are_guarded_too);
 	tcase_add_test(sampling, what_a_free_can_see_is_reported);

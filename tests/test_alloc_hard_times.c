@@ -53,6 +53,35 @@ START_TEST(sizes_beyond_the_address_space_are_refused_and_nothing_breaks)
 }
 END_TEST
 
+static uint64_t refusals(void)
+{
+	struct weir_mem_stats stats;
+	weir_mem_stats_get(&stats);
+	return stats.refusals;
+}
+
+START_TEST(each_refusal_counts_once)
+{
+	volatile size_t absurd = SIZE_MAX, huge = (size_t)1 << 60;
+	attach();
+	void *large = weir_alloc(20 << 20);
+	uint64_t before = refusals();
+	ck_assert_ptr_null(weir_alloc(absurd));
+	ck_assert_uint_eq(refusals(), before + 1);
+	ck_assert_ptr_null(weir_alloc_aligned(128, absurd));
+	ck_assert_uint_eq(refusals(), before + 2);
+	ck_assert_ptr_null(weir_realloc(large, absurd));
+	ck_assert_uint_eq(refusals(), before + 3);
+	ck_assert_ptr_null(weir_realloc(large, huge));
+	ck_assert_uint_eq(refusals(), before + 4);
+	weir_mem_fail_after(1);
+	ck_assert_ptr_null(weir_realloc(large, 40 << 20));
+	weir_mem_fail_after(0);
+	ck_assert_uint_eq(refusals(), before + 5);
+	weir_free(large);
+}
+END_TEST
+
 /* ---- Address space and memory --------------------------------------------------------------- */
 
 enum { BLOCKS = 4000 };
@@ -333,12 +362,32 @@ START_TEST(a_fork_in_the_middle_of_everything_leaves_a_child_that_works)
 }
 END_TEST
 
+START_TEST(a_large_block_grows_within_the_limit)
+{
+	struct weir__alloc_config config;
+	attach();
+	char *large = weir_alloc(20 << 20);
+	large[0] = 7;
+	weir__alloc_config_get(&config);
+	config.mem_limit = weir__committed() + (20 << 20);
+	ck_assert_int_eq(weir__alloc_configure(&config), 0);
+	uint64_t before = refusals();
+	ck_assert_ptr_null(weir_realloc(large, 41 << 20));
+	ck_assert_uint_eq(refusals(), before + 1);
+	char *moved = weir_realloc(large, 39 << 20); /* there is no room for both */
+	ck_assert_ptr_nonnull(moved);
+	ck_assert_int_eq(moved[0], 7);
+	weir_free(moved);
+}
+END_TEST
+
 Suite *alloc_hard_times_suite(void)
 {
 	Suite *s = suite_create("alloc_hard_times");
 	bool plain = !WEIR__ASAN && !WEIR__TSAN;
 	TCase *sizes = tcase_create("sizes");
 	tcase_add_test(sizes, sizes_beyond_the_address_space_are_refused_and_nothing_breaks);
+	tcase_add_test(sizes, each_refusal_counts_once);
 	suite_add_tcase(s, sizes);
 	TCase *memory = tcase_create("memory");
 	tcase_set_timeout(memory, 30);
@@ -349,6 +398,7 @@ Suite *alloc_hard_times_suite(void)
 	}
 	if (plain) {
 		tcase_add_test(memory, free_blocks_of_a_class_are_no_reason_to_refuse_another);
+		tcase_add_test(memory, a_large_block_grows_within_the_limit);
 		tcase_add_test(memory, at_the_limit_larger_classes_serve_smaller_ones);
 		tcase_add_test(memory, without_pools_everything_works_and_nothing_is_cached);
 	}

@@ -146,6 +146,60 @@ START_TEST(a_freed_pool_waits_for_the_heaps_that_have_memory_of_it)
 }
 END_TEST
 
+START_TEST(the_figures_of_a_pool_are_not_those_of_who_had_its_place)
+{
+	enum { OBJECTS = 300 };
+	void *object[OBJECTS];
+	struct weir_mem_stats before, after;
+	weir_pool *pool, *next;
+	attach();
+	ck_assert_int_eq(weir_pool_new(&pool, .object_bytes = 64), 0);
+	for (int i = 0; i < OBJECTS; i++)
+		object[i] = weir_pool_get(pool);
+	weir__heap_turn(INT64_C(1) << 40);
+	for (int i = 0; i < OBJECTS; i++)
+		weir_pool_put(pool, object[i]);
+	uint32_t index = pool->index;
+	weir_pool_free(pool);
+	weir_mem_stats_get(&before);
+	ck_assert_int_eq(weir_pool_new(&next, .object_bytes = 4096, .name = "next"), 0);
+	ck_assert_uint_eq(next->index, index);
+	weir_mem_stats_get(&after);
+	/* what has been handed out has been, whatever its size is called now */
+	ck_assert_uint_eq(after.allocs, before.allocs);
+	ck_assert_uint_eq(after.misses, before.misses);
+	ck_assert_uint_eq(after.allocated_bytes, before.allocated_bytes);
+	weir_pool_put(next, weir_pool_get(next));
+	ck_assert_uint_eq(stats_of("next").allocs, 1);
+	ck_assert_uint_eq(stats_of("next").peak, 0); /* of the epochs so far; nothing is out now */
+	ck_assert_uint_eq(stats_of("next").demand, 0);
+	weir_pool_free(next);
+	weir_pool_free(next);
+	ck_assert_uint_eq(weir__reports, 1);
+	weir__heap_turn(INT64_C(1) << 41);
+	ck_assert_uint_eq(weir__pools_dead, 1);
+}
+END_TEST
+
+/* They share a heap that nobody turns. */
+static void *make_and_free_pools(void *unused)
+{
+	weir_pool *pool;
+	(void)unused;
+	for (int i = 0; i < 3 * WEIR__POOLS_MAX; i++) {
+		ck_assert_int_eq(weir_pool_new(&pool, .object_bytes = 100), 0);
+		weir_pool_put(pool, weir_pool_get(pool));
+		weir_pool_free(pool);
+	}
+	return NULL;
+}
+
+START_TEST(pools_of_threads_without_a_heap_make_room_for_new_ones)
+{
+	make_and_free_pools(NULL);
+}
+END_TEST
+
 START_TEST(an_object_of_another_pool_is_reported_and_left_alone)
 {
 	weir_pool *a, *b;
@@ -252,6 +306,8 @@ Suite *alloc_pool_suite(void)
 	tcase_add_test(pools, options_of_other_versions_are_understood);
 	tcase_add_test(pools, freed_pools_make_room_for_new_ones);
 	tcase_add_test(pools, a_freed_pool_waits_for_the_heaps_that_have_memory_of_it);
+	tcase_add_test(pools, the_figures_of_a_pool_are_not_those_of_who_had_its_place);
+	tcase_add_test(pools, pools_of_threads_without_a_heap_make_room_for_new_ones);
 	tcase_add_test(pools, counters_say_what_happened);
 	suite_add_tcase(s, pools);
 	return s;

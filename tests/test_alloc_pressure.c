@@ -3,6 +3,9 @@
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -70,6 +73,37 @@ START_TEST(a_steady_reading_never_oscillates)
 		}
 		ck_assert_uint_le(changes, 1);
 	}
+}
+END_TEST
+
+static atomic_bool looked_enough;
+
+static void *look_again_and_again(void *unused)
+{
+	int64_t time = weir__os_now();
+	(void)unused;
+	ck_assert_int_eq(weir__heap_attach(), 0);
+	while (!looked_enough)
+		weir__heap_turn(time += 3000 * WEIR__MS);
+	weir__heap_detach();
+	return NULL;
+}
+
+START_TEST(a_forced_level_is_not_overruled_by_a_look_under_way)
+{
+	pthread_t looker;
+	ck_assert_int_eq(pthread_create(&looker, NULL, look_again_and_again, NULL), 0);
+	for (int i = 0; i < 100; i++) {
+		weir_mem_level_force(-1);
+		for (int n = 0; n < 100 && weir_mem_level_get() == WEIR_MEM_CRITICAL; n++)
+			sched_yield();
+		weir_mem_level_force(WEIR_MEM_CRITICAL);
+		sched_yield();
+		if (weir_mem_level_get() != WEIR_MEM_CRITICAL)
+			ck_abort_msg("round %d: level %d", i, (int)weir_mem_level_get());
+	}
+	looked_enough = true;
+	pthread_join(looker, NULL);
 }
 END_TEST
 
@@ -497,8 +531,10 @@ Suite *alloc_pressure_suite(void)
 {
 	Suite *s = suite_create("alloc_pressure");
 	TCase *levels = tcase_create("levels");
+	tcase_set_timeout(levels, 20);
 	tcase_add_test(levels, levels_rise_at_once_and_fall_one_by_one);
 	tcase_add_test(levels, a_steady_reading_never_oscillates);
+	tcase_add_test(levels, a_forced_level_is_not_overruled_by_a_look_under_way);
 	suite_add_tcase(s, levels);
 	TCase *stages = tcase_create("stages");
 	tcase_add_test(stages, forced_compaction_leaves_next_to_nothing);

@@ -210,7 +210,8 @@ EXPORT void *valloc(size_t size)
 
 EXPORT void *pvalloc(size_t size)
 {
-	return memalign(4096, (size + 4095) & ~(size_t)4095);
+	size_t bytes = (size + 4095) & ~(size_t)4095;
+	return memalign(4096, bytes < size ? size : bytes); /* too much stays too much */
 }
 
 EXPORT size_t malloc_usable_size(void *block)
