@@ -5,8 +5,8 @@
  * Both are made from the same tables, of a pool's figures, a heap's, the process's and a stage's,
  * so that a new figure is one line here. OpenMetrics wants all samples of a family together: it
  * walks heaps and pools once for each figure and keeps nothing, so that the memory it takes does
- * not depend on how many there are. Pools may share a name and heaps change hands; numbers make
- * their labels unique.
+ * not depend on how many there are; what is counted later than another figure comes before it in
+ * the table. Pools may share a name and heaps change hands; numbers make their labels unique.
  */
 #include <errno.h>
 #include <string.h>
@@ -30,8 +30,8 @@ _Static_assert(sizeof(size_t) == sizeof(uint64_t), "figures are read as uint64_t
 	{ #field, text, offsetof(struct weir_##of##_stats, field), type }
 
 static const struct figure pool_figures[] = {
+	FIGURE(pool, misses,        counter, "Objects handed out that the cache could not serve."),
 	FIGURE(pool, allocs,        counter, "Objects handed out."),
-	FIGURE(pool, misses,        counter, "Of those, the ones the cache could not serve."),
 	FIGURE(pool, overflows,     counter, "Frees that found the cache full."),
 	FIGURE(pool, remote_frees,  counter, "Objects freed by a thread that did not own them."),
 	FIGURE(pool, resizes,       counter, "Times a cache's capacity has changed."),

@@ -3,6 +3,7 @@
  * metrics.c: everything that is counted, as OpenMetrics text: workers, serving, memory, odd events.
  *
  * The format wants all samples of a family together, so the table of families is the outer loop.
+ * Each family reads the counters again: what is counted later comes first, as in runtime/stats.c.
  */
 #include "io/io_internal.h"
 
@@ -25,18 +26,18 @@ struct family {
 		"weir_worker_" #field, help, is_gauge, offsetof(struct weir_worker_stats, field)   \
 	}
 static const struct family worker_families[] = {
-	WORKER(turns, false, "Trips round the loop."),
-	WORKER(parks, false, "Sleeps in the kernel."),
 	WORKER(wakes, false, "Wake-ups by other threads."),
 	WORKER(wakes_io, false, "Sleeps that a completion ended."),
 	WORKER(wakes_timer, false, "Sleeps that a task's timer ended."),
 	WORKER(wakes_heap, false, "Sleeps that ended because memory was to be given back."),
 	WORKER(wakes_other, false, "Sleeps that ended for another reason."),
+	WORKER(parks, false, "Sleeps in the kernel."),
+	WORKER(turns, false, "Trips round the loop."),
 	WORKER(switches, false, "Task resumptions."),
 	WORKER(spawns, false, "Tasks spawned."),
 	WORKER(tasks, true, "Tasks alive."),
+	WORKER(lingers_found, false, "Times a worker that looked out found something to do."),
 	WORKER(lingers, false, "Times the worker looked out for something before it would sleep."),
-	WORKER(lingers_found, false, "Times it found something to do then, and did not sleep."),
 	WORKER(steals, false, "Tasks taken from other workers before they started."),
 	WORKER(stalls, false, "Times a task held the worker beyond WEIR_STALL_MS."),
 	WORKER(enters, false, "System calls of the driver."),

@@ -378,10 +378,12 @@ static void before_fork(void)
 {
 	pthread_mutex_lock(&start_lock);
 	weir__calls_lock();
+	weir__blocking_lock();
 }
 
 static void after_fork_here(void)
 {
+	weir__blocking_unlock();
 	weir__calls_unlock();
 	pthread_mutex_unlock(&start_lock);
 }
@@ -392,6 +394,8 @@ static void after_fork_here(void)
  */
 static void after_fork_there(void)
 {
+	weir__blocking_forget();
+	weir__blocking_unlock();
 	weir__calls_forget();
 	weir__calls_unlock();
 	runtimes = 0;

@@ -73,6 +73,8 @@ struct weir_blocking_pool {
 	struct weir__linger linger;
 	bool is_static;
 	bool is_freed;
+	weir_blocking_pool *next; /* of all; under pools_lock, as pprev */
+	weir_blocking_pool **pprev;
 };
 
 static weir_blocking_pool user_pool = { .lock = PTHREAD_MUTEX_INITIALIZER,
@@ -85,6 +87,10 @@ static weir_blocking_pool fs_pool = { .lock = PTHREAD_MUTEX_INITIALIZER,
 				      .name = "fs",
 				      .is_static = true };
 static pthread_once_t static_pools_once = PTHREAD_ONCE_INIT;
+
+/* Taken before the lock of a pool. */
+static pthread_mutex_t pools_lock = PTHREAD_MUTEX_INITIALIZER;
+static weir_blocking_pool *pools;
 
 /* ---- Pools ---------------------------------------------------------------------------------- */
 
@@ -103,12 +109,35 @@ static int init_wait(weir_blocking_pool *pool)
 	return err;
 }
 
+static void enlist(weir_blocking_pool *pool)
+{
+	pthread_mutex_lock(&pools_lock);
+	pool->next = pools;
+	pool->pprev = &pools;
+	if (pools)
+		pools->pprev = &pool->next;
+	pools = pool;
+	pthread_mutex_unlock(&pools_lock);
+}
+
+static void delist(weir_blocking_pool *pool)
+{
+	pthread_mutex_lock(&pools_lock);
+	*pool->pprev = pool->next;
+	if (pool->next)
+		pool->next->pprev = pool->pprev;
+	pthread_mutex_unlock(&pools_lock);
+}
+
 static void init_static_pools(void)
 {
 	/* glibc's cannot fail: no memory is asked for */
 	(void)init_wait(&user_pool);
 	(void)init_wait(&dns_pool);
 	(void)init_wait(&fs_pool);
+	enlist(&user_pool);
+	enlist(&dns_pool);
+	enlist(&fs_pool);
 }
 
 static weir_blocking_pool *static_pool(weir_blocking_pool *pool, uint32_t threads_max,
@@ -158,12 +187,14 @@ int weir_blocking_pool_new_with(weir_blocking_pool **ret,
 	pool->name = known.name ? known.name : "unnamed";
 	pool->threads_max = known.threads_max;
 	pool->queue_max = known.queue_max ? known.queue_max : 1024;
+	enlist(pool);
 	*ret = pool;
 	return 0;
 }
 
 static void destroy(weir_blocking_pool *pool)
 {
+	delist(pool);
 	pthread_cond_destroy(&pool->work);
 	pthread_mutex_destroy(&pool->lock);
 	weir_free(pool);
@@ -194,6 +225,34 @@ void weir_blocking_stats_get(weir_blocking_pool *pool, struct weir_blocking_stat
 					     .idle = pool->threads - pool->busy,
 					     .queued = pool->queued };
 	pthread_mutex_unlock(&pool->lock);
+}
+
+/* ---- fork() --------------------------------------------------------------------------------- */
+
+void weir__blocking_lock(void)
+{
+	pthread_mutex_lock(&pools_lock);
+	for (weir_blocking_pool *pool = pools; pool; pool = pool->next)
+		pthread_mutex_lock(&pool->lock);
+}
+
+void weir__blocking_unlock(void)
+{
+	for (weir_blocking_pool *pool = pools; pool; pool = pool->next)
+		pthread_mutex_unlock(&pool->lock);
+	pthread_mutex_unlock(&pools_lock);
+}
+
+/* The child has none of the threads, and none of the tasks that wait for them. */
+void weir__blocking_forget(void)
+{
+	for (weir_blocking_pool *pool = pools; pool; pool = pool->next) {
+		(void)init_wait(pool); /* as if nobody had ever waited */
+		pool->head = NULL;
+		atomic_store_explicit(&pool->queued, 0, memory_order_relaxed);
+		pool->threads = pool->busy = pool->asleep = 0;
+		pool->is_waking = pool->has_lookout = false;
+	}
 }
 
 /* ---- Threads: the lock is held on entry and on return ---------------------------------------- */
@@ -366,7 +425,8 @@ static int enqueue(weir_blocking_pool *pool, struct job *job)
 		if (err < 0 && pool->threads == 0)
 			return err;
 	}
-	if (pool->queued >= pool->threads - pool->busy + pool->queue_max)
+	unsigned idle = pool->threads - pool->busy;
+	if (pool->queued >= idle && pool->queued - idle >= pool->queue_max)
 		return -EAGAIN;
 	job->next = NULL;
 	job->state = JOB_QUEUED;

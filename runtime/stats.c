@@ -3,7 +3,9 @@
  * stats.c: what the workers have done, read from any of them.
  *
  * Each counter has one writer, who adds to it with one plain instruction; readers take a word that
- * may be a moment old. That is a race to the letter, and TSan is kept from this one reader.
+ * may be a moment old. That is a race to the letter, and TSan is kept from this one reader. What is
+ * counted later is read first: nobody finds more sleeps than turns, or more ends of a sleep than
+ * sleeps.
  */
 #include "runtime/task.h"
 
@@ -19,8 +21,6 @@ static void add_worker(const struct weir__worker *worker, struct weir_worker_sta
 	const struct weir__worker_counts *counts = &worker->counts;
 	const struct weir__driver *driver = worker->driver;
 
-	sum->turns += weir__peek(&counts->turns);
-	sum->parks += weir__peek(&counts->parks);
 	sum->switches += weir__peek(&counts->switches);
 	sum->spawns += weir__peek(&counts->spawns);
 	sum->tasks += weir__peek(&worker->live);
@@ -29,10 +29,12 @@ static void add_worker(const struct weir__worker *worker, struct weir_worker_sta
 	sum->wakes_timer += weir__peek(&counts->wakes_timer);
 	sum->wakes_heap += weir__peek(&counts->wakes_heap);
 	sum->wakes_other += weir__peek(&counts->wakes_other);
+	sum->parks += weir__peek(&counts->parks);
+	sum->turns += weir__peek(&counts->turns);
 	sum->steals += weir__peek(&counts->steals);
 	sum->wakes_late += weir__peek(&counts->wakes_late) + weir__peek(&worker->woken_late);
-	sum->lingers += weir__peek(&counts->lingers);
 	sum->lingers_found += weir__peek(&counts->lingers_found);
+	sum->lingers += weir__peek(&counts->lingers);
 	sum->stalls += weir__peek(&worker->stalls);
 	sum->timers_fired += weir__peek(&counts->timers_fired);
 	sum->enters += weir__peek(&driver->enters);

@@ -524,6 +524,11 @@ int weir__runtime_main(struct weir__runtime *runtime, weir_fn fn, void *arg);
 void weir__calls_lock(void);
 void weir__calls_unlock(void);
 void weir__calls_forget(void);
+
+/* The same for pools of blocking threads; forgotten with the lock held. */
+void weir__blocking_lock(void);
+void weir__blocking_unlock(void);
+void weir__blocking_forget(void);
 void weir__run_ready(
 	struct weir__worker *self); /* from the scheduler stack: up to slice_left resumptions */
 

@@ -177,5 +177,6 @@ int64_t weir__wheel_next(const struct weir__wheel *wheel)
 		return 0;
 	if (!earliest(wheel, &level, &slot, &tick))
 		return INT64_MAX;
-	return (int64_t)(wheel->first[level][slot] << WEIR__TICK_SHIFT);
+	uint64_t next = wheel->first[level][slot] << WEIR__TICK_SHIFT;
+	return next < INT64_MAX ? (int64_t)next : INT64_MAX;
 }

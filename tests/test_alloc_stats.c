@@ -81,6 +81,62 @@ static int only_misses(void *arg)
 	return 0;
 }
 
+/* Of each pool of each heap: what the text says of both. */
+static void check_text(const char *text)
+{
+	static unsigned long long misses[4][1024], allocs[4][1024];
+	unsigned heap, id;
+	char figure[16];
+
+	memset(misses, 0, sizeof misses);
+	memset(allocs, 0, sizeof allocs);
+	for (; text; text = strchr(text, '\n')) {
+		text += *text == '\n';
+		if (sscanf(text, "weir_pool_%15[a-z]_total{heap=\"%u\",id=\"%u\"", figure, &heap,
+			   &id) != 3 ||
+		    heap >= 4 || id >= 1024)
+			continue;
+		const char *value = strstr(text, "} ");
+		expect(value != NULL);
+		unsigned long long n = strtoull(value + 2, NULL, 10);
+		if (strcmp(figure, "misses") == 0)
+			misses[heap][id] = n;
+		else if (strcmp(figure, "allocs") == 0)
+			allocs[heap][id] = n;
+	}
+	for (heap = 0; heap < 4; heap++)
+		for (id = 0; id < 1024; id++)
+			if (misses[heap][id] > allocs[heap][id])
+				ck_abort_msg("%llu of %llu", misses[heap][id], allocs[heap][id]);
+}
+
+static void *scrape(void *unused)
+{
+	unsigned scrapes = 0;
+
+	for (; !done; scrapes++) {
+		char *text;
+		size_t length;
+		FILE *out = open_memstream(&text, &length);
+		expect(out && weir_mem_write_openmetrics(out) == 0 && fclose(out) == 0);
+		check_text(text);
+		free(text);
+	}
+	expect(scrapes > 0);
+	return unused;
+}
+
+START_TEST(no_scraper_sees_more_misses_than_allocations)
+{
+	pthread_t reader;
+
+	ck_assert_int_eq(pthread_create(&reader, NULL, scrape, NULL), 0);
+	run_on(1, only_misses, NULL);
+	done = true;
+	pthread_join(reader, NULL);
+}
+END_TEST
+
 START_TEST(no_reader_sees_more_misses_than_allocations)
 {
 	pthread_t reader;
@@ -99,6 +155,7 @@ Suite *alloc_stats_suite(void)
 
 	tcase_add_test(reading, statistics_may_be_read_while_caches_are_resized);
 	tcase_add_test(reading, no_reader_sees_more_misses_than_allocations);
+	tcase_add_test(reading, no_scraper_sees_more_misses_than_allocations);
 	suite_add_tcase(suite, reading);
 	return suite;
 }

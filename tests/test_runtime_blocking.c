@@ -2,10 +2,12 @@
 /*
  * Blocking calls: bounded pools, other tasks run meanwhile, and nobody waits for abandoned work.
  */
+#include <limits.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tests/refuse.h"
@@ -246,6 +248,57 @@ START_TEST(a_pool_without_threads_is_refused)
 }
 END_TEST
 
+static int call_boundless(void *arg)
+{
+	(void)arg;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+	for (int i = 0; i < 8; i++)
+		ck_assert_int_eq(weir_spawn(&scope, call_count, NULL), 0);
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(the_largest_bound_on_a_queue_is_none)
+{
+	ck_assert_int_eq(
+		weir_blocking_pool_new(&pool, "many", .threads_max = 2, .queue_max = UINT_MAX), 0);
+	run_on(1, call_boundless, NULL);
+	ck_assert_int_eq(ran, 8);
+	weir_blocking_pool_free(pool);
+}
+END_TEST
+
+/* ---- fork() ---------------------------------------------------------------------------------- */
+
+static int call_both(void *arg)
+{
+	ck_assert_int_eq(weir_blocking(count, NULL), 0);
+	ck_assert_int_eq(weir_blocking(count, NULL, .pool = arg), 0);
+	return 0;
+}
+
+/* Its parent's threads are idle, or look out for work, or have some. */
+START_TEST(a_child_has_threads_of_its_own)
+{
+	ck_assert_int_eq(weir_blocking_pool_new(&pool, "own", .threads_max = 2), 0);
+	for (int i = 0; i < 20; i++) {
+		int status = -1;
+
+		run_on(1, call_both, pool);
+		pid_t child = fork();
+		if (child == 0) {
+			alarm(10);
+			int err = weir_run(call_both, pool, .workers = 1, .signals_ignored = true);
+			weir_blocking_pool_free(pool);
+			_exit(err == 0 ? 0 : 1);
+		}
+		ck_assert_int_gt(child, 0);
+		ck_assert_int_eq(waitpid(child, &status, 0), child);
+		ck_assert_int_eq(status, 0);
+	}
+	weir_blocking_pool_free(pool);
+}
+END_TEST
+
 /* ---- Cancelling ------------------------------------------------------------------------------ */
 
 static int cancel_queued(void *arg)
@@ -429,6 +482,9 @@ Suite *runtime_blocking_suite(void)
 	tcase_add_test(rules, a_call_behind_one_that_blocks_has_a_thread_of_its_own);
 	tcase_add_test(rules, no_call_is_left_waiting_beside_idle_threads);
 	tcase_add_test(rules, a_full_queue_is_eagain);
+	tcase_add_test(rules, the_largest_bound_on_a_queue_is_none);
+	if (!TESTS_SLOW) /* sanitizers know nothing of a child with threads */
+		tcase_add_test(rules, a_child_has_threads_of_its_own);
 	if (!TESTS_SLOW) /* sanitizers start threads of their own when a process ends */
 		tcase_add_test(rules, no_thread_to_be_had_is_eagain);
 	tcase_add_test(rules, a_pool_without_threads_is_refused);

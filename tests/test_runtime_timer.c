@@ -195,6 +195,17 @@ START_TEST(the_last_nanosecond_of_the_clock_can_be_armed)
 END_TEST
 
 /* In a slot of each level, first, middle and last of its list; due; popped; never armed. */
+/* Its tick ends after the last nanosecond there is. */
+START_TEST(a_timer_in_the_last_tick_is_no_reason_to_wake_up)
+{
+	struct entry entry = { 0 };
+
+	start_at(1000);
+	arm(&entry, INT64_MAX - 1);
+	ck_assert_int_eq(weir__wheel_next(&wheel), INT64_MAX);
+}
+END_TEST
+
 START_TEST(cancel_works_in_every_state)
 {
 	struct entry entries[5] = { 0 };
@@ -334,6 +345,7 @@ Suite *runtime_timer_suite(void)
 	tcase_add_test(wheel_case, an_empty_wheel_never_has_work);
 	tcase_add_test(wheel_case, a_time_in_the_past_fires_in_the_next_tick);
 	tcase_add_test(wheel_case, the_last_nanosecond_of_the_clock_can_be_armed);
+	tcase_add_test(wheel_case, a_timer_in_the_last_tick_is_no_reason_to_wake_up);
 	tcase_add_test(wheel_case, cancel_works_in_every_state);
 	tcase_add_test(wheel_case, a_due_timer_can_be_armed_again);
 	suite_add_tcase(suite, wheel_case);
