@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #include <weir/weir.h>
@@ -40,6 +41,17 @@ static inline bool is_simulated(void)
  * elsewhere chance has to do, and where TESTS_BRIEF says that it is done in full elsewhere.
  */
 #define ROUNDS(n) (TESTS_SLOW || is_simulated() || getenv("TESTS_BRIEF") ? ((n) + 19) / 20 : (n))
+
+/* Whether a stack's guard takes no mapping of its own: since Linux 6.13. */
+static inline bool guards_are_free(void)
+{
+	void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	bool are = page != MAP_FAILED && madvise(page, 4096, 102 /* MADV_GUARD_INSTALL */) == 0;
+
+	if (page != MAP_FAILED)
+		munmap(page, 4096);
+	return are;
+}
 
 /* For loops: Check writes down every assertion that is passed, which takes microseconds. */
 #define expect(condition)                                                                          \

@@ -733,9 +733,9 @@ static int cancel_chain(void *arg)
 	return 0;
 }
 
-START_TEST(a_chain_of_a_hundred_thousand_ends_at_once)
+START_TEST(a_chain_of_tens_of_thousands_ends_at_once)
 {
-	uintptr_t depth = TESTS_SLOW ? 500 : 100000;
+	uintptr_t depth = TESTS_SLOW ? 500 : guards_are_free() ? 100000 : 20000;
 
 	run_on(1, cancel_chain, (void *)depth);
 	ck_assert_uint_eq(ended, depth);
@@ -839,7 +839,7 @@ Suite *runtime_scope_suite(void)
 	tcase_add_test(stress, a_child_of_any_worker_can_cancel_its_scope);
 	tcase_add_test(stress, cancelling_finds_children_in_every_state);
 	tcase_add_test(stress, ten_thousand_in_one_scope_end_at_once);
-	tcase_add_test(stress, a_chain_of_a_hundred_thousand_ends_at_once);
+	tcase_add_test(stress, a_chain_of_tens_of_thousands_ends_at_once);
 	tcase_add_loop_test(stress, misuse_is_a_crash_report, 0, 3);
 	suite_add_tcase(suite, stress);
 	return suite;
