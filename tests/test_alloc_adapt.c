@@ -249,6 +249,52 @@ START_TEST(caches_hold_an_eighth_of_a_limit_at_most)
 }
 END_TEST
 
+/* Who is refused takes from another once for it, and not what that one is to keep. */
+START_TEST(budget_is_taken_once_for_a_refusal_and_not_below_the_reserve)
+{
+	static struct trace other;
+	configure(WEIR__ADAPT_DEMAND, 8 << 20);
+	begin(&trace, "wants", 1024);
+	begin(&other, "has", 1024);
+	struct weir__home *home = weir__home_self();
+	uint32_t wants = trace.pool->index, has = other.pool->index;
+	int64_t time = home->now_ns;
+	weir_pool_put(trace.pool, weir_pool_get(trace.pool));
+	weir_pool_put(other.pool, weir_pool_get(other.pool));
+	weir__cache_resize(home, has, 2000);
+	home->bins[wants].demand.fetched = 1000;
+	home->bins[has].demand.fetched = 0;
+	home->bins[wants].demand.refused = true;
+	weir__adapt_budget(home, time += 2000 * WEIR__MS);
+	uint32_t left = home->heap.cache[has].cap;
+	ck_assert_uint_lt(left, 2000);
+	weir__adapt_budget(home, time += 2000 * WEIR__MS);
+	ck_assert_uint_eq(home->heap.cache[has].cap, left);
+	for (uint32_t i = 1; i < home->bins_end; i++)
+		if (i != wants && home->heap.cache[i].cap > 1)
+			weir__cache_resize(home, i, 2); /* below any reserve */
+	home->bins[wants].demand.refused = true;
+	weir__adapt_budget(home, time += 2000 * WEIR__MS);
+	ck_assert_uint_eq(home->heap.cache[has].cap, 2);
+}
+END_TEST
+
+/* What was in use before a sleep has not been used for as long as that has lasted. */
+START_TEST(after_a_long_rest_a_cache_is_empty_at_once)
+{
+	configure(WEIR__ADAPT_DEMAND, 8 << 20);
+	begin(&trace, "rests", 1024);
+	for (int i = 0; i < 50; i++)
+		swing(&trace, 100, 0);
+	int64_t time = weir__home_self()->now_ns;
+	weir_pool_put(trace.pool, weir_pool_get(trace.pool));
+	ck_assert_uint_gt(stats(&trace).cached, 0);
+	(void)weir__heap_rested(time + 11000 * WEIR__MS, 11000 * WEIR__MS);
+	ck_assert_uint_eq(stats(&trace).cached, 0);
+	ck_assert_uint_eq(weir__home_self()->dirty_units, 0); /* and has gone back already */
+}
+END_TEST
+
 START_TEST(budget_follows_a_phase_shift_from_one_pool_to_another)
 {
 	enum { BUDGET = 512 << 10 };
@@ -384,6 +430,8 @@ Suite *alloc_adapt_suite(void)
 	tcase_add_test(traces, a_working_set_above_the_budget_stays_within_it);
 	tcase_add_test(traces, caches_hold_an_eighth_of_a_limit_at_most);
 	tcase_add_test(traces, budget_follows_a_phase_shift_from_one_pool_to_another);
+	tcase_add_test(traces, budget_is_taken_once_for_a_refusal_and_not_below_the_reserve);
+	tcase_add_test(traces, after_a_long_rest_a_cache_is_empty_at_once);
 	tcase_add_test(traces, a_thousand_random_traces_break_no_invariant);
 	suite_add_tcase(s, traces);
 	return s;

@@ -67,6 +67,22 @@ START_TEST(a_block_freed_twice_is_caught_whatever_lies_between)
 }
 END_TEST
 
+/* There is no room for the pattern behind the largest class's blocks, and none is needed. */
+START_TEST(the_largest_blocks_are_whole_at_each_level)
+{
+	attach_at((uint32_t)_i);
+	for (size_t size = WEIR_CLASS_BYTES_MAX - 40; size <= WEIR_CLASS_BYTES_MAX + 8; size += 8) {
+		char *block = weir_alloc(size), *aligned = weir_alloc_aligned(128 << 10, size);
+		ck_assert_uint_ge(weir_usable_size(block), size);
+		ck_assert_uint_ge(weir_usable_size(aligned), size);
+		block[0] = block[size - 1] = aligned[0] = aligned[size - 1] = 1;
+		weir_free(block);
+		weir_free(aligned);
+	}
+	ck_assert_uint_eq(weir__reports, 0);
+}
+END_TEST
+
 START_TEST(a_size_that_cannot_be_is_caught)
 {
 	attach_at(1);
@@ -230,6 +246,7 @@ Suite *alloc_debug_suite(void)
 	TCase *levels = tcase_create("levels");
 	tcase_set_timeout(levels, 20);
 	tcase_add_loop_test(levels, correct_programs_are_not_accused, 1, 4);
+	tcase_add_loop_test(levels, the_largest_blocks_are_whole_at_each_level, 1, 4);
 	tcase_add_test(levels, a_block_freed_twice_is_caught_whatever_lies_between);
 	tcase_add_test(levels, a_size_that_cannot_be_is_caught);
 	if (!WEIR__ASAN) { /* which catches them first, and ends the program */

@@ -377,7 +377,45 @@ START_TEST(a_large_block_grows_within_the_limit)
 	char *moved = weir_realloc(large, 39 << 20); /* there is no room for both */
 	ck_assert_ptr_nonnull(moved);
 	ck_assert_int_eq(moved[0], 7);
+	ck_assert_uint_eq(weir__large_bytes(), 39 << 20);
 	weir_free(moved);
+	ck_assert_uint_eq(weir__large_bytes(), 0);
+}
+END_TEST
+
+/* A block may be half empty then, but not more. */
+START_TEST(much_larger_classes_do_not_serve)
+{
+	struct weir__alloc_config config;
+	attach();
+	void *keeps_the_span = weir_alloc(1024), *another = weir_alloc(4096);
+	weir__alloc_config_get(&config);
+	config.mem_limit = weir__committed();
+	ck_assert_int_eq(weir__alloc_configure(&config), 0);
+	ck_assert_ptr_null(weir_alloc(320));
+	void *half_empty = weir_alloc(640);
+	ck_assert_uint_eq(weir_usable_size(half_empty), 1024);
+	weir_free(half_empty);
+	weir_free(keeps_the_span);
+	weir_free(another);
+}
+END_TEST
+
+/* The array for the pointers comes from the heap, too. */
+START_TEST(a_cache_that_gets_no_room_to_grow_stays_as_it_is)
+{
+	struct weir__alloc_config config;
+	attach();
+	weir_free(weir_alloc(112));
+	struct weir__home *home = weir__home_self();
+	uint32_t index = weir__class_pool(112);
+	uint32_t room = home->bins[index].room;
+	weir__alloc_config_get(&config);
+	config.mem_limit = weir__committed();
+	ck_assert_int_eq(weir__alloc_configure(&config), 0);
+	weir__cache_resize(home, index, 100000);
+	ck_assert_uint_eq(home->bins[index].room, room);
+	ck_assert_uint_eq(home->heap.cache[index].cap, room);
 }
 END_TEST
 
@@ -399,6 +437,8 @@ Suite *alloc_hard_times_suite(void)
 	if (plain) {
 		tcase_add_test(memory, free_blocks_of_a_class_are_no_reason_to_refuse_another);
 		tcase_add_test(memory, a_large_block_grows_within_the_limit);
+		tcase_add_test(memory, much_larger_classes_do_not_serve);
+		tcase_add_test(memory, a_cache_that_gets_no_room_to_grow_stays_as_it_is);
 		tcase_add_test(memory, at_the_limit_larger_classes_serve_smaller_ones);
 		tcase_add_test(memory, without_pools_everything_works_and_nothing_is_cached);
 	}

@@ -514,9 +514,30 @@ static void *churn_attached(void *arg)
 	return NULL;
 }
 
+/* Its misses are its turns: what others have freed comes home before it is asked for. */
+static void *miss_and_turn(void *arg)
+{
+	int64_t turned;
+	(void)arg;
+	ck_assert_int_eq(weir_thread_attach(), 0);
+	weir_free(weir_alloc(100));
+	turned = weir__home_self()->now_ns;
+	for (int i = 0; i < 1000 && weir__home_self()->now_ns == turned; i++) {
+		(void)usleep(100);
+		weir_free(weir_alloc_aligned(128 << 10, 100));
+		weir_free(weir_alloc(10 << 20));
+		(void)weir_mem_compact(SIZE_MAX, WEIR_MEM_CRITICAL); /* the next is a miss */
+	}
+	ck_assert_int_ne(weir__home_self()->now_ns, turned);
+	weir_thread_detach();
+	return NULL;
+}
+
 START_TEST(an_attached_thread_needs_no_loop)
 {
 	pthread_t thread;
+	pthread_create(&thread, NULL, miss_and_turn, NULL);
+	pthread_join(thread, NULL);
 	pthread_create(&thread, NULL, churn_attached, NULL);
 	pthread_join(thread, NULL);
 	ck_assert_uint_eq(blocks_in_use(), 0);

@@ -136,6 +136,27 @@ START_TEST(free_objects_of_a_worker_asleep_serve_when_there_is_nothing_else)
 }
 END_TEST
 
+static size_t borrow(const struct weir_reclaim_request *request, void *arg)
+{
+	(void)request;
+	*(void **)arg = weir_alloc(BLOCK_BYTES);
+	return 0;
+}
+
+START_TEST(a_reclaimer_gets_nothing_from_a_worker_asleep_either)
+{
+	weir_reclaimer *reclaimer;
+	void *got = NULL;
+	put_to_sleep(use_and_free, true);
+	ck_assert_int_eq(weir__heap_attach(), 0);
+	ck_assert_int_eq(weir_reclaimer_add(&reclaimer, .fn = borrow, .arg = &got), 0);
+	(void)weir_mem_compact(1, WEIR_MEM_HIGH);
+	ck_assert_ptr_null(got);
+	weir_reclaimer_del(reclaimer);
+	wake_up();
+}
+END_TEST
+
 START_TEST(a_thread_whose_heap_is_lent_allocates_and_frees)
 {
 	ck_assert_int_eq(weir__heap_attach(), 0);
@@ -339,6 +360,7 @@ Suite *alloc_lend_suite(void)
 	tcase_set_timeout(lending, 20);
 	tcase_add_loop_test(lending, memory_that_lies_with_a_worker_asleep_is_not_lost, 0, 2);
 	tcase_add_test(lending, free_objects_of_a_worker_asleep_serve_when_there_is_nothing_else);
+	tcase_add_test(lending, a_reclaimer_gets_nothing_from_a_worker_asleep_either);
 	tcase_add_test(lending, a_thread_whose_heap_is_lent_allocates_and_frees);
 	if (!WEIR__ASAN && !WEIR__TSAN)
 		tcase_add_test(lending, compaction_reaches_workers_asleep_at_once);

@@ -62,7 +62,9 @@ END_TEST
 
 START_TEST(options_that_make_no_sense_are_refused)
 {
-	weir_pool *pool = NULL;
+	weir_pool *pool = NULL, *largest;
+	ck_assert_int_eq(weir_pool_new(&largest, .object_bytes = 512 << 10, .align = 4096), 0);
+	weir_pool_free(largest);
 	ck_assert_int_eq(weir_pool_new(&pool, .object_bytes = 0), -EINVAL);
 	ck_assert_int_eq(weir_pool_new(&pool, .object_bytes = (512 << 10) + 1), -EINVAL);
 	ck_assert_int_eq(weir_pool_new(&pool, .object_bytes = 64, .align = 48), -EINVAL);
@@ -160,6 +162,7 @@ START_TEST(the_figures_of_a_pool_are_not_those_of_who_had_its_place)
 	for (int i = 0; i < OBJECTS; i++)
 		weir_pool_put(pool, object[i]);
 	uint32_t index = pool->index;
+	weir__cache_resize(weir__home_self(), index, 10);
 	weir_pool_free(pool);
 	weir_mem_stats_get(&before);
 	ck_assert_int_eq(weir_pool_new(&next, .object_bytes = 4096, .name = "next"), 0);
@@ -173,6 +176,7 @@ START_TEST(the_figures_of_a_pool_are_not_those_of_who_had_its_place)
 	ck_assert_uint_eq(stats_of("next").allocs, 1);
 	ck_assert_uint_eq(stats_of("next").peak, 0); /* of the epochs so far; nothing is out now */
 	ck_assert_uint_eq(stats_of("next").demand, 0);
+	ck_assert_uint_eq(stats_of("next").resizes, 0);
 	weir_pool_free(next);
 	weir_pool_free(next);
 	ck_assert_uint_eq(weir__reports, 1);

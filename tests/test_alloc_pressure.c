@@ -287,7 +287,8 @@ static size_t misbehave(const struct weir_reclaim_request *request, void *arg)
 	weir_reclaimer *other;
 	(void)request;
 	app.calls++;
-	if (weir_alloc(100) != NULL || weir_alloc(100u << 20) != NULL)
+	if (weir_alloc(100) != NULL || weir_alloc(100u << 20) != NULL ||
+	    weir_alloc_aligned(128 << 10, 100) != NULL)
 		app.order[0] = 'a';
 	if (weir_mem_compact(SIZE_MAX, WEIR_MEM_CRITICAL) != 0)
 		app.order[0] = 'c';

@@ -122,6 +122,26 @@ START_TEST(what_is_released_stays_until_the_kernel_or_pressure_wants_it)
 }
 END_TEST
 
+START_TEST(a_clean_run_is_no_reason_to_wake_up)
+{
+	attach(WEIR__PURGE_DONTNEED, WEIR__HUGE_NEVER, WEIR__NUMA_NONE);
+	struct weir__home *home = weir__home_self();
+	void *old = weir_alloc(10 << 20), *fence = weir_alloc(BLOCK_BYTES);
+	void *young = weir_alloc(5 << 20), *end = weir_alloc(BLOCK_BYTES);
+	weir_free(old);
+	(void)weir_mem_compact(SIZE_MAX, WEIR_MEM_HIGH); /* it is a free run, and clean */
+	ck_assert_uint_eq(home->dirty_units, 0);
+	ck_assert_int_eq(weir__runs_due(home, 5000 * WEIR__MS), WEIR__NEVER);
+	weir__heap_turn(now += 1000 * WEIR__MS);
+	weir_free(young);
+	weir__cache_flush(home, weir__class_pool(5 << 20), 1);
+	ck_assert_uint_gt(home->dirty_units, 0);
+	ck_assert_int_eq(weir__runs_due(home, 5000 * WEIR__MS), now + 5000 * WEIR__MS);
+	weir_free(fence);
+	weir_free(end);
+}
+END_TEST
+
 /* ---- Huge pages ----------------------------------------------------------------------------- */
 
 static bool has_huge_pages(void)
@@ -156,6 +176,29 @@ START_TEST(huge_pages_are_used_and_given_back_whole)
 	ck_assert_uint_eq(stats().kept_bytes, 0);
 	ck_assert_uint_lt(rollup("Anonymous") - before, left);
 	weir_free(fence);
+}
+END_TEST
+
+/* Both ends of the run are inside of a huge page, whose other part is in use. */
+START_TEST(no_huge_page_is_split)
+{
+	if (!has_huge_pages())
+		return;
+	attach(WEIR__PURGE_DONTNEED, WEIR__HUGE_ALWAYS, WEIR__NUMA_NONE);
+	const size_t odd = WEIR__HUGE_BYTES / 2;
+	char *before = weir_alloc(odd), *run = weir_alloc(7 * odd), *behind = weir_alloc(odd);
+	memset(before, 1, odd);
+	memset(run, 1, 7 * odd);
+	memset(behind, 1, odd);
+	size_t had = huge_bytes(before, 9 * odd);
+	weir_free(run);
+	idle();
+	size_t left = huge_bytes(before, 9 * odd);
+	ck_assert_uint_lt(left, had);
+	ck_assert_uint_eq((had - left) % WEIR__HUGE_BYTES, 0);
+	ck_assert_uint_gt(stats().kept_bytes, 0);
+	weir_free(before);
+	weir_free(behind);
 }
 END_TEST
 
@@ -274,10 +317,12 @@ Suite *alloc_purge_suite(void)
 		tcase_add_test(purging,
 			       what_is_released_stays_until_the_kernel_or_pressure_wants_it);
 	}
+	tcase_add_test(purging, a_clean_run_is_no_reason_to_wake_up);
 	suite_add_tcase(s, purging);
 	TCase *huge = tcase_create("huge_pages");
 	if (plain) {
 		tcase_add_test(huge, huge_pages_are_used_and_given_back_whole);
+		tcase_add_test(huge, no_huge_page_is_split);
 		tcase_add_test(huge, huge_pages_can_be_for_large_blocks_alone);
 	}
 	suite_add_tcase(s, huge);

@@ -233,6 +233,65 @@ START_TEST(a_parked_peak_keeps_its_stacks_warm)
 }
 END_TEST
 
+static void touch(struct weir__stack *stack)
+{
+	memset(stack->top - 20 * KIB, 1, 20 * KIB);
+}
+
+static void put_touched(struct weir__stack *stack)
+{
+	touch(stack);
+	weir__stack_put(stack);
+}
+
+START_TEST(a_stack_that_was_used_again_is_purged_again)
+{
+	attach();
+	for (int i = 0; i < 3; i++) {
+		struct weir__stack *a = get(64 * KIB), *b = get(64 * KIB);
+		put_touched(a);
+		put_touched(b);
+		ck_assert_uint_ge(weir__stack_touched(a), 20 * KIB);
+		weir__stacks_purge(weir__home_self());
+		ck_assert_uint_eq(weir__stack_touched(a), 0);
+		ck_assert_uint_eq(weir__stack_touched(b), 0);
+	}
+}
+END_TEST
+
+/* Of 8 and 8 slots, the second with one out: the first goes, and the rest is not taken for clean.
+ */
+START_TEST(a_slab_that_goes_leaves_exact_figures)
+{
+	enum { FIRST = 8, ALL = 16 };
+	struct weir__stack *stack[ALL];
+	attach();
+	const struct weir__stacks *stacks = &weir__home_self()->stacks[1];
+	for (int i = 0; i < ALL; i++)
+		stack[i] = get(64 * KIB);
+	ck_assert_uint_eq(stacks->total, ALL);
+	ck_assert_ptr_ne(stack[FIRST - 1]->slab, stack[FIRST]->slab);
+	for (int i = 0; i < ALL - 1; i++)
+		put_touched(stack[i]);
+	int64_t now = weir__os_now(); /* two windows of ten seconds */
+	for (int i = 0; i < 3; i++)
+		(void)weir__stacks_turn(weir__home_self(), now += INT64_C(11000) * WEIR__MS);
+	while (stacks->total == ALL)
+		(void)weir__stacks_turn(weir__home_self(), now += INT64_C(11000) * WEIR__MS);
+	ck_assert_uint_eq(stacks->total, FIRST);
+	ck_assert_uint_eq(stacks->idle_count, FIRST - 1);
+	weir__stacks_purge(weir__home_self());
+	for (int i = FIRST; i < ALL - 1; i++)
+		ck_assert_uint_eq(weir__stack_touched(stack[i]), 0);
+	weir__stack_put(stack[ALL - 1]);
+	weir__stacks_drop(weir__home_self());
+	ck_assert_uint_eq(stacks->total, 0);
+	ck_assert_uint_eq(stacks->idle_count, 0);
+	weir__stack_put(get(64 * KIB));
+	ck_assert_uint_eq(stacks->total, FIRST);
+}
+END_TEST
+
 Suite *alloc_stack_suite(void)
 {
 	Suite *s = suite_create("alloc_stack");
@@ -255,6 +314,10 @@ Suite *alloc_stack_suite(void)
 	tcase_add_test(many, stacks_idle_beyond_the_peak_are_given_back);
 	tcase_add_test(many, a_burst_s_stacks_are_given_back_in_twenty_seconds_beside_other_work);
 	tcase_add_test(many, a_parked_peak_keeps_its_stacks_warm);
+	if (!WEIR__ASAN && !WEIR__TSAN) { /* what they have touched stays */
+		tcase_add_test(many, a_stack_that_was_used_again_is_purged_again);
+		tcase_add_test(many, a_slab_that_goes_leaves_exact_figures);
+	}
 	suite_add_tcase(s, many);
 	return s;
 }

@@ -63,6 +63,14 @@ static int save_up(void *arg)
 	ck_assert_int_eq(weir_sem_post_many(&one.sem, SIZE_MAX), -EOVERFLOW);
 	ck_assert_int_eq(weir_sem_post_many(&one.sem, SIZE_MAX / 4), 0);
 	ck_assert_int_eq(weir_sem_post(&one.sem), -EOVERFLOW);
+	TRY(weir_sem_wait(&one.sem));
+	TRY(weir_spawn(&scope, want_units, (void *)(SIZE_MAX / 4))); /* also while somebody waits */
+	TRY(weir_yield());
+	ck_assert_int_eq(weir_sem_post_many(&one.sem, 2), -EOVERFLOW);
+	ck_assert_uint_eq(weir_sem_units(&one.sem), SIZE_MAX / 4 - 1);
+	ck_assert_int_eq(weir_sem_post(&one.sem), 0);
+	TRY(weir_scope_wait(&scope));
+	ck_assert_uint_eq(weir_sem_units(&one.sem), 0);
 	return 0;
 }
 
@@ -158,9 +166,35 @@ static int keep_one(void *arg)
 	return 0;
 }
 
+static int received[2];
+
+static int receive_one(void *arg)
+{
+	void *value;
+
+	received[(intptr_t)arg] = weir_oneshot_recv(&one.oneshot, &value);
+	return 0;
+}
+
+static int send_to_two(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_SEC);
+
+	weir_oneshot_init(&one.oneshot);
+	TRY(weir_spawn(&scope, receive_one, (void *)0));
+	TRY(weir_spawn(&scope, receive_one, (void *)1));
+	TRY(weir_yield());
+	TRY(weir_oneshot_send(&one.oneshot, arg));
+	TRY(weir_scope_wait(&scope));
+	ck_assert_int_eq(received[0], 0);
+	ck_assert_int_eq(received[1], -EPIPE);
+	return 0;
+}
+
 START_TEST(one_notification_is_kept_and_one_value_received_once)
 {
 	run_on(1, keep_one, NULL);
+	run_on(1, send_to_two, NULL);
 }
 END_TEST
 
