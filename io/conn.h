@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * conn.h: a connection. Its worker only.
+ * conn.h: a connection, and what conn.c, conn_recv.c, conn_send.c and conn_fd.c have in common. Its
+ * worker only.
  */
 #ifndef WEIR_CONN_H
 #define WEIR_CONN_H
@@ -54,13 +55,82 @@ struct weir_conn {
 };
 _Static_assert(sizeof(struct weir_conn) <= WEIR__LEDGE_BYTES, "six cache lines");
 
-/* For conn_fd.c: the beginnings of calls, an operation in one, and a descriptor for a slot. */
-WEIR_MUST int weir__conn_may_park(const weir_conn *conn, struct weir__worker *self);
-WEIR_MUST int weir__conn_may_send(struct weir__worker *self, weir_conn *conn);
-WEIR_MUST int weir__conn_run(weir_conn *conn, struct weir__op *op);
+/* ---- Who is inside ------------------------------------------------------ */
+
+/* With a task inside, or an operation of its own (a writer's is its task's) with the driver. */
+static inline bool weir__conn_is_busy(const weir_conn *conn)
+{
+	return conn->inside > 0 || conn->is_receiving || conn->send_state == WEIR__SEND_LEASE;
+}
+
+/* There is a closer: it goes on unless the connection is busy. */
+void weir__conn_wake_closer(weir_conn *conn);
+
+/*
+ * A task that comes back from a park inside a call on `conn`. weir_conn_close() by another task
+ * waits for it; the connection stays valid until this task parks again or ends.
+ */
+static inline void weir__conn_leave(weir_conn *conn)
+{
+	conn->inside--;
+	if (__builtin_expect(conn->closer != NULL, 0))
+		weir__conn_wake_closer(conn);
+}
+
+/* An operation of the running task's, in a call. */
+static inline int weir__conn_run(weir_conn *conn, struct weir__op *op)
+{
+	conn->inside++;
+	int res = weir__op_run(conn->io, op);
+	weir__conn_leave(conn);
+	return res;
+}
+
+/* Common to all calls that park: 0, -EXDEV, -EINVAL (no task), -ECANCELED, -ETIME. */
+static inline int weir__conn_may_park(const weir_conn *conn, struct weir__worker *self)
+{
+	if (__builtin_expect(conn->worker != self, 0))
+		return -EXDEV;
+	if (__builtin_expect(!self->current, 0))
+		return -EINVAL;
+	return weir__interrupted(self, self->current);
+}
+
+/* ---- Parts -------------------------------------------------------------- */
+
+/* An operation that is the connection's own. */
+void weir__conn_keep_op(weir_conn *conn, struct weir__op *op, enum weir__op_code code,
+			void (*done)(struct weir__op *));
+
+/* What a parked task waits for, in words. */
+void weir__conn_describe(const struct weir__task *task, char *ret, size_t cap);
+
+/* A descriptor for a slot. */
 WEIR_MUST int weir__conn_install(weir_conn *conn);
+
+/* ---- conn_recv.c -------------------------------------------------------- */
+
+void weir__conn_recv_init(weir_conn *conn);
+/* The connection closes: a reader is let go of, the receiving cancelled; what has come is dropped.
+ */
+void weir__conn_recv_wake(weir_conn *conn);
+void weir__conn_recv_cancel(weir_conn *conn);
+void weir__conn_recv_done(weir_conn *conn);
 
 /* weir_recv() into an empty *ret, of at most `most` bytes: what has come beyond them stays. */
 WEIR_MUST ssize_t weir__conn_recv_most(weir_conn *conn, weir_buf *ret, size_t most);
+
+/* ---- conn_send.c -------------------------------------------------------- */
+
+void weir__conn_send_init(weir_conn *conn);
+/* Before anything is sent: 0 when this task may. */
+WEIR_MUST int weir__conn_may_send(struct weir__worker *self, weir_conn *conn);
+/*
+ * The connection closes: a writer is let go of; what was given to weir_send() goes out, unless that
+ * takes too long or the closing task is cancelled; what has not gone by then is cancelled.
+ */
+void weir__conn_send_wake(weir_conn *conn);
+void weir__conn_send_linger(weir_conn *conn);
+void weir__conn_send_cancel(weir_conn *conn);
 
 #endif

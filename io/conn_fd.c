@@ -17,6 +17,7 @@
 #include <sys/uio.h>
 
 #include "io/conn.h"
+#include "io/socket.h"
 
 /* Room for one: of more in a message the kernel closes the rest. */
 union control {
@@ -38,19 +39,11 @@ static void give_back(weir_conn *conn, int fd)
 	conn->io->ops->close(conn->io, &(struct weir__handle){ .fd = fd });
 }
 
-static int option_of(int fd, int option)
-{
-	int value = 0;
-	socklen_t len = sizeof value;
-
-	return getsockopt(fd, SOL_SOCKET, option, &value, &len) < 0 ? -errno : value;
-}
-
 /* A descriptor of a Unix socket. */
 static int unix_descriptor_of(weir_conn *conn)
 {
 	int fd = descriptor_of(conn);
-	int domain = fd < 0 ? fd : option_of(fd, SO_DOMAIN);
+	int domain = fd < 0 ? fd : weir__socket_option(fd, SO_DOMAIN);
 
 	if (fd >= 0 && domain != AF_UNIX) {
 		give_back(conn, fd);
@@ -197,7 +190,7 @@ static int check_stream(int fd)
 {
 	struct sockaddr_storage peer;
 	socklen_t len = sizeof peer;
-	int type = option_of(fd, SO_TYPE);
+	int type = weir__socket_option(fd, SO_TYPE);
 
 	if (type != SOCK_STREAM)
 		return type < 0 ? type : -EPROTOTYPE;

@@ -2,9 +2,9 @@
 /*
  * io_internal.h: operations, handles, and the half of the driver seam that starts them.
  *
- * conn.c and listener.c describe an operation in a struct weir__op and start it; ring.c hands it to
- * io_uring, poll.c tries the system call and waits for readiness. An operation ends only by its own
- * completion: cancelling asks for it, nothing more. Until then the operation, and the memory it
+ * conn.c and listener.c describe an operation in a struct weir__op and start it; ring_op.c hands it
+ * to io_uring, poll.c tries the system call and waits for readiness. An operation ends only by its
+ * own completion: cancelling asks for it, nothing more. Until then the operation, and the memory it
  * points at, must stay where they are.
  */
 #ifndef WEIR_IO_INTERNAL_H

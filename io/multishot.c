@@ -6,7 +6,8 @@
  * one when both come before the receive gets to run: it reads the data and waits for an event that
  * has been. The connection then hangs until its deadline. With DEFER_TASKRUN the receive runs only
  * when we enter, so the race is no race: write, shut down, then look, and the kernel at hand shows
- * which it is. What the mended kernels still miss, a reset behind data, ring.c looks for itself.
+ * which it is. What the mended kernels still miss, a reset behind data, ring_reap.c looks for
+ * itself.
  */
 #include "io/multishot.h"
 

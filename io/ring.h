@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * ring.h: a worker's io_uring: what ring_setup.c makes and ring.c runs. Owner worker only, but
- * wake_fd.
+ * ring.h: a worker's io_uring: what ring_setup.c makes, ring.c runs, ring_op.c fills and
+ * ring_reap.c empties. Owner worker only, but wake_fd.
  */
 #ifndef WEIR_RING_H
 #define WEIR_RING_H
@@ -58,6 +58,11 @@ struct weir__ring {
 	int64_t shrink_ns;    /* between two looks */
 };
 
+static inline struct weir__ring *weir__ring_of(struct weir__io *io)
+{
+	return (struct weir__ring *)(void *)io;
+}
+
 static inline struct weir__ring *weir__ring_of_driver(struct weir__driver *driver)
 {
 	return (struct weir__ring *)(void *)driver;
@@ -75,6 +80,12 @@ enum {
 	WEIR__CODE_MESSAGE,
 	WEIR__CODE_MESSAGE_LOST,
 	WEIR__CODE_NONE
+};
+_Static_assert(WEIR__CODE_NONE == 0xff, "all bits: any code | WEIR__CODE_NONE is WEIR__CODE_NONE");
+
+enum {
+	WEIR__CODE_WANTS_FD = 0x40,  /* in the code of an accept that never gives a slot */
+	WEIR__GENERATION_SHIFT = 40, /* in user_data */
 };
 
 /* user_data of something that is no operation */
@@ -118,6 +129,74 @@ static inline struct io_uring_sqe *weir__ring_get_sqe(struct weir__ring *ring)
 	}
 	return weir__ring_next_sqe(ring);
 }
+
+/* ---- Operations: ring_op.c ---------------------------------------------- */
+
+extern const struct weir__io_ops weir__ring_io_ops;
+
+/* Has a slot already: (re-)submits. */
+void weir__ring_submit(struct weir__ring *ring, struct weir__op *op);
+/* What found the submission queue full, as far as it goes now. */
+void weir__ring_start_waiting(struct weir__ring *ring);
+void weir__ring_cancel(struct weir__io *io, struct weir__op *op);
+void weir__ring_close_handle(struct weir__io *io, struct weir__handle *handle);
+/* The operation is over, with `res`. */
+void weir__ring_finish(struct weir__ring *ring, struct weir__op *op, int res);
+void weir__ring_free_slot(struct weir__ring *ring, struct weir__op *op);
+
+/*
+ * A datagram by a call of its own: whether it is over, with op->res (and, received, op->block).
+ */
+bool weir__ring_sends_now(struct weir__ring *ring, struct weir__op *op);
+bool weir__ring_receives_now(struct weir__ring *ring, struct weir__op *op);
+
+/* Without multishot receives the poll says readable, and we receive by hand. */
+static inline bool weir__ring_is_by_hand(const struct weir__ring *ring)
+{
+	return !ring->has_recv_multi;
+}
+
+/* What every entry has. */
+static inline void weir__ring_mark(const struct weir__op *op, struct io_uring_sqe *sqe)
+{
+	if (op->handle->is_direct)
+		sqe->flags |= IOSQE_FIXED_FILE;
+	sqe->user_data = op->tag;
+}
+
+static inline struct weir__slot *weir__ring_slot_of(struct weir__ring *ring,
+						    const struct weir__op *op)
+{
+	return &ring->slots[(uint32_t)op->tag];
+}
+
+/* The last completion of an operation: others with this tag are not its any more. */
+static inline void weir__ring_end(struct weir__ring *ring, struct weir__op *op)
+{
+	struct weir__slot *slot = weir__ring_slot_of(ring, op);
+
+	slot->tag += (uint64_t)1 << WEIR__GENERATION_SHIFT;
+	op->tag = slot->tag;
+	if (op->is_kept) {
+		op->state = WEIR__OP_FREE;
+	} else {
+		weir__ring_free_slot(ring, op);
+		weir__op_unlink(op);
+	}
+}
+
+/* ---- Completions: ring_reap.c ------------------------------------------- */
+
+unsigned weir__ring_reap(struct weir__driver *driver);
+
+/* The kernel sets these bits for work that waits for us to enter. */
+static inline unsigned weir__ring_sq_flags(const struct weir__ring *ring)
+{
+	return __atomic_load_n(ring->uring.sq.kflags, __ATOMIC_RELAXED);
+}
+
+/* After a sleep with a group of receive buffers grown, and `reaped` completions. */
+void weir__ring_shrink(struct weir__ring *ring, unsigned reaped);
 
 /* ---- Life --------------------------------------------------------------- */
 

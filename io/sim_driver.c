@@ -201,7 +201,7 @@ static struct weir__sim_done *take_done(struct weir__sim_worker *worker)
 	return done;
 }
 
-/* The last completion of an operation: what ring.c's end() does. */
+/* The last completion of an operation: what weir__ring_end() does. */
 static void end(struct weir__sim *sim, struct weir__sim_op *record)
 {
 	struct weir__op *op = record->op;

@@ -306,7 +306,7 @@ static void send_to_nobody(struct weir__sim *sim, struct weir__sim_op *record)
 	end_send(sim, record, 0);
 }
 
-/* Kernels before 5.19 do not know MSG_WAITALL for sends: conn.c goes on by itself. */
+/* Kernels before 5.19 do not know MSG_WAITALL for sends: conn_send.c goes on by itself. */
 static bool ends_short(struct weir__sim *sim, const struct weir__sim_op *record)
 {
 	return record->moved > 0 && weir__sim_chance(sim, sim->plan.faults.short_io / 4);

@@ -132,7 +132,7 @@ static int share(struct weir__io *io, int fd)
 	return own < 0 ? -errno : own;
 }
 
-static int option_of(int fd, int option)
+int weir__socket_option(int fd, int option)
 {
 	int value = 0;
 	socklen_t len = sizeof value;
@@ -145,7 +145,8 @@ static int adopt(struct weir__io *io, int fd, struct weir__address *ret, bool na
 {
 	struct weir__address address = { .len = sizeof address.un };
 	const int one = 1;
-	int type = option_of(fd, SO_TYPE), listens = option_of(fd, SO_ACCEPTCONN);
+	int type = weir__socket_option(fd, SO_TYPE),
+	    listens = weir__socket_option(fd, SO_ACCEPTCONN);
 	int flags = fcntl(fd, F_GETFL);
 
 	(void)io;

@@ -17,4 +17,7 @@ extern const struct weir__socket_ops weir__kernel_sockets;
  */
 WEIR_MUST int weir__socket_bind(int fd, int type, const struct weir__address *address);
 
+/* A whole number of SOL_SOCKET, or -errno. */
+WEIR_MUST int weir__socket_option(int fd, int option);
+
 #endif
