@@ -116,7 +116,7 @@ struct weir_task_opts {
 	void *arg;	  /* borrowed until the task ends */
 	size_t size;	  /* filled by the macro */
 	const char *name; /* borrowed until the scope is closed, since a task that was joined is
-			     listed for a moment longer; NULL: the function's name */
+			     listed for a moment longer; NULL: lists show the function's name */
 	const char *site; /* static; filled by the macro: "file.c:12" */
 	enum weir_stack_class stack;
 	unsigned worker; /* WEIR_ON_WORKER(n); 0: here */

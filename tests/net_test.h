@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "tests/descriptors.h"
+#include "tests/echo_test.h"
 
 enum { BIG_BYTES = 8 << 20 };
 
@@ -154,18 +155,6 @@ static inline int serve(void *arg)
 			     .user = server->user);
 	ck_assert_int_eq(err, -ECANCELED);
 	return err;
-}
-
-static inline int echo(weir_conn *conn)
-{
-	for (;;) {
-		weir_auto_buf buf = WEIR_BUF_INIT;
-		ssize_t n = weir_recv(conn, &buf);
-		if (n > 0)
-			n = weir_send(conn, &buf);
-		if (n <= 0)
-			return (int)n;
-	}
 }
 
 static inline void start_server(struct weir_scope *scope, struct server *server,

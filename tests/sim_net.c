@@ -4,6 +4,7 @@
  * the stream is broken; every connection is closed; whoever waits is told of the end.
  */
 #include "sim.h"
+#include "tests/echo_test.h"
 
 /* ---- Shared ------------------------------------------------------------- */
 
@@ -12,17 +13,6 @@ static enum weir_balance some_balance(void)
 	static const enum weir_balance all[] = { WEIR_BALANCE_REUSEPORT, WEIR_BALANCE_HANDOFF,
 						 WEIR_BALANCE_HASH };
 	return all[pick(3)];
-}
-
-static int echo(weir_conn *conn)
-{
-	weir_auto_buf buf = WEIR_BUF_INIT;
-	ssize_t n;
-
-	while ((n = weir_recv(conn, &buf)) > 0)
-		if ((n = weir_send(conn, &buf)) < 0)
-			break;
-	return (int)n;
 }
 
 static int serve_echo(void *listener)

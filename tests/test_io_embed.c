@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "tests/echo_test.h"
 #include "tests/runtime_test.h"
 
 /* ---- The loop -------------------------------------------------------------------------------- */
@@ -61,17 +62,6 @@ static int run_in_poll(weir_embed *embed)
 /* ---- What runs in it ------------------------------------------------------------------------ */
 
 static _Atomic int port;
-
-static int echo(weir_conn *conn)
-{
-	weir_auto_buf buf = WEIR_BUF_INIT;
-	ssize_t n;
-
-	while ((n = weir_recv(conn, &buf)) > 0)
-		if ((n = weir_send(conn, &buf)) < 0)
-			break;
-	return (int)n;
-}
 
 static int serve(void *arg)
 {

@@ -16,6 +16,7 @@
 
 #include "child.h"
 #include "io/cpus.h"
+#include "tests/echo_test.h"
 #include "tests/runtime_test.h"
 
 static void nap(int64_t ns)
@@ -28,17 +29,6 @@ static void nap(int64_t ns)
 
 /* ---- A bit of everything: timers, messages between workers, an echo over a socket -------------
  */
-
-static int echo(weir_conn *conn)
-{
-	weir_auto_buf buf = WEIR_BUF_INIT;
-	ssize_t n;
-
-	while ((n = weir_recv(conn, &buf)) > 0)
-		if ((n = weir_send(conn, &buf)) < 0)
-			break;
-	return (int)n;
-}
 
 static int serve(void *arg)
 {

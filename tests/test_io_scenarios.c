@@ -16,20 +16,8 @@
 #include <unistd.h>
 
 #include "child.h"
+#include "tests/echo_test.h"
 #include "tests/runtime_test.h"
-
-static int echo(weir_conn *conn)
-{
-	for (;;) {
-		weir_auto_buf buf = WEIR_BUF_INIT;
-		ssize_t n = weir_recv(conn, &buf);
-
-		if (n > 0)
-			n = weir_send(conn, &buf);
-		if (n <= 0)
-			return (int)n;
-	}
-}
 
 static int serve_echo(void *arg)
 {

@@ -11,6 +11,8 @@
 
 #include <weir/weir.h>
 
+#include "tests/echo_test.h"
+
 #define expect(condition)                                                                          \
 	do {                                                                                       \
 		if (!(condition))                                                                  \
@@ -47,17 +49,6 @@ static void forget(void)
 	run_saying(&(struct weir_sim_opts){ __VA_ARGS__, .size = sizeof(struct weir_sim_opts) })
 
 /* ---- A service ---------------------------------------------------------- */
-
-static int echo(weir_conn *conn)
-{
-	weir_auto_buf buf = WEIR_BUF_INIT;
-	ssize_t n;
-
-	while ((n = weir_recv(conn, &buf)) > 0)
-		if ((n = weir_send(conn, &buf)) < 0)
-			break;
-	return (int)n;
-}
 
 static int serve(void *listener)
 {
