@@ -4,7 +4,7 @@
  * the stream is broken; every connection is closed; whoever waits is told of the end.
  */
 #include "sim.h"
-#include "tests/echo_test.h"
+#include "echo_test.h"
 
 /* ---- Shared ------------------------------------------------------------- */
 
