@@ -13,6 +13,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -38,16 +39,28 @@ static const void *interrupted_sp(const void *context)
 #endif
 }
 
+int64_t weir__ran_ns(clockid_t thread)
+{
+	struct timespec ran = { 0, 0 };
+
+	(void)clock_gettime(thread, &ran);
+	return ran.tv_sec * WEIR_SEC + ran.tv_nsec;
+}
+
 __attribute__((noinline)) static void take(const struct weir__worker *self,
 					   struct weir__capture *capture, const void *context)
 {
 	const struct weir__task *task = self->current;
 	const char *sp = interrupted_sp(context);
+	struct rusage usage;
 
 	/* never one whose record may be gone: see end_task() */
 	capture->has_task = task && task->stack && task->state == WEIR__TASK_RUNNING;
 	capture->is_orderly = capture->has_task && sp >= task->stack->base && sp < task->stack->top;
 	capture->sp = sp;
+	capture->at_ns = weir__clock_ns();
+	capture->ran_ns = weir__ran_ns(CLOCK_THREAD_CPUTIME_ID);
+	capture->blocked = getrusage(RUSAGE_THREAD, &usage) == 0 ? usage.ru_nvcsw : 0;
 	capture->switches = self->counts.switches;
 	if (capture->has_task) {
 		capture->task = task;

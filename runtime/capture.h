@@ -6,6 +6,7 @@
 #define WEIR_CAPTURE_H
 
 #include <semaphore.h>
+#include <time.h>
 
 #include "runtime/backtrace.h"
 #include "runtime/task.h"
@@ -22,6 +23,9 @@ struct weir__capture {
 	bool has_task;
 	const struct weir__task *task;
 	const void *sp; /* when it was interrupted */
+	int64_t at_ns;	/* when that was */
+	int64_t ran_ns; /* of the CPU, by then, ever */
+	long blocked;	/* how often it has left the CPU of its own accord, ever */
 	uint64_t id;
 	uint64_t switches; /* the worker's count: tells one stay of a task from the next */
 	const char *site;
@@ -50,5 +54,8 @@ void weir__capture_done(struct weir__capture *capture);
  */
 bool weir__capture_take(struct weir__worker *worker, struct weir__capture *capture, bool hold);
 void weir__capture_release(struct weir__capture *capture);
+
+/* What a thread has had of the CPU: its own count, where the one in schedstat lags by a tick. */
+int64_t weir__ran_ns(clockid_t thread);
 
 #endif

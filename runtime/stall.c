@@ -15,6 +15,7 @@
 
 #include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "alloc/usdt.h"
@@ -24,7 +25,8 @@ static const int64_t REPORT_NS = WEIR_SEC; /* between two */
 /* Of a thread, ever; zeroes where the kernel does not count. */
 struct times {
 	int64_t ran_ns;
-	int64_t delayed_ns; /* ready, without a CPU */
+	int64_t delayed_ns; /* ready, without a CPU; a wait that goes on is not in it yet */
+	long blocked;	    /* how often it has left the CPU of its own accord */
 };
 
 /* A worker as it was when its counters last moved. */
@@ -35,6 +37,7 @@ struct stay {
 	int64_t held_ns;  /* in steps of at most one tick: we may have been stopped ourselves */
 	int64_t asked_ns; /* when the thread's times were these; 0: not asked yet */
 	struct times times;
+	bool was_blocked; /* then */
 	bool is_told;
 };
 
@@ -74,20 +77,50 @@ int64_t weir__stalls_tick_ns(const struct weir__runtime *runtime)
 	return limit ? limit / 2 : INT64_MAX;
 }
 
-static struct times times_of(const struct weir__worker *worker)
+static bool read_of(const struct weir__worker *worker, const char *what, char *ret, size_t size)
 {
-	char path[64], text[96] = "";
-	long long ran, waited;
+	char path[64];
 
-	snprintf(path, sizeof path, "/proc/self/task/%d/schedstat", (int)worker->tid);
+	snprintf(path, sizeof path, "/proc/self/task/%d/%s", (int)worker->tid, what);
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
-		return (struct times){ 0, 0 };
-	ssize_t n = read(fd, text, sizeof text - 1);
+		return false;
+	ssize_t n = read(fd, ret, size - 1);
 	(void)close(fd);
-	if (n <= 0 || sscanf(text, "%lld %lld", &ran, &waited) != 2)
-		return (struct times){ 0, 0 };
-	return (struct times){ ran, waited };
+	ret[n > 0 ? n : 0] = '\0';
+	return n > 0;
+}
+
+static int64_t delayed_ns_of(const struct weir__worker *worker)
+{
+	char text[96];
+	long long delayed;
+
+	return read_of(worker, "schedstat", text, sizeof text) &&
+			       sscanf(text, "%*d %lld", &delayed) == 1
+		       ? delayed
+		       : 0;
+}
+
+static const char *field_of(const char *status, const char *name)
+{
+	const char *at = strstr(status, name);
+
+	return at ? at + strlen(name) : "";
+}
+
+static void ask(struct stay *stay, const struct weir__worker *worker)
+{
+	char status[4096] = "";
+	clockid_t clock;
+
+	(void)read_of(worker, "status", status, sizeof status);
+	stay->was_blocked = field_of(status, "\nState:\t")[0] != 'R';
+	stay->times.blocked = strtol(field_of(status, "\nvoluntary_ctxt_switches:\t"), NULL, 10);
+	stay->times.delayed_ns = delayed_ns_of(worker);
+	if (pthread_getcpuclockid(worker->thread, &clock) == 0)
+		stay->times.ran_ns = weir__ran_ns(clock);
+	stay->asked_ns = weir__clock_ns();
 }
 
 static void begin(struct stay *stay, uint64_t switches, uint64_t turns, int64_t now)
@@ -150,17 +183,24 @@ static void report(struct weir__stalls *stalls, unsigned i, int64_t held_ns, con
 	stalls->untold = 0;
 }
 
-/* What the thread did in the time that it could have computed; the kernel's count lags by a tick.
+/*
+ * What the thread did in the time that it could have computed. We may be stopped ourselves between
+ * a look at the clock and one at its times, so the order of the two makes that time shorter. The
+ * whole machine may have stood still, which counts as nothing: who has not left its CPU computes.
  */
-static const char *verdict(const struct stay *stay, const struct times *times, int64_t now)
+static const char *verdict(const struct weir__stalls *stalls, const struct stay *stay,
+			   const struct times *times, int64_t now)
 {
 	int64_t ran = times->ran_ns - stay->times.ran_ns;
 	int64_t delayed = times->delayed_ns - stay->times.delayed_ns;
+	int64_t could = now - stay->asked_ns - delayed;
+	int64_t least = stalls->limit_ns / 4; /* a wait under way when we asked is in `delayed` */
+	bool never_left = !stay->was_blocked && times->blocked == stay->times.blocked;
 
 	if (times->ran_ns == 0)
 		return "";
-	return 2 * ran >= now - stay->asked_ns - delayed ? ", computing"
-							 : ", in a call that blocks";
+	return never_left || 2 * ran >= (could > least ? could : least) ? ", computing"
+									: ", in a call that blocks";
 }
 
 /* Long enough by the clock: is it the task, and still the same? */
@@ -173,15 +213,15 @@ static void check(struct weir__stalls *stalls, unsigned i, struct stay *stay)
 
 	if (!weir__capture_take(worker, capture, false) || capture->switches != stay->switches)
 		return;
-	int64_t now = weir__clock_ns();
-	/* asked after the signal: a wait for a CPU that goes on is not counted before it ends */
-	struct times times = times_of(worker);
+	/* as it was when it answered, so when it had a CPU: no wait for one is under way */
+	int64_t now = capture->at_ns;
+	struct times times = { capture->ran_ns, delayed_ns_of(worker), capture->blocked };
 	int64_t held = now - stay->since_ns - (times.delayed_ns - stay->times.delayed_ns);
 	if (held < stalls->limit_ns)
 		return;
 	stay->is_told = true;
 	weir__count(is_asleep ? &worker->woken_late : &worker->stalls, 1);
-	report(stalls, i, held, verdict(stay, &times, now), now);
+	report(stalls, i, held, verdict(stalls, stay, &times, now), now);
 }
 
 /* ---- Looking ------------------------------------------------------------ */
@@ -205,12 +245,10 @@ static bool look_at(struct weir__stalls *stalls, unsigned i, int64_t now)
 	int64_t tick = stalls->limit_ns / 2, step = now - stay->looked_ns;
 	stay->held_ns += step < tick ? step : tick;
 	stay->looked_ns = now;
-	if (stay->asked_ns == 0) {
-		stay->times = times_of(worker);
-		stay->asked_ns = now;
-	} else if (!stay->is_told && stay->held_ns >= stalls->limit_ns) {
+	if (stay->asked_ns == 0)
+		ask(stay, worker);
+	else if (!stay->is_told && stay->held_ns >= stalls->limit_ns)
 		check(stalls, i, stay);
-	}
 	return true;
 }
 

@@ -97,12 +97,29 @@ static inline void compute(int64_t ns)
 
 /*
  * In a loop that holds its worker until another thread has done something. Simulated workers are
- * one thread: another has its turn where the clock is read.
+ * one thread: another has its turn where the clock is read, and giving up the CPU as well would be
+ * a wait for every other process of the machine.
  */
 static inline void spin(void)
 {
 	(void)weir_now();
-	(void)sched_yield();
+	if (!is_simulated())
+		(void)sched_yield();
+}
+
+enum { STRESS_S = 2 };
+
+/*
+ * A stress loop goes round ROUNDS(n) times, or for two seconds in all where its test is short of
+ * CPU: what a round needs, others to be woken, can then take a thousand times as long.
+ */
+static inline bool is_stressed(unsigned round, unsigned n)
+{
+	static _Atomic int64_t end_ns; /* of the process, which Check makes for one test */
+
+	if (round == 0 && end_ns == 0)
+		end_ns = weir_now() + STRESS_S * WEIR_SEC;
+	return round < (unsigned)ROUNDS(n) && (round < 10 || weir_now() < end_ns);
 }
 
 /* Gives up on the first error inside a task; the runner sees it as weir_run()'s result. */

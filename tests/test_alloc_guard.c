@@ -264,6 +264,7 @@ Suite *alloc_guard_suite(void)
 	tcase_add_test(sampling, what_a_free_can_see_is_reported);
 	suite_add_tcase(s, sampling);
 	TCase *faults = tcase_create("faults");
+	tcase_set_tags(faults, "real"); /* it samples by epochs, and a simulated heap has none */
 	tcase_set_timeout(faults, 20);
 	tcase_add_loop_test(faults, misuse_faults_on_the_spot_and_is_explained, 0, MISUSES);
 	suite_add_tcase(s, faults);

@@ -153,6 +153,7 @@ Suite *alloc_stats_suite(void)
 	Suite *suite = suite_create("alloc_stats");
 	TCase *reading = tcase_create("reading");
 
+	tcase_set_tags(reading, "real"); /* threads of the system's */
 	tcase_add_test(reading, statistics_may_be_read_while_caches_are_resized);
 	tcase_add_test(reading, no_reader_sees_more_misses_than_allocations);
 	tcase_add_test(reading, no_scraper_sees_more_misses_than_allocations);

@@ -260,7 +260,7 @@ static int hold_parties(void *arg)
 	weir_auto_chan own = weir_chan_new(sizeof(unsigned), 1 + random_next(seed) % 5);
 
 	chan = own;
-	for (int round = 0; round < ROUNDS(2000); round++)
+	for (unsigned round = 0; is_stressed(round, 2000); round++)
 		TRY(party_round(seed));
 	while (weir_chan_try_recv(own, &number) == 0)
 		received[number]++;
@@ -482,7 +482,7 @@ static int close_in_the_middle(void *arg)
 {
 	uint64_t *seed = arg;
 
-	for (int round = 0; round < ROUNDS(400); round++) {
+	for (unsigned round = 0; is_stressed(round, 400); round++) {
 		weir_auto_chan own = weir_chan_new(sizeof(unsigned), 1 + random_next(seed) % 4);
 		WEIR_SCOPE(scope, WEIR_FOREVER);
 		chan = own;

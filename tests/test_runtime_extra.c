@@ -432,7 +432,7 @@ static int cancel_owners(void *arg)
 {
 	uint64_t seed = *(uint64_t *)arg;
 
-	for (int round = 0; round < ROUNDS(300); round++) {
+	for (unsigned round = 0; is_stressed(round, 300); round++) {
 		WEIR_SCOPE(scope, WEIR_FOREVER);
 		for (unsigned i = 0; i < 20; i++)
 			TRY(weir_spawn(&scope, random_owner, (void *)(uintptr_t)random_next(&seed),

@@ -9,6 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <limits.h>
+
 #include "tests/parties.h"
 
 enum { CHANS = 4 };
@@ -447,7 +449,7 @@ static int hold_parties(void *arg)
 
 	TRY(open_chans(1 + random_next(seed) % 3));
 	weir_sem_init(&sem, UNITS);
-	for (int round = 0; round < ROUNDS(1000); round++)
+	for (unsigned round = 0; is_stressed(round, 1000); round++)
 		TRY(party_round(seed, choose, 30000));
 	for (int i = 0; i < CHANS; i++)
 		while (weir_chan_try_recv(chans[i], &number) == 0)
@@ -483,7 +485,7 @@ static int deal(void *arg)
 	uint64_t *seed = arg;
 	unsigned got = 0;
 
-	for (unsigned i = 0; i < (unsigned)ROUNDS(EXCHANGES); i++) {
+	for (unsigned i = 0; is_stressed(i, EXCHANGES); i++) {
 		for (unsigned n = (unsigned)random_next(seed) % 2000; n > 0; n--)
 			(void)weir_worker_index();
 		while (weir_chan_try_send(chans[0], &i) == -EAGAIN)
@@ -493,12 +495,13 @@ static int deal(void *arg)
 			TRY(weir_yield());
 		expect(got == i);
 	}
+	weir_chan_close(chans[0]);
 	return 0;
 }
 
 static int enter_slowly(void *arg)
 {
-	unsigned counts[3] = { 0 }, item = 0, rounds = (unsigned)ROUNDS(EXCHANGES);
+	unsigned counts[3] = { 0 }, item = 0, rounds = UINT_MAX;
 	struct weir_event never = { 0 };
 	WEIR_SCOPE(scope, WEIR_FOREVER);
 
@@ -509,12 +512,17 @@ static int enter_slowly(void *arg)
 		struct weir_case cases[3 * IDLE];
 		for (int i = 0; i < 3 * IDLE; i++)
 			cases[i] = weir_case_event(&never);
-		cases[0] = weir_case_recv(chans[0], &item);
+		if (rounds == UINT_MAX) /* not told yet how many there are */
+			cases[0] = weir_case_recv(chans[0], &item);
 		cases[IDLE] = weir_case_sem(&sem, 1);
 		cases[2 * IDLE] = counts[2] < rounds ? weir_case_send(chans[1], &counts[2])
 						     : (struct weir_case){ 0 };
 		int which = weir_select(cases, 3 * IDLE);
 		TRY(which);
+		if (which == 0 && cases[0].result == -EPIPE) {
+			rounds = counts[0];
+			continue;
+		}
 		expect(which % IDLE == 0 && cases[which].result == 0);
 		expect(which || item == counts[0]);
 		counts[which / IDLE]++;
@@ -543,8 +551,8 @@ static int deal_and_ring(void *arg)
 {
 	uint64_t *seed = arg;
 
-	for (unsigned i = 0; i < (unsigned)ROUNDS(EXCHANGES); i++) {
-		int64_t patience = weir_now() + 5 * WEIR_SEC;
+	for (unsigned i = 0; is_stressed(i, EXCHANGES); i++) {
+		int64_t patience = weir_now() + 30 * WEIR_SEC;
 		for (unsigned n = (unsigned)random_next(seed) % 2000; n > 0; n--)
 			(void)weir_worker_index();
 		while (weir_chan_try_send(chans[0], &i) == -EAGAIN)
@@ -556,20 +564,22 @@ static int deal_and_ring(void *arg)
 			TRY(weir_yield());
 		}
 	}
+	weir_chan_close(chans[0]);
 	return 0;
 }
 
 static int take_and_listen(void *arg)
 {
-	unsigned taken = 0, item = 0, rounds = (unsigned)ROUNDS(EXCHANGES);
+	unsigned taken = 0, item = 0;
 	struct weir_event never = { 0 };
+	bool is_over = false;
 	WEIR_SCOPE(scope, WEIR_FOREVER);
 
 	heard = 0;
 	weir_notify_init(&bell);
 	TRY(open_chans(1));
 	TRY(weir_spawn(&scope, deal_and_ring, arg, .worker = WEIR_ON_WORKER(1)));
-	while (taken < rounds || heard < rounds) {
+	while (!is_over) {
 		struct weir_case cases[2 * BELL];
 		for (int i = 0; i < 2 * BELL; i++)
 			cases[i] = weir_case_event(&never);
@@ -579,9 +589,12 @@ static int take_and_listen(void *arg)
 		TRY(which);
 		if (which == BELL)
 			heard++;
+		else if (cases[0].result == -EPIPE)
+			is_over = true;
 		else
 			expect(which == 0 && item == taken++);
 	}
+	expect(heard == taken);
 	TRY(weir_scope_wait(&scope));
 	close_chans();
 	return 0;

@@ -108,6 +108,28 @@ START_TEST(a_task_that_holds_its_worker_is_named_once)
 }
 END_TEST
 
+static int hold_briefly(void *arg)
+{
+	(void)arg;
+	hold_until_counted(1);
+	return 0;
+}
+
+static int run_hold_briefly(void *arg)
+{
+	(void)arg;
+	return weir_run(hold_briefly, NULL, .workers = 1);
+}
+
+/* Shorter than a tick of the kernel, by which some of its counts go. */
+START_TEST(who_computes_for_a_moment_is_not_said_to_block)
+{
+	set_limit("2");
+	ck_assert_int_eq(end_of(run_hold_briefly, NULL), 0);
+	assert_said(" ms, computing\n");
+}
+END_TEST
+
 static int hold_repeatedly(void *arg)
 {
 	(void)arg;
@@ -370,6 +392,7 @@ Suite *runtime_stall_suite(void)
 	tcase_set_timeout(signals, 20);
 	if (SIGNALS_COME) {
 		tcase_add_loop_test(signals, a_task_that_holds_its_worker_is_named_once, 0, 2);
+		tcase_add_loop_test(signals, who_computes_for_a_moment_is_not_said_to_block, 0, 4);
 		tcase_add_test(signals, reports_come_once_a_second_and_the_others_are_counted);
 		tcase_add_test(signals, quiet_counts_without_a_word);
 		tcase_add_test(signals, after_idleness_it_looks_again);

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "tests/runtime_test.h"
+#include "tests/send_signal.h"
 
 static _Atomic unsigned ended;
 
@@ -195,8 +196,8 @@ START_TEST(the_second_signal_goes_through_shields)
 	ck_assert_int_eq(setenv("WEIR_STOP_MS", "3600000", 1), 0); /* nobody is left behind */
 	pid_t pid = start_child(clean_up_in_company);
 
-	ck_assert_int_eq(kill(pid, SIGTERM), 0);
-	(void)usleep(50000);
+	send_signal(pid, SIGTERM);
+	(void)usleep(50000); /* in which it could end, if it did */
 	ck_assert_int_eq(waitpid(pid, &status, WNOHANG), 0);
 	ck_assert_int_eq(kill(pid, SIGTERM), 0);
 	status = end_of(pid);
@@ -219,10 +220,8 @@ START_TEST(who_does_not_end_after_the_second_is_named_and_left_behind)
 	pid_t pid = start_child(wait_for_the_endless);
 	ck_assert_int_eq(dup2(err, STDERR_FILENO), STDERR_FILENO);
 	(void)close(ends[1]);
-	for (int i = 0; i < 2; i++) {
-		ck_assert_int_eq(kill(pid, SIGINT), 0);
-		(void)usleep(20000);
-	}
+	send_signal(pid, SIGINT);
+	send_signal(pid, SIGINT);
 	int status = end_of(pid);
 	while ((got = read(ends[0], text + len, sizeof text - 1 - len)) > 0)
 		len += (size_t)got;
@@ -248,8 +247,8 @@ START_TEST(the_third_signal_is_not_ours_any_more)
 	int status = 0;
 
 	for (int i = 0; i < 2; i++) {
-		ck_assert_int_eq(kill(pid, SIGINT), 0);
-		(void)usleep(50000);
+		send_signal(pid, SIGINT);
+		(void)usleep(50000); /* in which it could end, if it did */
 		ck_assert(!has_ended(pid, &status));
 	}
 	do { /* where one has not been taken yet the next adds nothing to it */

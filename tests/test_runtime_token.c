@@ -85,17 +85,19 @@ static int keep_causes_apart(void *arg)
 			WEIR_SCOPE(inner, WEIR_FOREVER);
 			TRY(weir_scope_bind(&inner, &other));
 			weir_token_cancel(&other);
-			ck_assert_int_eq(weir_sleep(WEIR_SEC), -ECANCELED);
+			ck_assert_int_eq(weir_sleep(99 * WEIR_SEC), -ECANCELED);
 			WEIR_SHIELD(shield, 500 * WEIR_US); /* shields hold against tokens */
-			ck_assert_int_eq(weir_sleep(WEIR_SEC), -ETIME);
+			ck_assert_int_eq(weir_sleep(99 * WEIR_SEC), -ETIME);
 		}
-		ck_assert_int_eq(weir_sleep(WEIR_SEC), -ETIME); /* outer: not cancelled, late */
+		ck_assert_int_eq(weir_sleep(99 * WEIR_SEC),
+				 -ETIME); /* outer: not cancelled, late */
 		weir_token_cancel(&token);
-		ck_assert_int_eq(weir_sleep(WEIR_SEC), -ETIME); /* and was that first */
+		ck_assert_int_eq(weir_sleep(99 * WEIR_SEC), -ETIME); /* and was that first */
 	}
 	WEIR_SHIELD(bound_shield, WEIR_FOREVER);
 	ck_assert_int_eq(weir_scope_bind(&bound_shield, &other), -ECANCELED);
-	ck_assert_int_eq(weir_sleep(WEIR_SEC), -ECANCELED); /* its own cancellation reaches it */
+	ck_assert_int_eq(weir_sleep(99 * WEIR_SEC),
+			 -ECANCELED); /* its own cancellation reaches it */
 	return 0;
 }
 

@@ -759,7 +759,7 @@ static int hold_parties(void *arg)
 {
 	uint64_t *seed = arg;
 
-	for (int round = 0; round < ROUNDS(1000); round++)
+	for (unsigned round = 0; is_stressed(round, 1000); round++)
 		TRY(party_round(seed, use, 15000));
 	return 0;
 }

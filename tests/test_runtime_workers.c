@@ -98,7 +98,7 @@ static int spawn_pairs(void *arg)
 {
 	uint64_t *seed = arg;
 
-	for (int i = 0; i < ROUNDS(20000); i++) {
+	for (unsigned i = 0; is_stressed(i, 20000); i++) {
 		WEIR_SCOPE(scope, WEIR_FOREVER);
 		meeting = 0;
 		for (unsigned k = 0; k < 2; k++)
@@ -228,7 +228,7 @@ static int cancel_many(void *arg)
 {
 	uint64_t *seed = arg;
 
-	for (int i = 0; i < ROUNDS(2000); i++) {
+	for (unsigned i = 0; is_stressed(i, 2000); i++) {
 		WEIR_SCOPE(scope, WEIR_FOREVER);
 		ran = 0;
 		for (unsigned k = 0; k < 20; k++)
@@ -255,7 +255,7 @@ END_TEST
 static int one_fails(void *arg)
 {
 	(void)arg;
-	for (int i = 0; i < ROUNDS(500); i++) {
+	for (unsigned i = 0; is_stressed(i, 500); i++) {
 		WEIR_SCOPE(scope, WEIR_FOREVER);
 		for (unsigned k = 0; k < 10; k++)
 			TRY(weir_spawn(&scope, k == 5 ? fail_at_once : sleep_on, NULL,
@@ -491,7 +491,7 @@ static int cancel_calls(void *arg)
 {
 	uint64_t *seed = arg;
 
-	for (int i = 0; i < ROUNDS(2000); i++) {
+	for (unsigned i = 0; is_stressed(i, 2000); i++) {
 		WEIR_SCOPE(scope, WEIR_FOREVER);
 		TRY(weir_spawn(&scope, call_sleep, NULL));
 		TRY(weir_yield());
@@ -727,7 +727,7 @@ static void *submit_many(void *arg)
 /* Threads submit without a pause while the runtime ends: each call comes back. */
 START_TEST(no_submission_is_left_behind_at_the_end)
 {
-	for (int i = 0; i < ROUNDS(100); i++) {
+	for (unsigned i = 0; is_stressed(i, 100); i++) {
 		pthread_t thread = start_host(host), submitters[2];
 		for (unsigned k = 0; k < 2; k++)
 			ck_assert_int_eq(pthread_create(&submitters[k], NULL, submit_many, NULL),
