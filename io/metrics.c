@@ -38,6 +38,7 @@ static const struct family worker_families[] = {
 	WORKER(tasks, true, "Tasks alive."),
 	WORKER(lingers_found, false, "Times a worker that looked out found something to do."),
 	WORKER(lingers, false, "Times the worker looked out for something before it would sleep."),
+	WORKER(rescues, false, "Times it rested because another worker had no CPU."),
 	WORKER(steals, false, "Tasks taken from other workers before they started."),
 	WORKER(stalls, false, "Times a task held the worker beyond WEIR_STALL_MS."),
 	WORKER(enters, false, "System calls of the driver."),

@@ -192,6 +192,16 @@ static bool ring_is_ready(const struct weir__driver *driver)
 	       weir__ring_sq_flags(ring) & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN);
 }
 
+/* The head is the owner's to move, hence atomic here. */
+static bool ring_is_due(const struct weir__driver *driver)
+{
+	const struct io_uring *uring = &((const struct weir__ring *)(const void *)driver)->uring;
+
+	return __atomic_load_n(uring->sq.kflags, __ATOMIC_RELAXED) & IORING_SQ_TASKRUN ||
+	       __atomic_load_n(uring->cq.ktail, __ATOMIC_RELAXED) !=
+		       __atomic_load_n(uring->cq.khead, __ATOMIC_RELAXED);
+}
+
 static int64_t ring_flush(struct weir__driver *driver)
 {
 	struct weir__ring *ring = weir__ring_of_driver(driver);
@@ -232,6 +242,7 @@ static const struct weir__driver_ops driver_ops = {
 	.reap = weir__ring_reap,
 	.wake = weir__ring_wake,
 	.is_ready = ring_is_ready,
+	.is_due = ring_is_due,
 	.pollable = weir__ring_pollable,
 	.flush = ring_flush,
 	.close = ring_close,

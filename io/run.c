@@ -469,6 +469,8 @@ static int run_new(const struct weir__config *config, struct run **ret)
 		run->runtime.linger_ns = (int64_t)config->linger_us * WEIR_US;
 	if (count <= weir__cpus_count(""))
 		run->runtime.lookout_ns = (int64_t)config->lookout_us * WEIR_US;
+	if (count > 1 && !config->pin)
+		run->runtime.rescue_ns = (int64_t)config->rescue_us * WEIR_US;
 	run->runtime.workers = calloc(count, sizeof *run->runtime.workers);
 	for (unsigned i = 0; run->runtime.workers && i < count; i++) {
 		struct weir__worker *worker = aligned_alloc(64, sizeof *worker);

@@ -71,6 +71,8 @@
 	   "time a worker looks out for another's message before it sleeps, where that has paid") \
 	XX(lookout_us, NUMBER, "WEIR_LOOKOUT_US", 0, 0, 1000, "us", \
 	   "the same for completions, where they come that soon on average; 0: never") \
+	XX(rescue_us, NUMBER, "WEIR_RESCUE_US", 50, 0, 100000, "us", \
+	   "a worker that has had no CPU for so long is made room for by another; 0: none is") \
 	XX(shares_high, NUMBER, "WEIR_SHARES_HIGH", 1000, 1, 100000, "shares", \
 	   "of a worker's time for tasks of high priority, where others are ready too") \
 	XX(shares_normal, NUMBER, "WEIR_SHARES_NORMAL", 100, 1, 100000, "shares", \

@@ -38,6 +38,11 @@ struct weir__driver_ops {
 	/* reap() has something to do, or will after submit_and_wait(). NULL: only that can tell. */
 	bool (*is_ready)(const struct weir__driver *driver);
 	/*
+	 * reap() would find something, as others see it: any worker of its runtime, while they run.
+	 * NULL: only the kernel knows.
+	 */
+	bool (*is_due)(const struct weir__driver *driver);
+	/*
 	 * For a worker in a foreign loop, which sleeps by itself: a descriptor (or -errno) readable
 	 * while there is something to reap; and, before it sleeps, hands over what is queued and
 	 * returns when the driver next wants a turn without that (absolute; 0: now, INT64_MAX:

@@ -887,6 +887,7 @@ struct weir_worker_stats {
 	uint64_t stalls;	/* times a task held it beyond WEIR_STALL_MS */
 	uint64_t lingers;	/* times it looked out for something before it would sleep */
 	uint64_t lingers_found; /* of them: times there was something to do, and it did not sleep */
+	uint64_t rescues;	/* times it rested because another worker had no CPU */
 	/* what ended the other parks, those that are not `wakes` */
 	uint64_t wakes_io;    /* completions; on epoll descriptors that are ready */
 	uint64_t wakes_timer; /* a task's deadline or sleep */

@@ -35,6 +35,7 @@ static void add_worker(const struct weir__worker *worker, struct weir_worker_sta
 	sum->wakes_late += weir__peek(&counts->wakes_late) + weir__peek(&worker->woken_late);
 	sum->lingers_found += weir__peek(&counts->lingers_found);
 	sum->lingers += weir__peek(&counts->lingers);
+	sum->rescues += weir__peek(&counts->rescues);
 	sum->stalls += weir__peek(&worker->stalls);
 	sum->timers_fired += weir__peek(&counts->timers_fired);
 	sum->enters += weir__peek(&driver->enters);

@@ -28,6 +28,7 @@
 #include "runtime/fatal.h"
 #include "runtime/linger.h"
 #include "runtime/lookout.h"
+#include "runtime/rescue.h"
 #include "runtime/timer.h"
 
 struct weir__worker;
@@ -213,7 +214,8 @@ struct weir__worker {
 	uint16_t index;
 	struct weir__worker_counts {
 		uint64_t switches, turns, parks, spawns, wakes, timers_fired, steals, wakes_late,
-			lingers, lingers_found, wakes_io, wakes_timer, wakes_heap, wakes_other;
+			lingers, lingers_found, wakes_io, wakes_timer, wakes_heap, wakes_other,
+			rescues;
 	} counts;	       /* owner writes, others read relaxed */
 	int64_t heap_until_ns; /* when its heap wants to be woken, as of the last settle() */
 	struct weir__runtime *runtime;
@@ -233,6 +235,7 @@ struct weir__worker {
 	int64_t suspect_ns;
 	struct weir__linger linger;
 	struct weir__lookout lookout;
+	struct weir__rescue rescue;
 	struct weir__mutex_tries {
 		unsigned skip;	  /* so many are not made now */
 		unsigned skipped; /* were not made before the last */
@@ -251,6 +254,7 @@ struct weir__worker {
 	_Atomic unsigned orders;  /* WEIR__ORDER_* bits that `control` carries */
 	_Atomic unsigned posts;	  /* weir_post() to this worker under way */
 	struct weir__fresh fresh;
+	struct weir__rescue_shown rescue_shown;
 
 	/* for who watches from outside: see watch.h */
 	pthread_t thread;
@@ -283,6 +287,7 @@ struct weir__runtime {
 	bool use_ucontext;
 	int64_t linger_ns;	 /* 0: no worker lingers before it sleeps */
 	int64_t lookout_ns;	 /* the same for completions; see lookout.h */
+	int64_t rescue_ns;	 /* 0: nobody is made room for; see rescue.h */
 	_Atomic unsigned drains; /* registered on all workers */
 	_Atomic unsigned
 		stop_requests; /* signals and weir_stop() so far; any thread, signal handlers */

@@ -512,6 +512,8 @@ void weir__worker_run(struct weir__worker *self)
 	bool goes_on;
 
 	do {
+		if (self->runtime->rescue_ns)
+			weir__rescue(self);
 		bool has_come = (self->linger.allowance_ns && weir__linger(self)) ||
 				(self->runtime->lookout_ns && weir__lookout(self));
 		goes_on = weir__worker_turn(self, has_come ? 0 : weir__worker_settle(self));

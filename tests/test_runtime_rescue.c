@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A worker that has been woken and has no CPU is made room for. Here it does not run because its
+ * hook holds it: what a scheduler does to it looks the same to the others.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <poll.h>
+#include <sched.h>
+#include <semaphore.h>
+#include <stdatomic.h>
+#include <unistd.h>
+
+#include "tests/runtime_test.h"
+
+enum { SLEEPS = 50 };
+
+static atomic_bool is_to_hold;
+static sem_t is_held, may_go;
+static cpu_set_t before, after; /* where worker 1 may run */
+
+static void hold(unsigned worker, void *user)
+{
+	bool yes = true;
+
+	(void)user;
+	if (worker != 1 || !atomic_compare_exchange_strong(&is_to_hold, &yes, false))
+		return;
+	(void)sched_getaffinity(0, sizeof before, &before);
+	sem_post(&is_held);
+	while (sem_wait(&may_go) < 0)
+		;
+	(void)sched_getaffinity(0, sizeof after, &after);
+}
+
+static uint64_t rescues(void)
+{
+	struct weir_worker_stats stats;
+
+	ck_assert_int_eq(weir_worker_stats_get(0, &stats), 0);
+	return stats.rescues;
+}
+
+static int order_hold(void *arg)
+{
+	(void)arg;
+	is_to_hold = true;
+	return 0;
+}
+
+static int nothing(void *arg)
+{
+	(void)arg;
+	return 0;
+}
+
+/* What comes for worker 1 while it is held on its way to sleep. */
+enum comes { NOTHING, A_MESSAGE, A_COMPLETION };
+
+static int ends[2]; /* of a pipe */
+
+static int wait_for_a_byte(void *arg)
+{
+	(void)arg;
+	struct weir_case byte = weir_case_fd(ends[0], POLLIN);
+
+	TRY(weir_select(&byte, 1));
+	return byte.result == POLLIN ? 0 : -EIO;
+}
+
+/* Worker 0 sleeps and sleeps meanwhile. */
+static int sleep_beside(void *arg)
+{
+	enum comes comes = *(enum comes *)arg;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	TRY(weir_spawn(&scope, wait_for_a_byte, NULL, .worker = WEIR_ON_WORKER(1)));
+	for (int i = 0; i < 2; i++) /* it has begun to wait when the second one is answered */
+		TRY(weir_call_on(1, nothing, NULL));
+	TRY(weir_call_on(1, order_hold, NULL));
+	while (sem_wait(&is_held) < 0)
+		;
+	if (comes == A_MESSAGE)
+		TRY(weir_spawn(&scope, nothing, NULL, .worker = WEIR_ON_WORKER(1)));
+	if (comes == A_COMPLETION)
+		expect(write(ends[1], "", 1) == 1);
+	for (int i = 0; i < SLEEPS; i++)
+		TRY(weir_sleep(WEIR_MS));
+	*(int *)arg = (int)rescues();
+	sem_post(&may_go);
+	if (comes != A_COMPLETION)
+		expect(write(ends[1], "", 1) == 1);
+	return weir_scope_wait(&scope);
+}
+
+static bool is_helped(enum comes comes)
+{
+	const struct weir_thread_hooks hooks = { .park = hold };
+	int arg = comes;
+
+	ck_assert_int_eq(pipe(ends), 0);
+	ck_assert_int_eq(sem_init(&is_held, 0, 0), 0);
+	ck_assert_int_eq(sem_init(&may_go, 0, 0), 0);
+	ck_assert_int_eq(weir_run(sleep_beside, &arg, .workers = 2, .hooks = &hooks), 0);
+	ck_assert(CPU_EQUAL(&before, &after));
+	return arg > 0;
+}
+
+START_TEST(a_worker_that_was_woken_and_has_no_cpu_is_made_room_for)
+{
+	ck_assert(is_helped(A_MESSAGE));
+}
+END_TEST
+
+/* Where completions show in memory. */
+START_TEST(so_is_one_that_has_a_completion)
+{
+	const char *driver = getenv("WEIR_DRIVER");
+
+	if (!driver || strcmp(driver, "uring") == 0)
+		ck_assert(is_helped(A_COMPLETION));
+}
+END_TEST
+
+START_TEST(one_that_sleeps_is_left_alone)
+{
+	ck_assert(!is_helped(NOTHING));
+}
+END_TEST
+
+START_TEST(with_no_time_set_none_is_made_room_for)
+{
+	setenv("WEIR_RESCUE_US", "0", 1);
+	ck_assert(!is_helped(A_MESSAGE));
+}
+END_TEST
+
+START_TEST(where_workers_are_pinned_none_is_made_room_for)
+{
+	setenv("WEIR_PIN", "1", 1);
+	ck_assert(!is_helped(A_MESSAGE));
+}
+END_TEST
+
+/* ---- A thread that blocks ------------------------------------------------------------------- */
+
+static int block(void *arg)
+{
+	(void)arg;
+	while (sem_wait(&may_go) < 0)
+		;
+	return 0;
+}
+
+/* Twice the time after each rest in vain, 100 ms at most. */
+static int sleep_beside_one_that_blocks(void *arg)
+{
+	int64_t begin = weir_now();
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	TRY(weir_spawn(&scope, block, NULL, .worker = WEIR_ON_WORKER(1)));
+	for (int i = 0; i < 10 * SLEEPS; i++)
+		TRY(weir_sleep(200 * WEIR_US));
+	ck_assert_uint_gt(rescues(), 0);
+	ck_assert_uint_le(rescues(), 12 + (weir_now() - begin) / (100 * WEIR_MS));
+	sem_post(&may_go);
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(one_that_blocks_its_thread_is_made_room_for_ever_more_rarely)
+{
+	ck_assert_int_eq(sem_init(&may_go, 0, 0), 0);
+	run_on(2, sleep_beside_one_that_blocks, NULL);
+}
+END_TEST
+
+Suite *runtime_rescue_suite(void)
+{
+	Suite *suite = suite_create("runtime_rescue");
+	TCase *rescue = tcase_create("rescue");
+
+	/* simulated workers are one thread */
+	tcase_set_tags(rescue, "real fast");
+	tcase_set_timeout(rescue, 30);
+	tcase_add_test(rescue, a_worker_that_was_woken_and_has_no_cpu_is_made_room_for);
+	tcase_add_test(rescue, so_is_one_that_has_a_completion);
+	tcase_add_test(rescue, one_that_sleeps_is_left_alone);
+	tcase_add_test(rescue, with_no_time_set_none_is_made_room_for);
+	tcase_add_test(rescue, where_workers_are_pinned_none_is_made_room_for);
+	tcase_add_test(rescue, one_that_blocks_its_thread_is_made_room_for_ever_more_rarely);
+	suite_add_tcase(suite, rescue);
+	return suite;
+}
