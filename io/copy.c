@@ -9,12 +9,16 @@
  * their own bounds: the leases a connection may queue up, one in this task's hands, one in flight.
  */
 #include <errno.h>
+#include <string.h>
 
 #include "io/conn.h"
 #include "alloc/opts.h"
 
 /* Of files at a time. Streams start with less: a lease lies there while nothing comes. */
 enum { CHUNK_BYTES = 64 * 1024, CHUNK_BYTES_FIRST = 4 * 1024 };
+
+/* To copy so much takes less than a write of its own. */
+enum { SMALL_BYTES = 4 * 1024 };
 
 /* ---- Ends --------------------------------------------------------------- */
 
@@ -186,24 +190,35 @@ static ssize_t write_next(struct way *way, weir_buf *buf)
 	return way->to.write(&way->to, buf);
 }
 
-/* One lease. Its bytes, 0 at the end, or -errno. */
-static ssize_t move_next(struct way *way)
+/* The next lease, of what may still be moved. Its bytes, 0 at the end, or -errno. */
+static ssize_t take_from(struct way *way, weir_buf *ret)
 {
-	weir_buf buf = WEIR_BUF_INIT;
-	ssize_t n = read_next(way, &buf);
+	ssize_t n = read_next(way, ret);
 
 	if (n <= 0)
 		return n;
 	if (way->both)
 		way->both->arrivals++;
-	n = write_next(way, &buf);
-	if (n < 0)
-		return n;
-	if (way->moved)
-		*way->moved += n;
 	if (way->left != INT64_MAX)
 		way->left -= n;
 	return n;
+}
+
+static ssize_t give_to(struct way *way, weir_buf *buf)
+{
+	ssize_t n = write_next(way, buf);
+
+	if (n > 0 && way->moved)
+		*way->moved += n;
+	return n;
+}
+
+/* `n`: 0 at the end of `from`, or -errno. How many bytes were moved in all, or -errno. */
+static int64_t end_of(struct way *way, ssize_t n, int64_t sum)
+{
+	if (n == 0 && way->finish && way->to.finish)
+		n = way->to.finish(&way->to);
+	return n < 0 ? n : sum;
 }
 
 /* How many bytes, or -errno. */
@@ -212,11 +227,132 @@ static int64_t move_all(struct way *way)
 	int64_t sum = 0;
 	ssize_t n = 1;
 
-	while (way->left > 0 && (n = move_next(way)) > 0)
+	while (way->left > 0 && n > 0) {
+		weir_buf buf = WEIR_BUF_INIT;
+		n = take_from(way, &buf);
+		if (n > 0)
+			n = give_to(way, &buf);
+		sum += n > 0 ? n : 0;
+	}
+	return end_of(way, n, sum);
+}
+
+/* ---- Reading ahead ------------------------------------------------------ */
+
+/*
+ * A task reads, its owner writes. Of the way `from` and `left` are the reader's, the rest the
+ * writer's.
+ */
+struct ahead {
+	struct way *way;
+	weir_chan *leases;    /* read, not written; closed at the end */
+	struct weir_sem room; /* for leases the writer has not taken yet */
+	weir_buf next;	      /* the writer's: the first of them */
+	ssize_t end;	      /* 0 at that of `from`, or -errno, once `leases` is closed */
+};
+
+static int read_ahead(void *arg)
+{
+	struct ahead *ahead = arg;
+	ssize_t n = 1;
+
+	while (ahead->way->left > 0 && n > 0) {
+		weir_auto_buf buf = WEIR_BUF_INIT;
+		int err = weir_sem_wait(&ahead->room);
+		n = err < 0 ? err : take_from(ahead->way, &buf);
+		if (n > 0)
+			err = weir_chan_send(ahead->leases, &buf);
+		if (n > 0 && err == 0)
+			buf = (weir_buf)WEIR_BUF_INIT;
+		n = err < 0 ? err : n;
+	}
+	ahead->end = n;
+	weir_chan_close(ahead->leases);
+	return 0;
+}
+
+/* The lease in `next`: there is room for another now. */
+static weir_buf take_next(struct ahead *ahead)
+{
+	weir_buf buf = ahead->next;
+
+	ahead->next = (weir_buf)WEIR_BUF_INIT;
+	weir_sem_post(&ahead->room);
+	return buf;
+}
+
+static void append(weir_buf *to, weir_buf buf)
+{
+	memcpy(to->data + to->len, buf.data, buf.len);
+	to->len += buf.len;
+	weir_buf_release(&buf);
+}
+
+/* A small lease takes those along that wait behind it. */
+static void gather(struct ahead *ahead, weir_buf *buf)
+{
+	weir_buf all = WEIR_BUF_INIT;
+
+	if (buf->len > SMALL_BYTES || weir_chan_try_recv(ahead->leases, &ahead->next) < 0 ||
+	    weir_buf_get(&all, CHUNK_BYTES) < 0)
+		return;
+	all.len = 0;
+	append(&all, *buf);
+	while (ahead->next.block && all.len + ahead->next.len <= all.cap) {
+		append(&all, take_next(ahead));
+		(void)!weir_chan_try_recv(ahead->leases, &ahead->next);
+	}
+	*buf = all;
+}
+
+/* Until all that is read is written. How many bytes, or -errno. */
+static int64_t write_behind(struct ahead *ahead)
+{
+	int64_t sum = 0;
+	int err = 0;
+
+	while (ahead->next.block || (err = weir_chan_recv(ahead->leases, &ahead->next)) == 0) {
+		weir_buf buf = take_next(ahead);
+		gather(ahead, &buf);
+		ssize_t n = give_to(ahead->way, &buf);
+		if (n < 0)
+			return n;
 		sum += n;
-	if (n == 0 && way->finish && way->to.finish)
-		n = way->to.finish(&way->to);
-	return n < 0 ? n : sum;
+	}
+	return err == -EPIPE ? end_of(ahead->way, ahead->end, sum) : err;
+}
+
+static int64_t move_with_reader(struct ahead *ahead)
+{
+	WEIR_SCOPE(reading, WEIR_FOREVER);
+	int err = weir_spawn(&reading, read_ahead, ahead, .name = "copy ahead",
+			     .worker = WEIR_ON_WORKER((unsigned)weir_worker_index()));
+
+	if (err < 0)
+		return err;
+	int64_t sum = write_behind(ahead);
+	if (sum != -ECANCELED)
+		return sum;
+	weir_scope_cancel(&reading);
+	err = weir_scope_wait(&reading); /* it knows the reason: no stack for the reader, perhaps */
+	return err < 0 ? err : sum;
+}
+
+static int64_t move_ahead(struct way *way, unsigned leases)
+{
+	struct ahead ahead = { .way = way, .leases = weir_chan_new(sizeof(weir_buf), leases) };
+	int64_t sum = -ENOMEM;
+
+	if (!ahead.leases)
+		return sum;
+	weir_sem_init(&ahead.room, leases);
+	sum = move_with_reader(&ahead);
+	do
+		weir_buf_release(&ahead.next);
+	while (weir_chan_try_recv(ahead.leases, &ahead.next) == 0);
+	weir_sem_done(&ahead.room);
+	weir_chan_free(ahead.leases);
+	return sum;
 }
 
 int64_t weir_copy_with(const struct weir_copy_opts *opts)
@@ -233,7 +369,11 @@ int64_t weir_copy_with(const struct weir_copy_opts *opts)
 			   .left = known.bytes_max ? known.bytes_max : INT64_MAX,
 			   .moved = known.moved,
 			   .finish = known.finish };
-	return move_all(&way);
+	if (known.ahead == 0)
+		return move_all(&way);
+	if (!weir__worker_self() || !weir__worker_self()->current)
+		return -EINVAL;
+	return move_ahead(&way, known.ahead);
 }
 
 /* ---- Both ways ---------------------------------------------------------- */

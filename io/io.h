@@ -668,14 +668,19 @@ struct weir_copy_opts {
 	int64_t *moved;	   /* bytes `to` has taken are added here, on failure too; NULL: not wanted
 			    */
 	bool finish;	   /* at the end of `from` finishes `to`, too */
+	unsigned ahead; /* leases that a task of its own reads while `to` takes its time; 0: none.
+			   For pieces that come slowly, or cost as much to write as large ones:
+			   small ones that have come are written together */
 };
 
 /*
  * Moves bytes from one end to the other until the first has no more, one lease after the other:
- * while `to` takes nothing, `from` is not read. Of connections no byte is copied, and nothing is
- * held while they are silent. Parks. Returns how many bytes were moved, or the first error: -EINVAL
- * (an end that is not for this, or bytes_max below 0), else the errors of the calls it is made of.
- * Then bytes that `from` has given and `to` has not taken, one lease at most, are lost.
+ * while `to` takes nothing, `from` is not read but for what .ahead allows. Of connections no byte
+ * is copied, and nothing is held while they are silent. Parks. Returns how many bytes were moved,
+ * or the first error: -EINVAL (an end that is not for this, or bytes_max below 0), else the errors
+ * of the calls it is made of; of those of `from`, when what came before has been written. Then
+ * bytes that `from` has given and `to` has not taken are lost: one lease at most; with .ahead what
+ * was being written, and so many leases.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int64_t weir_copy_with(const struct weir_copy_opts *opts);
 #define weir_copy(...)                                                                             \

@@ -138,7 +138,8 @@ static int copy_parts(struct halves *halves)
 					      .bytes_max = n, .moved = &moved);
 		} else {
 			n = weir_copy(weir_end_conn(halves->from), weir_end_conn(halves->to),
-				      .bytes_max = most, .moved = &moved);
+				      .bytes_max = most, .moved = &moved,
+				      .ahead = (unsigned)pick(4));
 		}
 		sum += n > 0 ? n : 0;
 		claim(n < 0 || (n <= most && moved == sum));
