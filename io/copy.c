@@ -7,6 +7,7 @@
  * The hard idea: a lease is what both ends understand. A connection lends what has come, and takes
  * what is to go; so between two of them nothing is copied, and what bounds the bytes under way are
  * their own bounds: the leases a connection may queue up, one in this task's hands, one in flight.
+ * Other ends have no such queue: for them a task may read ahead, and what it holds is bounded here.
  */
 #include <errno.h>
 #include <string.h>
