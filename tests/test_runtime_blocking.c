@@ -253,13 +253,6 @@ START_TEST(no_thread_to_be_had_is_eagain)
 }
 END_TEST
 
-START_TEST(a_pool_without_threads_is_refused)
-{
-	ck_assert_int_eq(weir_blocking_pool_new(&pool, "none"), -EINVAL);
-	weir_blocking_pool_free(NULL);
-}
-END_TEST
-
 static int call_boundless(void *arg)
 {
 	(void)arg;
@@ -268,6 +261,28 @@ static int call_boundless(void *arg)
 		ck_assert_int_eq(weir_spawn(&scope, call_count, NULL), 0);
 	return weir_scope_wait(&scope);
 }
+
+static int call_with_one_thread(void *arg)
+{
+	ck_assert_int_eq(weir_blocking(count, NULL), 0); /* it stays for ten seconds */
+	ck_assert_int_eq(refuse_syscall(SYS_clone3, REFUSE_ANY, EAGAIN), 0);
+	ck_assert_int_eq(refuse_syscall(SYS_clone, REFUSE_ANY, EAGAIN), 0);
+	return call_boundless(arg);
+}
+
+START_TEST(where_no_more_threads_are_to_be_had_those_there_do_it_all)
+{
+	run_on(1, call_with_one_thread, NULL);
+	ck_assert_int_eq(ran, 9);
+}
+END_TEST
+
+START_TEST(a_pool_without_threads_is_refused)
+{
+	ck_assert_int_eq(weir_blocking_pool_new(&pool, "none"), -EINVAL);
+	weir_blocking_pool_free(NULL);
+}
+END_TEST
 
 START_TEST(the_largest_bound_on_a_queue_is_none)
 {
@@ -507,6 +522,8 @@ Suite *runtime_blocking_suite(void)
 		tcase_add_test(rules, a_child_has_threads_of_its_own);
 	if (!TESTS_SLOW) /* sanitizers start threads of their own when a process ends */
 		tcase_add_test(rules, no_thread_to_be_had_is_eagain);
+	if (!TESTS_SLOW)
+		tcase_add_test(rules, where_no_more_threads_are_to_be_had_those_there_do_it_all);
 	tcase_add_test(rules, a_pool_without_threads_is_refused);
 	tcase_add_test(rules, a_call_whose_time_is_up_in_the_queue_never_runs);
 	tcase_add_test(rules, a_call_that_runs_is_waited_for_and_keeps_its_result);

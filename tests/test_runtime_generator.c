@@ -142,6 +142,39 @@ START_TEST(an_item_that_comes_late_is_the_next_calls)
 }
 END_TEST
 
+static int show_own(struct weir_gen *gen, void *arg)
+{
+	int item = 7; /* gone when this has returned */
+
+	(void)arg;
+	TRY(weir_sleep(2 * WEIR_MS));
+	return weir_gen_yield(gen, &item);
+}
+
+static int ask_after_the_end(void *arg)
+{
+	struct weir_gen gen;
+	void *got = arg;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	TRY(weir_gen_open(&gen, &scope, show_own, NULL));
+	{
+		WEIR_SCOPE(impatient, WEIR_MS);
+		ck_assert_int_eq(weir_gen_next(&gen, &got), -ETIME);
+	}
+	TRY(weir_sleep(10 * WEIR_MS));
+	weir_scope_close(&scope);
+	ck_assert_int_eq(weir_gen_next(&gen, &got), -ECANCELED);
+	ck_assert_ptr_eq(got, arg);
+	return 0;
+}
+
+START_TEST(an_item_nobody_fetched_is_withdrawn_when_its_maker_ends)
+{
+	run_on(1, ask_after_the_end, &made);
+}
+END_TEST
+
 static int ask_too(void *arg)
 {
 	void *got;
@@ -183,6 +216,7 @@ Suite *runtime_generator_suite(void)
 	tcase_add_test(turns, its_error_goes_to_who_asks_and_not_to_the_scope);
 	tcase_add_test(turns, leaving_the_scope_ends_a_generator);
 	tcase_add_test(turns, an_item_that_comes_late_is_the_next_calls);
+	tcase_add_test(turns, an_item_nobody_fetched_is_withdrawn_when_its_maker_ends);
 	tcase_add_test(turns, one_task_of_the_same_worker_asks);
 	suite_add_tcase(suite, turns);
 	return suite;

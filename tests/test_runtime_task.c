@@ -377,18 +377,26 @@ static int start_without_memory(void *arg)
 {
 	unsigned worker = *(unsigned *)arg;
 	struct weir_worker_stats stats;
+	struct weir_join join;
+	int result = 0;
 	WEIR_SCOPE(scope, WEIR_FOREVER);
 
 	if (worker)
 		TRY(weir_spawn(&scope, occupy_worker, NULL, .worker = worker));
 	for (int i = 0; i < 5; i++)
 		TRY(weir_spawn(&scope, count_up, NULL, .worker = worker, .stack = WEIR_STACK_32K));
+	TRY(weir_spawn(&scope, count_up, NULL, .worker = worker, .stack = WEIR_STACK_32K,
+		       .join = &join));
 	weir_mem_fail_after(1);
 	memory_is_gone = true;
 	int err = weir_scope_wait(&scope);
 	weir_mem_fail_after(0);
 	ck_assert_int_eq(err, -ENOMEM);
 	ck_assert_uint_eq(ran, 0);
+	ck_assert(weir_join_has_ended(&join)); /* who waits for it is told */
+	weir_scope_close(&scope);
+	TRY(weir_join_wait(&join, &result));
+	ck_assert_int_eq(result, -ENOMEM);
 	TRY(weir_worker_stats_get(WEIR_ALL_WORKERS, &stats));
 	ck_assert_uint_eq(stats.tasks, 1);
 	return 0;

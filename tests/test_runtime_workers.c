@@ -455,6 +455,12 @@ static int sleep_and_say(void *arg)
 	return err;
 }
 
+static int sleep_and_say_cancelled(void *arg)
+{
+	(void)sleep_and_say(arg);
+	return -ECANCELED;
+}
+
 /* It has returned when the call has: `result` is on this stack. */
 static int call_in_time(void *arg)
 {
@@ -465,6 +471,10 @@ static int call_in_time(void *arg)
 		ck_assert_int_eq(weir_call_on(i, sleep_and_say, &result), -ETIME);
 		ck_assert(result == -ETIME || result == -ECANCELED);
 		ck_assert_int_eq(weir_call_on(i, sleep_and_say, &result), -ETIME);
+		weir_scope_close(&scope);
+		WEIR_SCOPE(again, WEIR_MS);
+		/* whatever it makes of being interrupted, the caller's time was up */
+		ck_assert_int_eq(weir_call_on(i, sleep_and_say_cancelled, &result), -ETIME);
 	}
 	return 0;
 }
@@ -595,10 +605,22 @@ static int post_too_many(void *arg)
 	return err;
 }
 
+static int post_without_memory(void *arg)
+{
+	(void)arg;
+	weir_mem_fail_after(1);
+	for (int i = 0; i < 5000; i++)
+		expect(weir_post(0, count_only, NULL) == -ENOMEM);
+	weir_mem_fail_after(0);
+	return weir_post(0, count_only, NULL); /* they have left no trace */
+}
+
 START_TEST(posts_are_bounded)
 {
 	run_on(2, post_too_many, NULL);
 	ck_assert_uint_eq(posts, 4097);
+	run_on(1, post_without_memory, NULL);
+	ck_assert_uint_eq(posts, 4098);
 }
 END_TEST
 

@@ -200,7 +200,7 @@ part_probes() {
 # ---- beginning ----------------------------------------------------------------------------------------
 
 ip link set lo up
-sysctl -q -w kernel.core_pattern=/tmp/core vm.overcommit_memory=1 vm.max_map_count=1048576
+sysctl -q -w kernel.core_pattern=/tmp/core vm.overcommit_memory=1
 ulimit -n 20000
 part_$part
 exit $failed
