@@ -172,6 +172,7 @@ serves() {
 not_killed() {
 	[ "$(kills)" = 0 ] && kill -0 "$server" && return
 	echo "$(kills) kills in the group"
+	kill -0 "$server" || { wait "$server"; echo "the server has ended: $?"; }
 	return 1
 }
 
