@@ -12,6 +12,7 @@ set -uo pipefail
 build=$(realpath "${B:-build}")
 work=$(mktemp -d)
 limit=$((64 << 20)) value_bytes=3000 requests=$((${SLOW:-0} ? 1000 : 20000))
+expires=$((${SLOW:-0} ? 900 : 60)) # after so many seconds a value goes: later than all of them are there
 value=$(printf "%${value_bytes}s" "" | tr " " x)
 failed=0 server= group=
 
@@ -118,8 +119,8 @@ fill_slowly() {
 	: >"$work/record"
 	exec 4<>"/dev/tcp/127.0.0.1/$port" || return
 	for ((i = 0; i < 150; i++)); do
-		awk -v i=$i -v bytes=$value_bytes 'BEGIN { value = sprintf("%" bytes "s", ""); gsub(/ /, "x", value)
-			for (k = 0; k < 350; k++) printf "SET key:%d:%d %s EX 60\r\n", i, k, value }' >&4
+		awk -v i=$i -v bytes=$value_bytes -v expires=$expires 'BEGIN { value = sprintf("%" bytes "s", ""); gsub(/ /, "x", value)
+			for (k = 0; k < 350; k++) printf "SET key:%d:%d %s EX %d\r\n", i, k, value, expires }' >&4
 		for ((k = 0; k < 350; k++)); do
 			read -r -t 20 answer <&4 || break
 		done
@@ -153,12 +154,12 @@ in_order() {
 empty_and_rest() {
 	local tries
 	[ "$(ask FLUSHALL)" = +OK ] || echo 'no answer to FLUSHALL: they expire'
-	for ((tries = 0; tries < 180; tries++)); do
+	for ((tries = 0; tries < expires * 3; tries++)); do
 		sample
 		[ "$level" -gt 1 ] || return 0
 		sleep 0.5
 	done
-	echo "level $level, 90 s after the load"
+	echo "level $level, $((expires * 3 / 2)) s after the load"
 	return 1
 }
 
