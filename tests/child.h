@@ -12,17 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* TSan lets a signal through only at calls it knows: a loop that computes cannot be interrupted. */
-#if defined(__SANITIZE_THREAD__)
-#define SIGNALS_COME 0
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define SIGNALS_COME 0
-#endif
-#endif
-#ifndef SIGNALS_COME
-#define SIGNALS_COME 1
-#endif
+#include "tests/send_signal.h"
 
 /* What the last child wrote to standard error. */
 static char said[1 << 15];

@@ -211,18 +211,26 @@ static int defer_blocking(void *arg)
 	return weir_sleep(1000 * WEIR_SEC);
 }
 
-static int cancel_blocking(void *arg)
+static int cancel_once(void)
 {
 	WEIR_SCOPE(scope, WEIR_FOREVER);
 
-	(void)arg;
 	TRY(weir_spawn(&scope, defer_blocking, NULL));
 	TRY(weir_yield());
 	weir_scope_close(&scope); /* joins: the calls are over when it returns */
+	return 0;
+}
+
+static int cancel_blocking(void *arg)
+{
+	(void)arg;
+	do { /* a busy machine may not let it wake up within the bound */
+		TRY(cancel_once());
+		ck_assert_int_eq(slept[1], -ETIME);
+		ck_assert_int_le(left, 30 * WEIR_MS);
+	} while (slept[0] == -ETIME);
 	ck_assert_int_eq(slept[0], 0);
-	ck_assert_int_eq(slept[1], -ETIME);
 	ck_assert_int_gt(left, 0);
-	ck_assert_int_le(left, 30 * WEIR_MS);
 	return 0;
 }
 
