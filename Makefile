@@ -20,7 +20,9 @@ OBJS    := $(addprefix $B/,$(addsuffix .o,$(basename $(SRCS))))
 LIBS    := $B/libweir.a $B/libweir.so
 LLHTTP  := $(patsubst /usr/share/%.c,$B/%.o,$(wildcard /usr/share/llhttp/*.c))
 HTTP    := $(shell grep -ls '<llhttp.h>' examples/*.c)
-EXAMPLES := $(patsubst %.c,$B/%,$(filter-out $(if $(LLHTTP),,$(HTTP)),$(wildcard examples/*.c)))
+# examples/NAME_*.c are parts of examples/NAME.c
+EXAMPLE_PARTS := $(wildcard examples/*_*.c)
+EXAMPLES := $(patsubst %.c,$B/%,$(filter-out $(EXAMPLE_PARTS) $(if $(LLHTTP),,$(HTTP)),$(wildcard examples/*.c)))
 # bench_guard counts by valgrind's client requests: it is left out where their header is not
 BENCH_MAINS := $(filter-out $(if $(wildcard /usr/include/valgrind/callgrind.h),,bench/bench_guard.c),$(wildcard bench/bench_*.c bench/rival_*.c bench/echoload.c bench/meter.c))
 BENCHES := $(BENCH_MAINS:%.c=$B/%)
@@ -179,8 +181,9 @@ $B/libweir-malloc.so: $B/alloc/preload/malloc.o $(filter $B/alloc/% $B/runtime/c
 	$(call say,LD) $(CC) $(LIBFLAGS) -shared $(if $(SAN),,-Wl,-z,defs) \
 		-Wl,--version-script=$(lastword $^) $(filter %.o,$^) -o $@
 $(EXAMPLES): %: %.o $B/libweir.a
-	$(call say,LD) $(CC) $(BASE) $^ $(LDLIBS) -o $@
+	$(call say,LD) $(CC) $(BASE) $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS) -o $@
 $(HTTP:%.c=$B/%): $(LLHTTP)
+$(foreach part,$(notdir $(EXAMPLE_PARTS:.c=)),$(eval $B/examples/$(firstword $(subst _, ,$(part))): $B/examples/$(part).o))
 # Rivals, echoload and meter have nothing of weir in them.
 $(filter $B/bench/bench_%,$(BENCHES)): $B/libweir.a
 $B/bench/bench_alloc_steps: $B/bench/alloc_uncounted.o

@@ -6,7 +6,8 @@
  * shared buffer. Two system calls and a fraction per request and nothing else: what readiness costs
  * without a runtime on top. Bytes that the socket does not take are kept for that connection alone,
  * which then waits for writability and reads nothing more until they are gone. Datagrams are one
- * socket and no epoll to speak of: it is asked when there is nothing to receive.
+ * socket and no epoll to speak of: it is asked when there is nothing to receive. With --fixed it
+ * gives every request the same answer instead, see fixed.h.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -23,6 +24,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "fixed.h"
+
 #define EVENTS	     1024
 #define BUFFER_BYTES 65536
 
@@ -34,6 +37,7 @@ struct rest {
 
 static struct rest *rests;
 static char buffer[BUFFER_BYTES];
+static struct fixed fixed;
 
 static void die(const char *what)
 {
@@ -63,17 +67,17 @@ static void accept_all(int epoll, int listener)
 		watch(epoll, EPOLL_CTL_ADD, fd, EPOLLIN);
 }
 
-static void keep_rest(int epoll, int fd, size_t sent, size_t len)
+static void keep_rest(int epoll, int fd, const char *unsent, size_t len)
 {
 	struct rest *rest = &rests[fd];
-	rest->data = malloc(len - sent);
+	rest->data = malloc(len);
 	if (!rest->data) {
 		drop(fd);
 		return;
 	}
-	memcpy(rest->data, buffer + sent, len - sent);
+	memcpy(rest->data, unsent, len);
 	rest->offset = 0;
-	rest->len = len - sent;
+	rest->len = len;
 	watch(epoll, EPOLL_CTL_MOD, fd, EPOLLOUT);
 }
 
@@ -86,11 +90,16 @@ static void on_readable(int epoll, int fd)
 		drop(fd);
 		return;
 	}
-	ssize_t sent = send(fd, buffer, (size_t)got, MSG_NOSIGNAL);
-	if (sent < 0 && errno != EAGAIN)
+	const char *answer = fixed.answers ? fixed.answers : buffer;
+	size_t len = fixed.answers ? fixed_answer(&fixed, buffer, (size_t)got) : (size_t)got;
+	ssize_t sent = send(fd, answer, len, MSG_NOSIGNAL);
+	if (sent < 0 && errno != EAGAIN) {
 		drop(fd);
-	else if (sent < got)
-		keep_rest(epoll, fd, sent < 0 ? 0 : (size_t)sent, (size_t)got);
+		return;
+	}
+	size_t done = sent < 0 ? 0 : (size_t)sent;
+	if (done < len)
+		keep_rest(epoll, fd, answer + done, len - done);
 }
 
 static void on_writable(int epoll, int fd)
@@ -216,9 +225,12 @@ static void pin(int cpu)
 
 static const char *parse_options(int argc, char **argv)
 {
-	static const char usage[] = "usage: rival_epoll PORT|udp:PORT|unix:PATH [--cpu N]\n"
-				    "Echoes on 127.0.0.1:PORT with one epoll thread.\n";
+	static const char usage[] =
+		"usage: rival_epoll PORT|udp:PORT|unix:PATH [--cpu N] [--fixed BYTES:ANSWER]\n"
+		"Echoes on 127.0.0.1:PORT with one epoll thread.\n"
+		"  --fixed    sends ANSWER for every BYTES of a stream instead\n";
 	static const struct option options[] = { { "cpu", required_argument, NULL, 'c' },
+						 { "fixed", required_argument, NULL, 'f' },
 						 { "help", no_argument, NULL, 'h' },
 						 { NULL, 0, NULL, 0 } };
 	int letter;
@@ -227,6 +239,8 @@ static const char *parse_options(int argc, char **argv)
 			pin(atoi(optarg));
 			continue;
 		}
+		if (letter == 'f' && fixed_init(&fixed, optarg, BUFFER_BYTES) == 0)
+			continue;
 		fputs(usage, letter == 'h' ? stdout : stderr);
 		exit(letter == 'h' ? 0 : 1);
 	}

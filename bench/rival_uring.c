@@ -12,7 +12,8 @@
  * in flight, and pieces that arrive meanwhile wait in a list threaded through the pieces. Buffers
  * are the only memory that grows with load, so a connection whose peer does not read may hold only
  * a quarter of them; then its receive is cancelled until the list is empty. When the ring of
- * buffers is dry, receives fail with ENOBUFS and are armed again as buffers come back.
+ * buffers is dry, receives fail with ENOBUFS and are armed again as buffers come back. With
+ * --fixed it gives every request the same answer instead, see fixed.h.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -29,6 +30,8 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
+
+#include "fixed.h"
 
 /* from newer kernel headers than Debian 12's liburing 2.3 carries */
 #define SETUP_NO_SQARRAY (1U << 16) /* liburing 2.5 */
@@ -86,6 +89,8 @@ struct server {
 	int listener;
 	bool accepting;
 	bool incremental;
+	const char *fixed_text;
+	struct fixed fixed;
 };
 
 static void die(const char *what, int err)
@@ -224,6 +229,14 @@ static uint32_t take_piece(struct server *s, uint32_t id, uint32_t len, unsigned
 	return index;
 }
 
+/* The answer goes out in place of what has come. False: there is none to it. */
+static bool answer(struct server *s, struct piece *piece)
+{
+	piece->len = (uint32_t)fixed_answer(&s->fixed, piece->data, piece->len);
+	piece->data = s->fixed.answers;
+	return piece->len > 0;
+}
+
 /* ---- connections --------------------------------------------------------------------------- */
 
 static void finish_close(struct server *s, uint32_t slot)
@@ -313,6 +326,8 @@ static void on_recv(struct server *s, uint32_t slot, int res, unsigned flags)
 		uint32_t index = take_piece(s, id, (uint32_t)res, flags);
 		if (index == NONE)
 			res = -ENOMEM; /* bytes of the stream are gone */
+		else if (s->fixed.answers && !answer(s, &s->pieces[index]))
+			free_piece(s, index);
 		else
 			append(s, c, slot, index);
 	}
@@ -524,12 +539,14 @@ static const char usage[] =
 	"  --cpu N            run on CPU N\n"
 	"  --buffers N        provided buffers, a power of two (256)\n"
 	"  --buffer-bytes N   size of each (16384)\n"
+	"  --fixed N:ANSWER   send ANSWER for every N bytes of a stream instead\n"
 	"  --incremental      let the kernel fill a buffer piece by piece (Linux 6.12)\n";
 
 static const struct option long_options[] = {
 	{ "cpu", required_argument, NULL, 'c' },
 	{ "buffers", required_argument, NULL, 'n' },
 	{ "buffer-bytes", required_argument, NULL, 'b' },
+	{ "fixed", required_argument, NULL, 'f' },
 	{ "incremental", no_argument, NULL, 'i' },
 	{ "help", no_argument, NULL, 'h' },
 	{ NULL, 0, NULL, 0 },
@@ -547,6 +564,8 @@ static void parse_options(struct server *s, int argc, char **argv)
 			s->buffer_count = (unsigned)atoi(optarg);
 		} else if (letter == 'b') {
 			s->buffer_bytes = (unsigned)atoi(optarg);
+		} else if (letter == 'f') {
+			s->fixed_text = optarg;
 		} else if (letter == 'i') {
 			s->incremental = true;
 		} else {
@@ -554,7 +573,8 @@ static void parse_options(struct server *s, int argc, char **argv)
 			exit(letter == 'h' ? 0 : 1);
 		}
 	}
-	if (optind != argc - 1 || s->buffer_bytes == 0 || atoi(argv[optind]) <= 0) {
+	if (optind != argc - 1 || s->buffer_bytes == 0 || atoi(argv[optind]) <= 0 ||
+	    (s->fixed_text && fixed_init(&s->fixed, s->fixed_text, s->buffer_bytes) < 0)) {
 		fputs(usage, stderr);
 		exit(1);
 	}

@@ -2,8 +2,9 @@
 """What weir has set itself, and whether this run's samples meet it.
 
 A goal is a bound on a figure of weir's or on a ratio paired by round, judged by the median; when the
-interval of the ratio holds the bound, the verdict says that noise could turn it. What a run has not
-measured is not judged and is named. Nothing here is a measured constant: the numbers are the goals.
+interval of the ratio holds the bound, the verdict says that noise could turn it. Beside a goal against a
+rival that is missed stands what the rooflines of the same row have against that rival, where they do not
+reach it either. What a run has not measured is not judged and is named. Nothing here is a measured constant: the numbers are the goals.
 """
 import asked
 from memory import SKYNET_PEAK, SKYNET_ROW
@@ -18,10 +19,14 @@ KV_MIN = {"1": 1.25, "16": 1.5}  # by depth
 TOUCH_MIN, SHIM_MIN = 1.5, 0.9  # times weir's time, of the best general allocator
 
 
+ROOFLINES = {"uring": "the roofline", "epoll": "the epoll server"}
+
+
 class Verdict:
-    def __init__(self, row, must, measured, met, doubtful=False):
+    def __init__(self, row, must, measured, met, doubtful=False, limit=""):
         self.row, self.must, self.measured, self.met = row, must, measured, met
         self.word = ("met" if met else "missed") + (", within noise" if doubtful else "")
+        self.word += "" if met else limit
 
 
 class Judge:
@@ -44,7 +49,22 @@ class Judge:
             return self.store.values(*where, metric)
         return Ratio(values(over), values(under))
 
-    def add(self, row, must, ratio, low=None, high=None, text="{}"):
+    def limit(self, group, row, rival, low):
+        """What the best roofline of the row has against a rival, unless that is enough."""
+        found = [(self.ratio(group, row, rival, p, "cpu_us"), p) for p in ROOFLINES]
+        found = [(ratio, p) for ratio, p in found if ratio.value is not None]
+        if not found:
+            return ""
+        best, program = max(found, key=lambda one: one[0].value)
+        return f"; {ROOFLINES[program]} has {best.text()}" if best.value < low else ""
+
+    def against(self, name, group, row, rival, low):
+        """Judges what a rival's CPU time is of weir's, in sight of what is possible."""
+        self.add(name, f"{rival.capitalize()} needs at least {low} × weir's CPU time",
+                 self.ratio(group, row, rival, "weir", "cpu_us"), low=low,
+                 limit=self.limit(group, row, rival, low))
+
+    def add(self, row, must, ratio, low=None, high=None, text="{}", limit=""):
         """Judges a ratio by the least (`low`) or the most (`high`) it may be."""
         if ratio.value is None:
             self.unknown.append(row)
@@ -52,7 +72,8 @@ class Judge:
         bound = low if high is None else high
         met = ratio.value >= low if high is None else ratio.value <= high
         doubtful = bool(ratio.interval) and ratio.interval[0] <= bound <= ratio.interval[1]
-        self.verdicts.append(Verdict(row, must, text.format(ratio.text()), met, doubtful))
+        self.verdicts.append(Verdict(row, must, text.format(ratio.text()), met, doubtful,
+                                     limit))
 
     def add_figure(self, row, must, value, met, unit=""):
         if value is None:
@@ -64,7 +85,7 @@ class Judge:
     def rivals(self, group, row, metric, without=()):
         """The others that have the figure, the best one first: (ratio over weir's, name)."""
         others = [p for p in self.store.programs(group)
-                  if not p.startswith("weir") and p not in ("uring", "epoll", *without)]
+                  if not p.startswith("weir") and p not in (*ROOFLINES, *without)]
         ratios = [(self.ratio(group, row, p, "weir", metric), p) for p in others]
         return sorted(((r, p) for r, p in ratios if r.value is not None),
                       key=lambda found: found[0].value)
@@ -86,9 +107,7 @@ def echo(judge):
                   judge.ratio("echo", row, "uring", "weir", "cpu_us"), low=0.97,
                   text="{}; requests/s " + rate)
         if size in TOKIO_ECHO_MIN:
-            judge.add(name, f"Tokio needs at least {TOKIO_ECHO_MIN[size]} × weir's CPU time",
-                      judge.ratio("echo", row, "tokio", "weir", "cpu_us"),
-                      low=TOKIO_ECHO_MIN[size])
+            judge.against(name, "echo", row, "tokio", TOKIO_ECHO_MIN[size])
         if size == "65536":
             judge.ahead_of_all(name, "echo", row, "cpu_us", "level with the best rival", 0.97)
         else:
@@ -122,8 +141,7 @@ def servers(judge):
         judge.ahead_of_all(f"HTTP, {row}", "http", row, "cpu_us", "ahead of every rival")
     for row in judge.rows("kv"):
         low = KV_MIN[row.rsplit(" ", 1)[1]]
-        judge.add(f"key-value, {row}", f"Redis needs at least {low} × weir's CPU time",
-                  judge.ratio("kv", row, "redis", "weir", "cpu_us"), low=low)
+        judge.against(f"key-value, {row}", "kv", row, "redis", low)
 
 
 def open_loop(judge):

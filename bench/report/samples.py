@@ -148,7 +148,7 @@ def redis_benchmark(port, command, requests, depth, connections=50):
 def kv(name, seconds, command="get", depth=1):
     """As many requests as take about `seconds` at 120 k/s (1.6 M/s pipelined)."""
     port = str(free_port())
-    program, env = servers.KV[name](port, 1, 0)
+    program, env = servers.KV[name](port, 1, command)
     requests = int(seconds * (120_000 if depth == 1 else 100_000 * depth))
     with Server(program, port, machine.cpu_pair()[0], env) as server:
         redis_benchmark(port, "set", 2000, 1)

@@ -20,7 +20,8 @@ NAMES = {"rate": "requests/s", "cpu_us": "CPU us/request", "p50_us": "p50 us", "
          "p99.9_us": "p99.9 us", "p99.99_us": "p99.99 us", "ns": "ns/operation",
          "min_ns": "min ns", "count": "cost", "bytes": "resident bytes"}
 WIDE = ("tasks", "alloc", "cost", "memory")  # one table with a column for each program
-ROOFLINES = ("uring", "epoll")
+ROOFLINES = tuple(goals.ROOFLINES)
+IDLE_ROOFLINES = ("kv",)  # groups in which they do none of the work, and are no comparison
 FILES = ("report.md", "report.html", "samples.csv", "burst.csv")
 DISTURBANCE = ("foreign_percent", "steal_percent")
 RESULTS = os.path.join(build.REPO, "bench", "results")
@@ -193,7 +194,7 @@ def verdicts(store):
     for name, group in catalogue.groups().items():
         for row in store.rows(name) if name != "cost" else ():
             for program in store.programs(name):
-                if ours(program):
+                if ours(program) or (name in IDLE_ROOFLINES and program in ROOFLINES):
                     continue
                 compared = ratio(store, group, row, program)
                 verdict = compared.verdict(group.higher_is_better)
