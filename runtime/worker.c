@@ -374,12 +374,14 @@ static bool rouse(struct weir__worker *self)
 
 /*
  * The time has come that the heap wanted to be woken at, and nothing else has happened: all its
- * steps in a row, until something does.
+ * steps in a row, until something does. A driver that cannot tell gets a turn between two of them.
  */
 static __attribute__((noinline)) void tidy_up(struct weir__worker *self, int64_t rested_ns)
 {
-	while (weir__heap_rested(self->now_ns, rested_ns) &&
-	       !self->driver->ops->is_ready(self->driver) && !weir__worker_has_news(self))
+	const struct weir__driver_ops *ops = self->driver->ops;
+
+	while (weir__heap_rested(self->now_ns, rested_ns) && ops->is_ready &&
+	       !ops->is_ready(self->driver) && !weir__worker_has_news(self))
 		self->now_ns = weir__clock_ns();
 }
 

@@ -326,6 +326,40 @@ START_TEST(a_worker_that_wakes_up_for_its_heap_lets_the_watcher_sleep)
 }
 END_TEST
 
+enum { LOAD_BLOCKS = 400, LOAD_BLOCK_BYTES = 128 << 10 };
+
+/* More than one step of the heap gives back, which a sleep is to see the end of. */
+static int rest_after_a_load(void *arg)
+{
+	static char *blocks[LOAD_BLOCKS];
+	struct weir_worker_stats before, after;
+
+	(void)arg;
+	for (int i = 0; i < LOAD_BLOCKS; i++) {
+		blocks[i] = weir_alloc(LOAD_BLOCK_BYTES);
+		ck_assert_ptr_nonnull(blocks[i]);
+		memset(blocks[i], i, LOAD_BLOCK_BYTES);
+	}
+	for (int i = 0; i < LOAD_BLOCKS; i++)
+		weir_free(blocks[i]);
+	ck_assert_int_eq(weir_worker_stats_get(0, &before), 0);
+	for (int i = 0; i < 100; i++) {
+		ck_assert_int_eq(weir_sleep(300 * WEIR_MS), 0);
+		ck_assert_int_eq(weir_worker_stats_get(0, &after), 0);
+		if (after.wakes_heap > before.wakes_heap)
+			return 0;
+	}
+	ck_abort_msg("the heap never woke its worker");
+	return 0;
+}
+
+START_TEST(a_worker_gives_back_a_load_while_it_sleeps)
+{
+	setenv("WEIR_MEM_DECAY_MS", "50", 1);
+	run_on(1, rest_after_a_load, NULL);
+}
+END_TEST
+
 /* Woken for the timer, and hardly for anything else. */
 static int watch_sleep(void *arg)
 {
@@ -371,6 +405,7 @@ Suite *runtime_park_suite(void)
 	tcase_set_timeout(blocked, 60);
 	tcase_add_test(blocked, idle_workers_come_to_rest);
 	tcase_add_test(blocked, a_worker_that_wakes_up_for_its_heap_lets_the_watcher_sleep);
+	tcase_add_test(blocked, a_worker_gives_back_a_load_while_it_sleeps);
 	suite_add_tcase(suite, blocked);
 	return suite;
 }
