@@ -143,10 +143,15 @@ def http_jobs(t, depth):
             http_job(t, depth, ["go"], SOME_ROUNDS)]
 
 
-def kv_job(t, command, depth):
-    """The rooflines are in every round: the verdicts lean on them."""
-    return job("kv", f"{command.upper()}, depth {depth}", ["weir", "uring", "epoll", "redis"],
-               lambda p, _: samples.kv(p, t, command, depth), 1.3 * t)
+def kv_job(t, command, depth, programs, rounds=None):
+    return job("kv", f"{command.upper()}, depth {depth}", programs,
+               lambda p, _: samples.kv(p, t, command, depth), 1.3 * t, rounds)
+
+
+def kv_jobs(t, command, depth):
+    """A roofline is in every round: the verdicts lean on it."""
+    return [kv_job(t, command, depth, ["weir", "uring", "redis"]),
+            kv_job(t, command, depth, ["epoll"], SOME_ROUNDS)]
 
 
 IDLE_FEW = 10_000
@@ -294,7 +299,7 @@ def core(t):
         echo_job(t, ["weir", "uring", "epoll", "tokio", "monoio", "go"], 64, 64),
         open_job(t, ["weir", "epoll", "tokio"], rate=20000),
         http_job(t, 1, ["weir", "tokio", "tokio-mi", "go"]),
-        kv_job(t, "get", 1),
+        kv_job(t, "get", 1, ["weir", "redis"]),
         micro,
     ]
 
@@ -325,7 +330,7 @@ def default(t):
             lambda p, _: samples.echo(p, t, kind="udp"), t, SOME_ROUNDS),
         *[proxy_job(t, size) for size in (64, 1024, 16384, 65536)],
         *http_jobs(t, 1), *http_jobs(t, 16),
-        *[kv_job(t, command, depth) for command in ("get", "set") for depth in (1, 16)],
+        *[job for command in ("get", "set") for depth in (1, 16) for job in kv_jobs(t, command, depth)],
         *micro_jobs(),
         alloc_job(),
         *cost_jobs(),
