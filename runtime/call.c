@@ -59,9 +59,13 @@ int weir_call_on(unsigned worker, weir_fn fn, void *arg)
 			 .worker = WEIR_ON_WORKER(worker));
 	if (err == 0)
 		err = weir_scope_wait(&scope);
-	/* whatever ended the wait, the function has ended: its own word counts, but for why */
-	if (err == -ETIME && call.result == -ECANCELED)
-		return err;
+	/*
+	 * Whatever ended the wait, the function has ended: its own word counts, but for why. Its
+	 * worker may have seen the deadline before ours.
+	 */
+	if (call.result == -ECANCELED &&
+	    (err == -ETIME || weir__interrupted(self, self->current) == -ETIME))
+		return -ETIME;
 	return err == 0 || err == -ECANCELED || err == -ETIME ? call.result : err;
 }
 
