@@ -626,8 +626,10 @@ int weir_embed_open_with(weir_embed **ret, const struct weir_run_opts *opts)
 	}
 	if (err == 0)
 		err = prepare_run(&known, &config, &run);
-	if (err == 0)
+	if (err == 0) {
+		run->runtime.rescue_ns = 0; /* a thread of the program's stays where that has it */
 		err = begin_embedded(embed, run, &known);
+	}
 	if (err != 0) {
 		free(embed);
 		return err < 0 ? err : -ECANCELED;

@@ -75,8 +75,7 @@ static void suspect(struct weir__worker *self, struct weir__worker *other)
 	}
 }
 
-/* Whether the suspect has had no CPU time since the last look. One that runs is left alone for a
- * while. */
+/* Whether it has had no CPU time since the last look. One that runs is left alone for a while. */
 static bool is_stuck(struct weir__worker *self)
 {
 	struct weir__rescue *rescue = &self->rescue;

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "alloc/heap.h"
+#include "tests/rollup.h"
 
 enum { BLOCKS = 32, BLOCK_BYTES = 1 << 20 };
 
@@ -24,21 +25,6 @@ static void attach(uint32_t purge, uint32_t huge_pages, uint32_t numa)
 	now = weir__os_now();
 	weir_mem_level_force(WEIR_MEM_NONE);
 	weir__heap_turn(now);
-}
-
-/* A figure of /proc/self/smaps_rollup, in bytes. */
-static size_t rollup(const char *figure)
-{
-	char line[256];
-	unsigned long kib = 0;
-	size_t n = strlen(figure);
-	FILE *file = fopen("/proc/self/smaps_rollup", "r");
-	ck_assert_ptr_nonnull(file);
-	while (fgets(line, sizeof(line), file) != NULL)
-		if (strncmp(line, figure, n) == 0 && line[n] == ':')
-			ck_assert_int_eq(sscanf(line + n + 1, " %lu kB", &kib), 1);
-	fclose(file);
-	return kib * 1024;
 }
 
 /* Of what lies there; elsewhere a system that is set to `always` has some, too. */

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "alloc/heap.h"
+#include "tests/rollup.h"
 
 enum {
 	BYTES = 8 << 20,
@@ -32,21 +33,6 @@ static void attach(uint32_t purge)
 	now = weir__os_now();
 	weir_mem_level_force(WEIR_MEM_NONE);
 	weir__heap_turn(now);
-}
-
-/* A figure of /proc/self/smaps_rollup, in bytes. */
-static size_t rollup(const char *figure)
-{
-	char line[256];
-	unsigned long kib = 0;
-	size_t n = strlen(figure);
-	FILE *file = fopen("/proc/self/smaps_rollup", "r");
-	ck_assert_ptr_nonnull(file);
-	while (fgets(line, sizeof(line), file) != NULL)
-		if (strncmp(line, figure, n) == 0 && line[n] == ':')
-			ck_assert_int_eq(sscanf(line + n + 1, " %lu kB", &kib), 1);
-	fclose(file);
-	return kib * 1024;
 }
 
 static uint64_t purged(void)
