@@ -243,6 +243,18 @@ on_odd_completion(struct weir__ring *ring, struct weir__op *op, const struct io_
 	}
 }
 
+/*
+ * A message to another worker's ring did not arrive. One that was sent in the last turn of all may
+ * go out when that ring is closed already: then nobody waits for it, and there is nobody to wake.
+ */
+static void on_lost_message(struct weir__ring *ring, unsigned index)
+{
+	struct weir__runtime *runtime = ring->io.worker->runtime;
+
+	if (!weir__runtime_is_left(runtime))
+		weir__ring_wake_by_fd(weir__ring_of(weir__io_of(runtime->workers[index])));
+}
+
 /* Not of an operation in flight: our own signals, or too late. */
 static __attribute__((noinline)) void on_other(struct weir__ring *ring,
 					       const struct io_uring_cqe *cqe)
@@ -254,8 +266,7 @@ static __attribute__((noinline)) void on_other(struct weir__ring *ring,
 	else if (code == WEIR__CODE_WAKE)
 		weir__ring_woken(ring, cqe);
 	else if (code == WEIR__CODE_MESSAGE_LOST)
-		weir__ring_wake_by_fd(weir__ring_of(
-			weir__io_of(ring->io.worker->runtime->workers[(uint32_t)cqe->user_data])));
+		on_lost_message(ring, (uint32_t)cqe->user_data);
 	else if (code < WEIR__CODE_IGNORE)
 		on_stale(ring, cqe, code);
 }

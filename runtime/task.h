@@ -514,6 +514,8 @@ bool weir__worker_turn(struct weir__worker *worker, int64_t wait_until_ns);
 bool weir__worker_has_news(struct weir__worker *worker);
 /* After the last turn(): waits until no other thread can want to wake this worker. */
 void weir__worker_finish(struct weir__worker *worker);
+/* Whether all workers have left their loops: from then on each closes its driver when it likes. */
+bool weir__runtime_is_left(const struct weir__runtime *runtime);
 static inline void weir__hook(const struct weir__worker *self, void (*hook)(unsigned, void *))
 {
 	if (__builtin_expect(hook != NULL, 0))

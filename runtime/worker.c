@@ -441,6 +441,11 @@ static void handle_stop(struct weir__worker *self)
 	}
 }
 
+bool weir__runtime_is_left(const struct weir__runtime *runtime)
+{
+	return atomic_load_explicit(&runtime->left, memory_order_acquire) >= runtime->workers_count;
+}
+
 /*
  * A worker whose loop is over closes its driver, but another may have claimed the right to wake it
  * and not done so yet. All have been told to stop: nobody waits here for longer than the last turn
@@ -448,9 +453,9 @@ static void handle_stop(struct weir__worker *self)
  */
 static void leave_together(struct weir__runtime *runtime)
 {
-	/* acq_rel: pairs with the load below, in the other workers */
+	/* acq_rel: pairs with the load in weir__runtime_is_left(), in the other workers */
 	atomic_fetch_add_explicit(&runtime->left, 1, memory_order_acq_rel);
-	while (atomic_load_explicit(&runtime->left, memory_order_acquire) < runtime->workers_count)
+	while (!weir__runtime_is_left(runtime))
 		weir__relax();
 	while (atomic_load_explicit(&runtime->foreign_posts, memory_order_acquire) > 0)
 		weir__relax();

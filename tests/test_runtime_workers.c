@@ -651,6 +651,29 @@ START_TEST(what_posts_forever_ends_with_the_runtime)
 }
 END_TEST
 
+static void post_to_all(void *arg)
+{
+	(void)arg;
+	for (unsigned i = 0; i < 4; i++) {
+		int err = weir_post(i, post_to_all, NULL);
+		expect(err == 0 || err == -EAGAIN || err == -ESHUTDOWN);
+	}
+}
+
+static int post_rounds(void *arg)
+{
+	(void)arg;
+	return weir_post(3, post_to_all, NULL);
+}
+
+/* A message from ring to ring that goes out late finds its ring closed. For ASan to see. */
+START_TEST(a_wake_up_in_the_last_turn_goes_to_no_worker_that_is_gone)
+{
+	for (int i = 0; i < 50; i++)
+		run_on(4, post_rounds, NULL);
+}
+END_TEST
+
 /* ---- Foreign threads ------------------------------------------------------------------------ */
 
 static weir_runtime handle;
@@ -851,6 +874,7 @@ Suite *runtime_workers_suite(void)
 	tcase_add_test(calls, posts_run_in_order_and_before_the_end);
 	tcase_add_test(calls, posts_are_bounded);
 	tcase_add_test(calls, what_posts_forever_ends_with_the_runtime);
+	tcase_add_test(calls, a_wake_up_in_the_last_turn_goes_to_no_worker_that_is_gone);
 	suite_add_tcase(suite, calls);
 
 	tcase_add_test(calls, a_task_is_told_that_it_would_wait_for_itself);
