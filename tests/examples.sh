@@ -148,7 +148,7 @@ test_flood() { # dialect
 		return
 	fi
 	start "$part" 127.0.0.1:0 1024 || return
-	patience=150 claim '20000 clients against 1024 descriptors: who gets in is answered, then it serves again' \
+	patience=300 claim '20000 clients against 1024 descriptors: who gets in is answered, then it serves again' \
 		hostile flood "$1" 20000
 	ends_well TERM 'SIGTERM after that'
 }

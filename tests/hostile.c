@@ -505,19 +505,26 @@ static void flood_step(struct flood *f, int i)
 		flood_done(f, i, &f->refused);
 }
 
-/* Nobody reads an answer before all have tried to connect: so all of them want a descriptor at
- * once. */
+/*
+ * Nobody reads an answer before all have tried to connect: so all of them want a descriptor at
+ * once. The time counts from there, and anew from each answer until there are enough: on a busy
+ * machine 5,000 calls of connect() to a full queue can take half a minute.
+ */
 static int flood_process(int n)
 {
 	struct flood f = {
 		calloc((size_t)n, sizeof *f.polls), calloc((size_t)n, sizeof *f.asked), n, 0, 0, 0
 	};
-	time_t until = time(NULL) + FLOOD_SECONDS;
+	int enough = n / 5, answered = 0;
 
 	for (int i = 0; i < n; i++)
 		f.polls[i] = (struct pollfd){ dial(SOCK_NONBLOCK), POLLOUT, 0 };
+	time_t until = time(NULL) + FLOOD_SECONDS;
 	sleep(1);
 	while (f.answered + f.refused + f.forgotten < n && time(NULL) < until) {
+		if (f.answered > answered && f.answered < enough)
+			until = time(NULL) + FLOOD_SECONDS;
+		answered = f.answered;
 		if (poll(f.polls, (nfds_t)n, 1000) <= 0)
 			continue;
 		for (int i = 0; i < n; i++)
@@ -528,7 +535,7 @@ static int flood_process(int n)
 	       f.refused, f.forgotten);
 	fflush(stdout);
 	/* the other SYNs wait their turn */
-	return f.refused == 0 && f.answered >= n / 5 ? 0 : 1;
+	return f.refused == 0 && f.answered >= enough ? 0 : 1;
 }
 
 /* The queue may still be full of those who have left: then the kernel forgets this client as well.
