@@ -532,6 +532,9 @@ void weir__worker_finish(struct weir__worker *self)
 {
 	if (self->runtime->is_abandoned)
 		return; /* with the others still at work */
+	/* who owes another its wake-up is the only one to send it, and has no next turn for that */
+	self->driver->ops->submit_and_wait(self->driver, 0);
+	(void)self->driver->ops->reap(self->driver);
 	leave_together(self->runtime);
 	while (self->taken || atomic_load_explicit(&self->inbox, memory_order_relaxed))
 		handle_messages(self); /* weir_post(): from here on it is refused */

@@ -301,18 +301,28 @@ static int count_sleeps(void *arg)
 	return 0;
 }
 
-static int rest_beside_the_watcher(void *arg)
+/* Whether the worker woke up for its heap: not where its last epoch was of just then, nothing being
+ * left to do. */
+static bool rest_once(struct sleeps *ret)
 {
 	struct weir_worker_stats before, after;
-	struct sleeps sleeps;
 
-	(void)arg;
-	for (int i = 0; i < 2; i++) /* so that its last epoch is not of just now */
+	for (int i = 0; i < 2; i++)
 		ck_assert_int_eq(weir_sleep(10 * WEIR_MS), 0);
 	ck_assert_int_eq(weir_worker_stats_get(0, &before), 0);
-	ck_assert_int_eq(weir_blocking(count_sleeps, &sleeps), 0);
+	ck_assert_int_eq(weir_blocking(count_sleeps, ret), 0);
 	ck_assert_int_eq(weir_worker_stats_get(0, &after), 0);
-	ck_assert_uint_gt(after.wakes_heap, before.wakes_heap);
+	return after.wakes_heap > before.wakes_heap;
+}
+
+static int rest_beside_the_watcher(void *arg)
+{
+	struct sleeps sleeps;
+	int tries = 0;
+
+	(void)arg;
+	while (!rest_once(&sleeps))
+		ck_assert_int_lt(++tries, 10);
 	ck_assert_int_ge(sleeps.before, 0);
 	ck_assert_int_le(sleeps.after - sleeps.before, 1);
 	return 0;

@@ -674,6 +674,46 @@ START_TEST(a_wake_up_in_the_last_turn_goes_to_no_worker_that_is_gone)
 }
 END_TEST
 
+static _Atomic bool may_stop;
+
+static void rest_ms(int ms)
+{
+	struct timespec left = { .tv_nsec = ms * 1000000L };
+
+	nanosleep(&left, NULL);
+}
+
+/* Worker 2 sleeps; what wakes it goes out with a turn of worker 1's that does not come. */
+static void wake_and_be_stopped(void *arg)
+{
+	(void)arg;
+	rest_ms(20);
+	expect(weir_post(2, count_only, NULL) == 0);
+	may_stop = true;
+	rest_ms(50);
+}
+
+static int stop_amid_a_post(void *arg)
+{
+	int err = weir_post(1, wake_and_be_stopped, NULL);
+
+	(void)arg;
+	while (!may_stop)
+		spin();
+	return err;
+}
+
+/* Lost, it would come when worker 2 wakes up to look after its heap: in a minute. */
+START_TEST(a_wake_up_in_the_last_turn_goes_out)
+{
+	int64_t start = weir_now();
+
+	run_on(3, stop_amid_a_post, NULL);
+	ck_assert_uint_eq(posts, 1);
+	ck_assert_int_lt(weir_now() - start, 20 * WEIR_SEC);
+}
+END_TEST
+
 /* ---- Foreign threads ------------------------------------------------------------------------ */
 
 static weir_runtime handle;
@@ -875,6 +915,7 @@ Suite *runtime_workers_suite(void)
 	tcase_add_test(calls, posts_are_bounded);
 	tcase_add_test(calls, what_posts_forever_ends_with_the_runtime);
 	tcase_add_test(calls, a_wake_up_in_the_last_turn_goes_to_no_worker_that_is_gone);
+	tcase_add_test(calls, a_wake_up_in_the_last_turn_goes_out);
 	suite_add_tcase(suite, calls);
 
 	tcase_add_test(calls, a_task_is_told_that_it_would_wait_for_itself);
