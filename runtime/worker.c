@@ -69,9 +69,11 @@ bool weir__worker_wake_parked(struct weir__worker *target)
 	struct weir__worker *self = weir__worker_self();
 	/*
 	 * What our driver sends goes out at the end of our turn, and a task may compute until then;
-	 * and it knows drivers of its own kind only, those of this runtime.
+	 * and it knows drivers of its own kind only, those of this runtime. Between turns we are a
+	 * signal's handler, amid whatever the driver does before it sleeps.
 	 */
-	bool can_wait = self && !self->current && self->runtime == target->runtime;
+	bool can_wait = self && !self->current && self->runtime == target->runtime &&
+			!atomic_load_explicit(&self->is_settled, memory_order_relaxed);
 
 	if (!claim_parked(target))
 		return false;
