@@ -151,6 +151,8 @@ static int worker_open(struct weir__worker *worker)
 
 static void worker_close(struct weir__worker *worker)
 {
+	worker->stopping =
+		true; /* also where the others could not start: there is nobody to post to */
 	weir__hook(worker, worker->runtime->hooks.stop);
 	weir__heap_on_news(NULL, NULL);
 	weir__pressure_unwatch(worker);

@@ -455,12 +455,25 @@ bool weir__runtime_is_left(const struct weir__runtime *runtime)
  */
 static void leave_together(struct weir__runtime *runtime)
 {
-	/* acq_rel: pairs with the load in weir__runtime_is_left(), in the other workers */
-	atomic_fetch_add_explicit(&runtime->left, 1, memory_order_acq_rel);
 	while (!weir__runtime_is_left(runtime))
 		weir__relax();
 	while (atomic_load_explicit(&runtime->foreign_posts, memory_order_acquire) > 0)
 		weir__relax();
+}
+
+/*
+ * The last turn is over: from here on this worker wakes no other. Whom it has claimed nobody else
+ * will wake, and there is no next turn for that to go out with. In a foreign loop it may be long
+ * until weir__worker_finish().
+ */
+static __attribute__((noinline)) void say_goodbye(struct weir__worker *self)
+{
+	if (self->runtime->is_abandoned)
+		return; /* with the others still at work */
+	self->driver->ops->submit_and_wait(self->driver, 0);
+	(void)self->driver->ops->reap(self->driver);
+	/* acq_rel: pairs with the load in weir__runtime_is_left(), in the other workers */
+	atomic_fetch_add_explicit(&self->runtime->left, 1, memory_order_acq_rel);
 }
 
 /* A sleep is over; `before_ns` is the clock as it was read last before it. */
@@ -513,6 +526,8 @@ bool weir__worker_turn(struct weir__worker *self, int64_t wait_until_ns)
 	if (!wait_until_ns) /* else weir__worker_settle() has done it a moment ago */
 		weir__heap_turn(self->now_ns);
 	run_slice(self);
+	if (__builtin_expect(self->stopping, 0))
+		say_goodbye(self);
 	return !self->stopping;
 }
 
@@ -533,10 +548,7 @@ void weir__worker_run(struct weir__worker *self)
 void weir__worker_finish(struct weir__worker *self)
 {
 	if (self->runtime->is_abandoned)
-		return; /* with the others still at work */
-	/* who owes another its wake-up is the only one to send it, and has no next turn for that */
-	self->driver->ops->submit_and_wait(self->driver, 0);
-	(void)self->driver->ops->reap(self->driver);
+		return;
 	leave_together(self->runtime);
 	while (self->taken || atomic_load_explicit(&self->inbox, memory_order_relaxed))
 		handle_messages(self); /* weir_post(): from here on it is refused */

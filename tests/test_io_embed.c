@@ -226,6 +226,35 @@ START_TEST(it_can_be_closed_before_its_first_turn)
 }
 END_TEST
 
+static _Atomic bool has_stopped[2];
+
+static void note_stop(unsigned worker, void *user)
+{
+	(void)user;
+	has_stopped[worker] = true;
+}
+
+/* It would use up a CPU meanwhile. */
+START_TEST(another_worker_does_not_wait_for_its_close)
+{
+	struct weir_thread_hooks hooks = { .stop = note_stop };
+	weir_embed *embed = NULL;
+	int64_t ns = 1;
+
+	ck_assert_int_eq(weir_embed_open(&embed, sleep_some, &ns, .workers = 2, .hooks = &hooks),
+			 0);
+	while (weir_embed_turn(embed))
+		(void)sleep_in_poll(embed, -1, weir_embed_next(embed));
+	while (!has_stopped[1])
+		(void)usleep(1000);
+	ck_assert(!has_stopped[0]);
+	ck_assert_int_eq(weir_embed_turn(embed), 0);
+	ck_assert_int_eq(weir_post(1, handle_event, NULL), -ESHUTDOWN);
+	ck_assert_int_eq(weir_embed_close(embed), 0);
+	ck_assert(has_stopped[0]);
+}
+END_TEST
+
 static weir_runtime handle;
 static _Atomic bool has_handle;
 
@@ -279,6 +308,7 @@ Suite *io_embed_suite(void)
 	tcase_add_test(loop, the_loop_s_own_thread_sends_to_a_task);
 	tcase_add_test(loop, a_turn_never_blocks);
 	tcase_add_test(loop, it_can_be_closed_before_its_first_turn);
+	tcase_add_test(loop, another_worker_does_not_wait_for_its_close);
 	tcase_add_test(loop, a_foreign_thread_submits_to_it);
 	suite_add_tcase(suite, loop);
 	return suite;
