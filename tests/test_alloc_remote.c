@@ -204,6 +204,54 @@ START_TEST(a_write_to_a_block_on_its_way_is_reported)
 }
 END_TEST
 
+static unsigned wakes;
+
+static void count_wake(void *arg)
+{
+	ck_assert_ptr_eq(arg, &wakes);
+	wakes++;
+}
+
+enum { SMALL_BYTES = 64, BACKLOG = (256 << 10) / SMALL_BYTES };
+static void *small[2 * BACKLOG];
+
+struct range {
+	unsigned begin, end;
+};
+
+static void *free_small(void *arg)
+{
+	const struct range *range = arg;
+	for (unsigned i = range->begin; i < range->end; i++)
+		weir_free(small[i]);
+	return NULL;
+}
+
+/* By a thread without a heap, which sends each block by itself. Returns the owner's wake-ups. */
+static unsigned wakes_after_freeing(unsigned begin, unsigned end)
+{
+	struct range range = { begin, end };
+	pthread_t thread;
+	ck_assert_int_eq(pthread_create(&thread, NULL, free_small, &range), 0);
+	pthread_join(thread, NULL);
+	return wakes;
+}
+
+START_TEST(an_owner_is_woken_by_the_block_that_makes_it_256_kib)
+{
+	ck_assert_int_eq(weir__heap_attach(), 0);
+	weir__heap_on_news(count_wake, &wakes);
+	for (unsigned i = 0; i < 2 * BACKLOG; i++)
+		small[i] = weir_alloc(SMALL_BYTES);
+	ck_assert_uint_eq(wakes_after_freeing(0, BACKLOG - 1), 0);
+	ck_assert_uint_eq(wakes_after_freeing(BACKLOG - 1, BACKLOG), 1);
+	ck_assert_uint_eq(wakes_after_freeing(BACKLOG, 2 * BACKLOG - 1), 1);
+	ck_assert_uint_eq(wakes_after_freeing(2 * BACKLOG - 1, 2 * BACKLOG), 2);
+	ck_assert_uint_eq(weir__heap_in_use(), 0);
+	weir__heap_on_news(NULL, NULL);
+}
+END_TEST
+
 Suite *alloc_remote_suite(void)
 {
 	Suite *s = suite_create("alloc_remote");
@@ -212,6 +260,7 @@ Suite *alloc_remote_suite(void)
 	tcase_add_loop_test(batches, blocks_of_any_size_come_home_from_a_batch, 0, sizes);
 	tcase_add_loop_test(batches, what_is_freed_twice_is_left_out_of_a_batch, 0, sizes);
 	tcase_add_test(batches, a_write_to_a_block_on_its_way_is_reported);
+	tcase_add_test(batches, an_owner_is_woken_by_the_block_that_makes_it_256_kib);
 	suite_add_tcase(s, batches);
 	TCase *leaving = tcase_create("leaving");
 	tcase_set_timeout(leaving, 30);

@@ -11,6 +11,7 @@
 
 #include <limits.h>
 
+#include "runtime/wait.h"
 #include "tests/parties.h"
 
 enum { CHANS = 4 };
@@ -608,6 +609,71 @@ START_TEST(a_notification_for_who_has_been_granted_is_kept)
 }
 END_TEST
 
+/* ---- What a case was entered with ------------------------------------------------------------ */
+
+enum { OWN_CASES = 12 };
+
+/* Ready by the time it is entered, all of them: only the first is. */
+static bool own_poll(struct weir__worker *self, struct weir_case *wanted)
+{
+	(void)self;
+	(void)wanted;
+	return false;
+}
+
+static bool own_enter(struct weir__worker *self, struct weir_case *wanted,
+		      struct weir__waiter *waiter)
+{
+	(void)self;
+	ck_assert(weir__claim_self(waiter));
+	wanted->result = 7;
+	return true;
+}
+
+static unsigned own_left;
+
+/* As weir__waiter_leave() looks at each, those behind the one that was taken too. */
+static void own_leave(struct weir__worker *self, struct weir_case *wanted,
+		      struct weir__waiter *waiter)
+{
+	(void)self;
+	(void)wanted;
+	expect(atomic_load(&waiter->place) == WEIR__PLACE_OUT);
+	own_left++;
+}
+
+static const struct weir__waitable own_source = { .poll = own_poll,
+						  .enter = own_enter,
+						  .leave = own_leave };
+
+static int take_while_entering(void *arg)
+{
+	size_t bytes = OWN_CASES * sizeof(struct weir__waiter);
+	struct weir_case cases[OWN_CASES];
+
+	(void)arg;
+	for (unsigned n = 0; n < 2 * OWN_CASES; n++) {
+		/* the waiters' memory is like that of waiters in a queue */
+		void *block = weir_alloc_aligned(_Alignof(struct weir__waiter), bytes);
+		memset(block, WEIR__PLACE_IN, bytes);
+		weir_free(block);
+		for (unsigned i = 0; i < OWN_CASES; i++)
+			cases[i] = (struct weir_case){ .source_ = &own_source };
+		own_left = 0;
+		int which = weir_select(cases, OWN_CASES);
+		TRY(which);
+		ck_assert_int_eq(cases[which].result, 7);
+		ck_assert_uint_eq(own_left, OWN_CASES);
+	}
+	return 0;
+}
+
+START_TEST(a_case_that_was_not_reached_is_in_no_queue)
+{
+	run_on(1, take_while_entering, NULL);
+}
+END_TEST
+
 Suite *runtime_select_suite(void)
 {
 	Suite *suite = suite_create("runtime_select");
@@ -626,6 +692,7 @@ Suite *runtime_select_suite(void)
 	tcase_add_test(rules, the_first_of_two_tasks);
 	tcase_add_test(rules, a_spawn_that_failed_has_nothing_to_join);
 	tcase_add_test(rules, a_task_without_a_stack_is_joined_too);
+	tcase_add_test(rules, a_case_that_was_not_reached_is_in_no_queue);
 	suite_add_tcase(suite, rules);
 
 	tcase_set_tags(descriptors, "fast real"); /* the system's */

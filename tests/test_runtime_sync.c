@@ -5,6 +5,7 @@
  */
 #include <string.h>
 
+#include "runtime/wait.h"
 #include "tests/runtime_test.h"
 
 static struct {
@@ -289,6 +290,78 @@ START_TEST(a_barrier_opens_when_all_have_come)
 }
 END_TEST
 
+static struct weir__task *leaver;
+
+static int meet_and_leave(void *arg)
+{
+	leaver = weir__worker_self()->current;
+	results[0] = weir_barrier_wait(arg);
+	return results[0];
+}
+
+static int nothing(void *arg)
+{
+	(void)arg;
+	return 0;
+}
+
+static int meet_soon(struct weir_barrier *barrier)
+{
+	WEIR_SHIELD(soon, 20 * WEIR_MS);
+
+	return weir_barrier_wait(barrier);
+}
+
+/*
+ * A task of worker 1 has been cancelled and wants the lock to leave; we have it, give it back and
+ * come to the barrier. Returns 1 when we were first: then the round is over before it has left.
+ */
+static int overtake_leaver(struct weir_barrier *barrier)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	TRY(weir_spawn(&scope, meet_and_leave, barrier, .worker = WEIR_ON_WORKER(1)));
+	TRY(weir_call_on(1, nothing, NULL)); /* it is parked */
+	struct weir__waiter *waiter = leaver->wait;
+	weir__lock(waiter->lock);
+	weir_scope_cancel(&scope);
+	while (atomic_load(&waiter->place) != WEIR__PLACE_LEAVING)
+		spin();
+	weir__unlock(waiter->lock);
+	int err = meet_soon(barrier);
+	weir_scope_close(&scope);
+	ck_assert_int_eq(results[0], -ECANCELED);
+	return err;
+}
+
+/* Who was one too few would count as one too many in the next round. */
+static int leave_after_the_round(void *arg)
+{
+	struct weir_barrier barrier;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+	int err;
+
+	(void)arg;
+	weir_barrier_init(&barrier, 2);
+	do
+		err = overtake_leaver(&barrier);
+	while (err == -ETIME);
+	ck_assert_int_eq(err, 1);
+	ck_assert_int_eq(meet_soon(&barrier), -ETIME); /* the first of two */
+	TRY(weir_spawn(&scope, meet_and_leave, &barrier, .worker = WEIR_ON_WORKER(1)));
+	TRY(weir_call_on(1, nothing, NULL));
+	ck_assert_int_eq(meet_soon(&barrier), 1);
+	TRY(weir_scope_wait(&scope));
+	weir_barrier_done(&barrier);
+	return 0;
+}
+
+START_TEST(who_leaves_a_barrier_late_is_not_taken_off_the_next_round)
+{
+	run_on(2, leave_after_the_round, NULL);
+}
+END_TEST
+
 static int lag_behind(void *arg)
 {
 	weir_auto_broadcast own = weir_broadcast_new(sizeof(int), 4);
@@ -421,6 +494,7 @@ Suite *runtime_sync_suite(void)
 {
 	Suite *suite = suite_create("runtime_sync");
 	TCase *kinds = tcase_create("kinds");
+	TCase *threads = tcase_create("threads");
 
 	tcase_set_tags(kinds, "fast");
 	tcase_set_timeout(kinds, 10);
@@ -434,5 +508,10 @@ Suite *runtime_sync_suite(void)
 	tcase_add_test(kinds, a_closed_group_takes_no_more);
 	tcase_add_test(kinds, readers_of_two_workers_read_in_order);
 	suite_add_tcase(suite, kinds);
+
+	tcase_set_tags(threads, "real"); /* two at once */
+	tcase_set_timeout(threads, 10);
+	tcase_add_test(threads, who_leaves_a_barrier_late_is_not_taken_off_the_next_round);
+	suite_add_tcase(suite, threads);
 	return suite;
 }
