@@ -21,7 +21,7 @@ set -uo pipefail
 build=$(realpath "${B:-build}")
 vm=$build/vm work=$(mktemp -d)
 root=$work/root
-suites=${VM_SUITES:-io_echo io_memory io_probe io_pressure io_stalls io_datagram io_file io_ending io_quiet io_ring_full
+suites=${VM_SUITES:-io_echo io_memory io_probe io_pressure io_stalls io_datagram io_datagram_ending io_datagram_peers io_file io_ending io_quiet io_ring_full
 	io_poll_events io_signal io_process runtime_ alloc_}
 seconds=${VM_SECONDS:-900}
 failed=0 machine=
