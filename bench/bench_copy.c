@@ -8,6 +8,10 @@
  * rivals/tokio's tokio_copy is the same program for Tokio. An operation is 1 KB of 256. What the
  * slow ones take is the waiting they simulate: they say that nothing is added to it. The memory
  * that grows is the C library's, as the other side's is: the row is about copying.
+ *
+ * The hard idea: over there both ends belong to one task, and whatever wakes it lets it try both.
+ * So a writer that the disk has refused tries again when a piece has come, and is let through nine
+ * times in ten. Here they belong to two tasks, and the source says that a piece has come.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -44,12 +48,23 @@ static ssize_t read_memory(struct weir_end *end, weir_buf *ret, size_t most)
 	return lend_zeros(ret, most < LEASE_BYTES ? most : LEASE_BYTES);
 }
 
-/* A chunk for each tick; who comes late gets those that were due. */
+/* The first is there; then one for each tick, and who comes late gets those that were due. */
+struct chunks {
+	struct weir_interval ticks;
+	struct weir_event *came;
+	bool has_begun;
+};
+
 static ssize_t read_chunk(struct weir_end *end, weir_buf *ret, size_t most)
 {
-	int dropped = weir_interval_wait(end->of);
+	struct chunks *chunks = end->of;
+	int dropped = chunks->has_begun ? weir_interval_wait(&chunks->ticks) : 0;
 
-	return dropped < 0 ? dropped : lend_zeros(ret, most < CHUNK_BYTES ? most : CHUNK_BYTES);
+	if (dropped < 0)
+		return dropped;
+	chunks->has_begun = true;
+	weir_event_set(chunks->came);
+	return lend_zeros(ret, most < CHUNK_BYTES ? most : CHUNK_BYTES);
 }
 
 /* ---- Sinks ---------------------------------------------------------------------------------- */
@@ -80,11 +95,12 @@ static ssize_t write_memory(struct weir_end *end, weir_buf *buf)
 	return n;
 }
 
-/* Has room for so much until it is serviced; at random a writer waits for that all the same. */
+/* Has room for so much until it is serviced; at random it refuses a write all the same. */
 struct disk {
 	int64_t next_ns; /* when it is serviced */
 	size_t used;
 	uint64_t random;
+	struct weir_event came; /* a piece that may be written: another try */
 };
 
 static bool is_serviced(struct disk *disk)
@@ -116,6 +132,30 @@ static int await_service(struct disk *disk)
 	return err;
 }
 
+/* Until it is due for service, or a piece has come. */
+static int await_another_try(struct disk *disk)
+{
+	int64_t left = disk->next_ns - weir_now();
+
+	if (left <= 0)
+		return 0;
+	weir_event_reset(&disk->came);
+	WEIR_SCOPE(service, left);
+	int err = weir_event_wait(&disk->came);
+	return err == -ETIME ? 0 : err;
+}
+
+/* How many bytes it takes now; 0 when it refuses. */
+static size_t try_disk(struct disk *disk, size_t len)
+{
+	bool is_refused = !is_serviced(disk) && one_in_ten(disk);
+	size_t room = DISK_BUFFER_BYTES - disk->used;
+	size_t n = is_refused ? 0 : len < room ? len : room;
+
+	disk->used += n;
+	return n;
+}
+
 static ssize_t write_disk(struct weir_end *end, weir_buf *buf)
 {
 	struct disk *disk = end->of;
@@ -123,11 +163,9 @@ static ssize_t write_disk(struct weir_end *end, weir_buf *buf)
 	int err = 0;
 
 	while (done < len && err == 0) {
-		if ((!is_serviced(disk) && one_in_ten(disk)) || disk->used == DISK_BUFFER_BYTES)
-			err = await_service(disk);
-		size_t room = DISK_BUFFER_BYTES - disk->used;
-		size_t n = len - done < room ? len - done : room;
-		disk->used += n;
+		size_t n = try_disk(disk, len - done);
+		if (n == 0)
+			err = await_another_try(disk);
 		done += n;
 	}
 	weir_buf_release(buf);
@@ -138,20 +176,22 @@ static ssize_t write_disk(struct weir_end *end, weir_buf *buf)
 
 static uint64_t copy(bool is_slow_source, bool is_slow_sink)
 {
-	struct weir_interval ticks;
 	struct memory memory = { 0 };
 	struct disk disk = { .random = 88172645463325252 };
-	struct weir_end from = { .read = is_slow_source ? read_chunk : read_memory, .of = &ticks };
+	struct chunks chunks = { .came = &disk.came };
+	struct weir_end from = { .read = is_slow_source ? read_chunk : read_memory, .of = &chunks };
 	struct weir_end to = { .write = write_memory, .of = &memory };
 
-	if (weir_interval_init(&ticks, CHUNK_NS, WEIR_MISSED_BURST) < 0)
+	if (weir_interval_init(&chunks.ticks, CHUNK_NS, WEIR_MISSED_BURST) < 0)
 		return 0;
+	weir_event_init(&disk.came);
 	if (is_slow_sink)
 		to = (struct weir_end){ .write = write_disk, .of = &disk };
 	int64_t n = weir_copy(from, to, .bytes_max = SOURCE_BYTES,
 			      .ahead = is_slow_sink ? AHEAD_LEASES : 0);
 	if (n == SOURCE_BYTES && is_slow_sink && await_service(&disk) < 0)
 		n = 0;
+	weir_event_done(&disk.came);
 	free(memory.data);
 	return n == SOURCE_BYTES ? SOURCE_BYTES / 1024 : 0;
 }

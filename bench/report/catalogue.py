@@ -258,14 +258,17 @@ def apart_job():
     return Job("tasks", "tasks apart", programs, take, 1, SOME_ROUNDS)
 
 
-def copy_job():
-    """Most of it is waiting that is simulated: one sample."""
+def copy_jobs():
+    """From memory to memory is a time like others; the rest is mostly waiting that is simulated."""
     programs = {"weir": [built("bench", "bench_copy"), "--csv", "--rounds", "5"]}
     for name, target in (("tokio", "tokio"), ("tokio-mi", "tokio-mimalloc")):
         path = built("bench", target, "release", "tokio_copy")
         programs[name] = [path, "multi_thread", "5"]
-    return Job("tasks", "Tokio's copy", programs,
-               lambda p, _: samples.table_of_rows(programs[p]), 5, 1)
+
+    def one(rows, seconds, rounds):
+        return Job("tasks", f"Tokio's copy, {rows}", programs,
+                   lambda p, _: samples.table_of_rows([*programs[p], rows]), seconds, rounds)
+    return [one("mem_to_mem", 0.1, SOME_ROUNDS), one("mem_to_slow", 2, 1), one("chunk_to", 3.2, 1)]
 
 
 def micro_jobs():
@@ -278,7 +281,7 @@ def micro_jobs():
         two_worker_job("Tokio's suite on two workers", 1.4, "bench_suite", "tokio_suite"),
         two_worker_job("Tokio's channels on two workers", 0.3, "bench_mpsc", "tokio_mpsc"),
         apart_job(),
-        copy_job(),
+        *copy_jobs(),
         Job("tasks", "skynet", memory.SKYNET, lambda p, _: memory.skynet(p), 2.2, 1),
     ]
 
