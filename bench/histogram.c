@@ -20,8 +20,7 @@ static unsigned bucket_of(uint64_t value)
 	return shift * HISTOGRAM_HALF + (unsigned)(value >> shift);
 }
 
-/* The largest value that bucket_of() maps to `bucket`. */
-static uint64_t bucket_bound(unsigned bucket)
+uint64_t histogram_bound(unsigned bucket)
 {
 	if (bucket < 2 * HISTOGRAM_HALF)
 		return bucket;
@@ -70,7 +69,7 @@ uint64_t histogram_percentile(const struct histogram *h, double percent)
 	for (unsigned i = 0; i < HISTOGRAM_BUCKETS; i++) {
 		seen += h->counts[i];
 		if (seen >= rank) {
-			uint64_t bound = bucket_bound(i);
+			uint64_t bound = histogram_bound(i);
 			return bound < h->max && i != HISTOGRAM_BUCKETS - 1 ? bound : h->max;
 		}
 	}

@@ -38,6 +38,9 @@ void histogram_merge(struct histogram *h, const struct histogram *from);
  */
 uint64_t histogram_percentile(const struct histogram *h, double percent);
 
+/* The largest value that is counted in counts[bucket]; of the last one there is none. */
+uint64_t histogram_bound(unsigned bucket);
+
 double histogram_mean(const struct histogram *h);
 
 #endif

@@ -35,6 +35,7 @@ struct load_options {
 	bool reset;
 	bool csv;
 	bool csv_header;
+	bool latencies; /* with csv: all of them, by bucket */
 	bool syscalls;
 	pid_t server;
 };

@@ -48,10 +48,11 @@ static const char usage[] =
 	"little)\n"
 	"      --csv             one line of CSV\n"
 	"      --csv-header      and the line of column names before it\n"
+	"      --latencies       with it: one more column, LATENCY_NS:COUNT of each bucket\n"
 	"  -h, --help\n"
 	"Exit status: 0; 1 when nothing could be measured; 2 when --verify found a difference.\n";
 
-enum { OPT_RESET = 256, OPT_SYSCALLS, OPT_CSV, OPT_CSV_HEADER };
+enum { OPT_RESET = 256, OPT_SYSCALLS, OPT_CSV, OPT_CSV_HEADER, OPT_LATENCIES };
 
 static const struct option long_options[] = {
 	{ "connections", required_argument, NULL, 'c' },
@@ -70,6 +71,7 @@ static const struct option long_options[] = {
 	{ "syscalls", no_argument, NULL, OPT_SYSCALLS },
 	{ "csv", no_argument, NULL, OPT_CSV },
 	{ "csv-header", no_argument, NULL, OPT_CSV_HEADER },
+	{ "latencies", no_argument, NULL, OPT_LATENCIES },
 	{ "help", no_argument, NULL, 'h' },
 	{ NULL, 0, NULL, 0 },
 };
@@ -128,6 +130,9 @@ static void set_option(struct load_options *opt, int letter)
 		break;
 	case OPT_SYSCALLS:
 		opt->syscalls = true;
+		break;
+	case OPT_LATENCIES:
+		opt->latencies = true;
 		break;
 	case OPT_CSV_HEADER:
 		opt->csv_header = true;

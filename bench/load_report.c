@@ -33,14 +33,30 @@ static void cell(double value, int decimals)
 		printf(",%.*f", decimals, value);
 }
 
+/* Those of several samples can be added up, as percentiles cannot. */
+static void cell_of_latencies(const struct histogram *h)
+{
+	const char *before = ",";
+
+	for (unsigned i = 0; i < HISTOGRAM_BUCKETS; i++) {
+		uint64_t bound = histogram_bound(i);
+		if (h->counts[i] == 0)
+			continue;
+		printf("%s%" PRIu64 ":%" PRIu64, before, bound < h->max ? bound : h->max,
+		       h->counts[i]);
+		before = " ";
+	}
+}
+
 void load_report_csv(const struct load_options *opt, const struct load_result *r)
 {
 	if (opt->csv_header)
-		puts("mode,size,connections,depth,rate,seconds,requests,requests_per_s,p50_us,"
-		     "p99_us,p99.9_us,p99.99_us,max_us,mean_us,errors,lost,reconnects,mismatches,"
-		     "behind,server_cpu_us,server_cpus,server_switches,server_rss_kb,"
-		     "bytes_per_conn,syscalls,client_cpu_us,foreign_percent,steal_percent,"
-		     "server_sleeps,cqes");
+		printf("mode,size,connections,depth,rate,seconds,requests,requests_per_s,p50_us,"
+		       "p99_us,p99.9_us,p99.99_us,max_us,mean_us,errors,lost,reconnects,mismatches,"
+		       "behind,server_cpu_us,server_cpus,server_switches,server_rss_kb,"
+		       "bytes_per_conn,syscalls,client_cpu_us,foreign_percent,steal_percent,"
+		       "server_sleeps,cqes%s\n",
+		       opt->latencies ? ",latencies" : "");
 	printf("%s,%u,%u,%u,%.0f,%.3f,%" PRIu64, mode_name(opt), opt->size, opt->connections,
 	       opt->depth, opt->rate, r->seconds, r->requests);
 	cell(r->rate, 1);
@@ -62,6 +78,8 @@ void load_report_csv(const struct load_options *opt, const struct load_result *r
 	cell(r->steal_percent, 1);
 	cell(r->server_sleeps, 4);
 	cell(r->cqes, 4);
+	if (opt->latencies)
+		cell_of_latencies(r->latency);
 	putchar('\n');
 }
 

@@ -39,6 +39,7 @@ class Job:
 class Sample:
     def __init__(self, group, row, program, number, tries, figures):
         self.group, self.row, self.program, self.round = group, row, program, number
+        self.latencies = figures.pop("latencies", None)  # {ns: count}, where they were asked for
         self.tries, self.figures = tries, figures
         self.disturbance = figures.get("foreign_percent", 0) + figures.get("steal_percent", 0)
 
@@ -65,6 +66,18 @@ class Store:
         return {s.round: s.figures[metric] for s in self.samples
                 if (s.group, s.row, s.program) == (group, row, program)
                 and self.usable(s) and metric in s.figures}
+
+    def latencies(self, group, row, program):
+        """All of them, by round."""
+        return {s.round: s.latencies for s in self.samples
+                if (s.group, s.row, s.program) == (group, row, program)
+                and self.usable(s) and s.latencies}
+
+    def disturbance(self, group, row, program):
+        """The greatest of a usable sample."""
+        return max((s.disturbance for s in self.samples
+                    if (s.group, s.row, s.program) == (group, row, program) and self.usable(s)),
+                   default=0)
 
     def groups(self):
         return list(dict.fromkeys(s.group for s in self.samples))

@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 
 import machine
+import pool
 import servers
 from build import REPO, built
 from process import Failure, Server, free_port, run
@@ -50,13 +51,15 @@ def echoload(server, pinned=True, **options):
     figures = {ours: float(line[theirs]) for theirs, ours in ECHOLOAD.items() if line.get(theirs)}
     if figures.get("errors"):
         raise Failure(f"{figures['errors']:.0f} connections lost")
+    if line.get("latencies"):
+        figures["latencies"] = pool.parse(line["latencies"])
     return figures
 
 
 def echo(name, seconds, size=64, connections=64, depth=1, workers=1, pinned=True, kind="tcp",
          rate=None):
     with echo_server(name, size * depth, workers, pinned, kind) as server:
-        options = {"rate": rate} if rate else {}
+        options = {"rate": rate, "latencies": True} if rate else {}
         return echoload(server, pinned, size=size, connections=connections, depth=depth,
                         warmup=0.2, time=seconds, **options)
 

@@ -13,6 +13,7 @@ import catalogue
 import costs
 import goals
 import plots
+from pool import TAILS, TailRatio, percentile_us
 from rounds import LEAVE_OUT_ABOVE
 from stats import Ratio, median
 
@@ -144,6 +145,30 @@ th { border-bottom: 2px solid #888 } img { max-width: 100% }
 """
 
 
+def tails_table(document, store, group):
+    """Percentiles of all rounds together, beside the least and the greatest of a round."""
+    lines = []
+    for row in store.rows(group.name):
+        weir = store.latencies(group.name, row, "weir")
+        for program in store.programs(group.name):
+            other, cells = store.latencies(group.name, row, program), []
+            for percent in TAILS.values() if other else ():
+                by_round = [percentile_us([sample], percent) for sample in other.values()]
+                cells += [number(percentile_us(other.values(), percent)),
+                          f"{number(min(by_round))}-{number(max(by_round))}",
+                          "1" if program == "weir" else TailRatio(other, weir, percent).text()]
+            if cells:
+                lines.append([f"{row}: {program}", *cells,
+                              number(store.disturbance(group.name, row, program))])
+    if lines:
+        document.text("**All rounds together.** One standstill of the machine decides the tail of a "
+                      "round: 'of a round' has the least and the greatest. The ratio is taken of the "
+                      "rounds that both have, and its interval resamples them. The last column is the "
+                      "worst round's foreign time and steal: 1 % is the kernel's smallest unit, 10 ms.")
+        document.table(["row and program", *[cell for name in TAILS for cell in (
+            NAMES[name], "of a round", "× weir's (95 %)")], "others, % of a CPU"], lines)
+
+
 def row_tables(document, store, group):
     """A table for each row: a line for each program, weir first."""
     header = ["program", NAMES.get(group.metric, group.metric), "× weir's (95 %)",
@@ -161,6 +186,7 @@ def row_tables(document, store, group):
         if lines:
             document.text(f"**{row}**")
             document.table(header, lines)
+    tails_table(document, store, group)
 
 
 def ours(program):
