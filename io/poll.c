@@ -596,7 +596,11 @@ static void poll_submit_and_wait(struct weir__driver *driver, int64_t wait_until
 	if (!wait_until_ns && now - poll->looked_ns < LOOK_NS)
 		return;
 	poll->looked_ns = now;
-	int n = wait_for_events(poll, time_left(poll, wait_until_ns));
+	int n;
+	/* a signal, or a stopped process that goes on, ends the call but not the sleep */
+	do {
+		n = wait_for_events(poll, time_left(poll, wait_until_ns));
+	} while (n < 0 && errno == EINTR && wait_until_ns);
 	poll->count = n > 0 ? (unsigned)n : 0;
 }
 

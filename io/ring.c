@@ -59,22 +59,39 @@ int weir__ring_enter(struct weir__ring *ring, unsigned wait_count,
 
 /* ---- The driver --------------------------------------------------------- */
 
-static void sleep_until(struct weir__ring *ring, int64_t until_ns)
+static int sleep_once(struct weir__ring *ring, int64_t until_ns)
 {
 	struct __kernel_timespec ts;
 	struct io_uring_getevents_arg arg = { .sigmask_sz = _NSIG / 8 };
 
-	if (until_ns == INT64_MAX) {
-		(void)weir__ring_enter(ring, 1, NULL);
-		return;
-	}
+	if (until_ns == INT64_MAX)
+		return weir__ring_enter(ring, 1, NULL);
 	int64_t left = until_ns - weir__clock_ns();
 	if (left < 0)
 		left = 0;
 	ts.tv_sec = left / WEIR_SEC;
 	ts.tv_nsec = left % WEIR_SEC;
 	arg.ts = (uintptr_t)&ts;
-	(void)weir__ring_enter(ring, 1, &arg);
+	return weir__ring_enter(ring, 1, &arg);
+}
+
+static inline bool has_news(const struct weir__ring *ring)
+{
+	return io_uring_cq_ready(&ring->uring) ||
+	       weir__ring_sq_flags(ring) & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN);
+}
+
+/*
+ * A signal ends the call, even one that nobody handles when a stopped process goes on, but not the
+ * sleep: a handler that wants the worker to do something wakes it, which is a completion.
+ */
+static void sleep_until(struct weir__ring *ring, int64_t until_ns)
+{
+	int n;
+
+	do {
+		n = sleep_once(ring, until_ns);
+	} while (n == -EINTR && !has_news(ring));
 }
 
 static inline bool is_any_grown(const struct weir__ring *ring)
@@ -158,8 +175,8 @@ static __attribute__((noinline)) void take_turn(struct weir__ring *ring)
 }
 
 /*
- * What enter() refuses is harmless here: EINTR and ETIME end a wait early, EBUSY and EAGAIN leave
- * the entries queued for the next turn, which reaps first.
+ * What enter() refuses is harmless here: ETIME ends a wait, EBUSY and EAGAIN leave the entries
+ * queued for the next turn, which reaps first.
  */
 static void ring_submit_and_wait(struct weir__driver *driver, int64_t wait_until_ns)
 {
@@ -188,8 +205,7 @@ static bool ring_is_ready(const struct weir__driver *driver)
 {
 	const struct weir__ring *ring = (const struct weir__ring *)(const void *)driver;
 
-	return io_uring_cq_ready(&ring->uring) ||
-	       weir__ring_sq_flags(ring) & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN);
+	return has_news(ring);
 }
 
 /* The head is the owner's to move, hence atomic here. */

@@ -892,7 +892,7 @@ struct weir_worker_stats {
 	uint64_t wakes_io;    /* completions; on epoll descriptors that are ready */
 	uint64_t wakes_timer; /* a task's deadline or sleep */
 	uint64_t wakes_heap;  /* memory to give back */
-	uint64_t wakes_other; /* signals; receive buffers to give back; a look after another worker
+	uint64_t wakes_other; /* receive buffers to give back; a look after another worker
 			       */
 };
 #define WEIR_ALL_WORKERS (-1)

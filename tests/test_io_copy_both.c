@@ -178,6 +178,8 @@ static int late_both(void *arg)
 		come_to(&road, &writing, &request, late);
 		WEIR_SCOPE(scope, is_cancelled ? WEIR_FOREVER : 50 * WEIR_MS);
 		spawn(&scope, copy_both, &road);
+		if (is_cancelled && late == LATE_BACK)
+			expect_end(road.out.far); /* a deadline may come before that */
 		if (is_cancelled) {
 			settle();
 			weir_scope_cancel(&scope);
@@ -187,8 +189,6 @@ static int late_both(void *arg)
 	ck_assert(road.is_over);
 	ck_assert(road.result == (is_cancelled ? -ECANCELED : -ETIME) ||
 		  (!is_cancelled && road.result == -ECANCELED)); /* by who waits for it */
-	if (late == LATE_BACK)
-		expect_end(road.out.far);
 	free((void *)request.data);
 	close_road(&road);
 	return 0;

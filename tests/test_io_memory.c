@@ -507,6 +507,19 @@ static int send_all(void *arg)
 }
 
 /* By a thread that is none of the runtime's. Its sockets wait for ten seconds at most. */
+/* A socket with a time limit ends a call with EINTR when a stopped process goes on. */
+static bool outside_hears(int fd, char *got, size_t bytes)
+{
+	ssize_t n;
+
+	for (size_t at = 0; at<bytes; at += n> 0 ? (size_t)n : 0) {
+		n = recv(fd, got + at, bytes - at, MSG_WAITALL);
+		if (n == 0 || (n < 0 && errno != EINTR))
+			return false;
+	}
+	return true;
+}
+
 static int talk_from_outside(void *arg)
 {
 	struct outside *outside = arg;
@@ -518,7 +531,7 @@ static int talk_from_outside(void *arg)
 	for (int round = 0; round < ROUNDS && err == 0; round++) {
 		err = weir_submit(outside->runtime, send_all, outside);
 		for (int i = 0; i < OUTSIDERS && err == 0; i++)
-			if (recv(outside->fds[i], got, 5, MSG_WAITALL) != 5)
+			if (!outside_hears(outside->fds[i], got, 5))
 				err = -errno;
 	}
 	for (int i = 0; i < OUTSIDERS; i++)

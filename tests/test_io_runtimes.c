@@ -447,6 +447,33 @@ START_TEST(interrupted_calls_are_no_errors)
 }
 END_TEST
 
+/* On the worker's own thread, which is in the kernel all the time; each ends the system call. */
+static int sleep_amid_signals(void *arg)
+{
+	const struct itimerval often = { { 0, 2000 }, { 0, 2000 } }, calm = { { 0, 0 }, { 0, 0 } };
+	struct weir_worker_stats before, after;
+
+	(void)arg;
+	TRY(weir_sleep(WEIR_MS));
+	ck_assert_int_eq(setitimer(ITIMER_REAL, &often, NULL), 0);
+	TRY(weir_worker_stats_get(0, &before));
+	TRY(weir_sleep(300 * WEIR_MS));
+	TRY(weir_worker_stats_get(0, &after));
+	ck_assert_int_eq(setitimer(ITIMER_REAL, &calm, NULL), 0);
+	ck_assert_uint_gt(alarms, 10);
+	ck_assert_uint_le(after.turns - before.turns, 8);
+	return 0;
+}
+
+START_TEST(signals_end_no_sleep)
+{
+	catch_signal(SIGALRM, on_alarm);
+	setenv("WEIR_POOL_EPOCH_MS", "60000", 1); /* its heap lets it sleep */
+	setenv("WEIR_MEM_DECAY_MS", "3600000", 1);
+	run_on(1, sleep_amid_signals, NULL);
+}
+END_TEST
+
 static pthread_t worker_thread;
 static _Atomic bool is_known;
 static _Atomic unsigned stands;
@@ -609,6 +636,7 @@ Suite *io_runtimes_suite(void)
 	tcase_set_tags(system, "real"); /* signals, and threads that are stopped */
 	tcase_set_timeout(system, 30);
 	tcase_add_test(system, interrupted_calls_are_no_errors);
+	tcase_add_test(system, signals_end_no_sleep);
 	/* swapcontext() gives each task the signal mask it began with: none takes SIGUSR1 */
 	if (!getenv("WEIR_SWITCH"))
 		tcase_add_test(system, a_worker_that_stands_still_loses_nothing);

@@ -271,11 +271,15 @@ static int sleep_idly(void *arg)
 
 	(void)arg;
 	TRY(want_all());
-	TRY(weir_sleep(30 * WEIR_MS));
-	ck_assert_int_eq(weir_worker_stats_get(1, &before), 0);
-	TRY(weir_sleep(100 * WEIR_MS));
-	ck_assert_int_eq(weir_worker_stats_get(1, &after), 0);
-	ck_assert_uint_eq(after.lingers, before.lingers);
+	/* the last look may take long where there is no CPU for it */
+	for (int i = 0; i < 30; i++) {
+		ck_assert_int_eq(weir_worker_stats_get(1, &before), 0);
+		TRY(weir_sleep(100 * WEIR_MS));
+		ck_assert_int_eq(weir_worker_stats_get(1, &after), 0);
+		if (after.lingers == before.lingers && after.parks > 0)
+			return 0;
+	}
+	ck_abort_msg("it never came to rest");
 	return 0;
 }
 

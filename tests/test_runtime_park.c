@@ -5,6 +5,7 @@
  */
 #include <pthread.h>
 #include <sched.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 #include <time.h>
 #include <unistd.h>
@@ -264,18 +265,19 @@ END_TEST
 
 /* ---- What else sleeps ----------------------------------------------------------------------- */
 
-/* How often the watcher's thread has gone to sleep. */
-static long watcher_sleeps(void)
+/* How often a thread of this name has gone to sleep, or been stopped. */
+static long sleeps_of(const char *name)
 {
-	char path[64], line[128];
+	char path[64], line[128], wanted[64];
 	long count = -1;
 
+	snprintf(wanted, sizeof wanted, "Name:\t%s\n", name);
 	for (int tid = getpid(); tid < getpid() + 64 && count < 0; tid++) {
 		snprintf(path, sizeof path, "/proc/self/task/%d/status", tid);
 		FILE *file = fopen(path, "re");
 		bool is_it = false;
 		while (file && fgets(line, sizeof line, file)) {
-			is_it |= strcmp(line, "Name:\tweir/watch\n") == 0;
+			is_it |= strcmp(line, wanted) == 0;
 			if (is_it)
 				(void)sscanf(line, "voluntary_ctxt_switches: %ld", &count);
 		}
@@ -283,6 +285,24 @@ static long watcher_sleeps(void)
 			fclose(file);
 	}
 	return count;
+}
+
+static void *do_nothing(void *end)
+{
+	(void)pthread_setname_np(pthread_self(), "idle");
+	while (sem_wait(end) < 0)
+		;
+	return NULL;
+}
+
+/* Those of the watcher beyond those of a thread that does nothing. */
+static long sleeps_of_watcher(void)
+{
+	long idle = sleeps_of("idle"), watcher = sleeps_of("weir/watch");
+
+	ck_assert_int_ge(idle, 0);
+	ck_assert_int_ge(watcher, 0);
+	return watcher - idle;
 }
 
 struct sleeps {
@@ -295,9 +315,9 @@ static int count_sleeps(void *arg)
 	struct sleeps *sleeps = arg;
 
 	block_thread(300 * WEIR_MS);
-	sleeps->before = watcher_sleeps();
+	sleeps->before = sleeps_of_watcher();
 	block_thread(1500 * WEIR_MS);
-	sleeps->after = watcher_sleeps();
+	sleeps->after = sleeps_of_watcher();
 	return 0;
 }
 
@@ -318,13 +338,18 @@ static bool rest_once(struct sleeps *ret)
 static int rest_beside_the_watcher(void *arg)
 {
 	struct sleeps sleeps;
+	pthread_t idle;
+	sem_t end;
 	int tries = 0;
 
 	(void)arg;
+	ck_assert_int_eq(sem_init(&end, 0, 0), 0);
+	ck_assert_int_eq(pthread_create(&idle, NULL, do_nothing, &end), 0);
 	while (!rest_once(&sleeps))
 		ck_assert_int_lt(++tries, 10);
-	ck_assert_int_ge(sleeps.before, 0);
 	ck_assert_int_le(sleeps.after - sleeps.before, 1);
+	ck_assert_int_eq(sem_post(&end), 0);
+	ck_assert_int_eq(pthread_join(idle, NULL), 0);
 	return 0;
 }
 
