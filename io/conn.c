@@ -99,13 +99,22 @@ static int connect_fd(struct weir__io *io, const struct weir__address *address)
 	if (fd < 0)
 		return fd;
 	struct weir__handle handle = { .fd = fd };
-	struct weir__op op = {
-		.code = WEIR__OP_CONNECT,
-		.handle = &handle,
-		.data = (void *)&address->any,
-		.len = address->len,
-	};
-	int err = weir__op_run(io, &op);
+	int err;
+	/*
+	 * EINTR: a thread of io_uring's, waiting for room in a Unix socket's queue, was in a
+	 * process that was stopped and goes on. It has not connected.
+	 */
+	do {
+		struct weir__op op = {
+			.code = WEIR__OP_CONNECT,
+			.handle = &handle,
+			.data = (void *)&address->any,
+			.len = address->len,
+		};
+		err = weir__interrupted(io->worker, io->worker->current);
+		if (err == 0)
+			err = weir__op_run(io, &op);
+	} while (err == -EINTR);
 	if (err < 0) {
 		weir__handle_close(io, &handle);
 		return err;

@@ -2,6 +2,9 @@
 /*
  * Echo servers: serving many, reading by lines, and the addresses of both ends.
  */
+#include <signal.h>
+#include <sys/wait.h>
+
 #include "tests/net_test.h"
 
 static int echo_every_size(void *arg)
@@ -220,6 +223,50 @@ static int unix_backlog(void *arg)
 START_TEST(connects_to_a_full_unix_backlog_wait_for_room)
 {
 	run(unix_backlog);
+}
+END_TEST
+
+/* A child that stops this process and has it go on, some times. */
+static pid_t stop_and_go(void)
+{
+	pid_t parent = getpid(), child = fork();
+
+	if (child != 0)
+		return child;
+	for (int i = 0; i < 10; i++) {
+		(void)usleep(3000);
+		(void)kill(parent, SIGSTOP);
+		(void)usleep(3000);
+		(void)kill(parent, SIGCONT);
+	}
+	_exit(0);
+}
+
+static int unix_backlog_stopped(void *arg)
+{
+	struct server server = { .handler = echo };
+	int status;
+	(void)arg;
+	ck_assert_int_eq(weir_listen(&server.listener, address_of(2), .backlog = 1), 0);
+	WEIR_SCOPE(clients, WEIR_FOREVER);
+	for (int i = 0; i < 20; i++)
+		spawn(&clients, one_byte, &server);
+	settle();
+	pid_t child = stop_and_go();
+	ck_assert_int_gt(child, 0);
+	while (waitpid(child, &status, WNOHANG) == 0)
+		ck_assert_int_eq(weir_sleep(WEIR_MS), 0);
+	WEIR_SCOPE(all, WEIR_FOREVER);
+	spawn(&all, serve, &server);
+	ck_assert_int_eq(weir_scope_wait(&clients), 0);
+	weir_scope_close(&all);
+	weir_listener_close(server.listener);
+	return 0;
+}
+
+START_TEST(who_waits_to_connect_may_be_stopped_meanwhile)
+{
+	run(unix_backlog_stopped);
 }
 END_TEST
 
@@ -515,5 +562,8 @@ Suite *io_echo_suite(void)
 	tcase_set_tags(real, "net real"); /* arrivals in one piece, names of the system's */
 	tcase_add_test(real, a_lease_can_be_narrowed_sent_and_kept);
 	tcase_add_test(real, a_name_is_looked_up_and_its_addresses_are_tried);
+	TCase *stopped = add_case(suite, "stopped");
+	tcase_set_tags(stopped, "real"); /* a process as a whole */
+	tcase_add_test(stopped, who_waits_to_connect_may_be_stopped_meanwhile);
 	return suite;
 }
