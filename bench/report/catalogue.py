@@ -198,9 +198,9 @@ def cost_jobs():
     def count_job(row, programs, count, seconds, rounds=1):
         return Job("cost", row, programs, lambda p, _: {row: {"count": count(p)}}, seconds, rounds)
 
-    def traced_job(programs, rounds=1):
-        return Job("cost", "system calls and CQEs", programs, lambda p, _: costs.traced(p), 1.2,
-                   rounds)
+    def traced_job(programs, seconds, rounds=None):
+        return Job("cost", "system calls and CQEs", programs,
+                   lambda p, _: costs.traced(p, seconds), 0.7 + seconds, rounds)
 
     def own(program, _store):
         return {row: {"count": value} for row, value in costs.own_counters(program).items()}
@@ -208,8 +208,8 @@ def cost_jobs():
     return [
         count_job("user instructions", ["weir", "uring"], costs.instructions, 2.5, SOME_ROUNDS),
         count_job("user instructions", others, costs.instructions, 2.5),
-        traced_job(["weir", "uring"], SOME_ROUNDS),
-        traced_job([*others, "glommio", "go"]),
+        traced_job(["weir", "uring"], 2),
+        traced_job([*others, "glommio", "go"], 0.5, 1),
         count_job("malloc calls", ["weir", "uring", *others], costs.mallocs, 1),
         Job("cost", "weir's own counters", ["weir"], own, 1, 1),
     ]

@@ -57,14 +57,14 @@ def instructions(name):
     return (totals[2] - totals[1]) / (REQUESTS[2] - REQUESTS[1])
 
 
-def traced(name):
+def traced(name, seconds):
     """System calls, and CQEs of a program with rings, by the kernel's tracepoints.
 
     It takes root, and tracefs (mounted for this alone).
     """
     with started(name, []) as server:
-        command = [built("bench", "echoload"), "-c", "64", "-s", "64", "-t", "0.5", "--syscalls",
-                   "--csv-header", "-P", str(server.pid), servers.address(server.address)]
+        command = [built("bench", "echoload"), "-c", "64", "-s", "64", "-t", str(seconds),
+                   "--syscalls", "--csv-header", "-P", str(server.pid), servers.address(server.address)]
         if not os.path.exists(TRACEFS + "/events"):
             command = ["unshare", "-m", "sh", "-c",
                        f'mount -t tracefs nodev {TRACEFS} && exec "$@"', "sh", *command]
