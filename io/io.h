@@ -877,8 +877,7 @@ WEIR_API WEIR_NONNULL int weir_process_id(const weir_process *process);
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_process_wait(weir_process *process, int *ret);
 
-/* Sends it a signal, from its worker. Does not park. Returns 0, -ESRCH (it has ended), -EINVAL,
- * -EPERM. */
+/* Sends it a signal. Does not park. Returns 0, -ESRCH (it has ended), -EINVAL, -EPERM, -EXDEV. */
 WEIR_API WEIR_NONNULL int weir_process_kill(weir_process *process, int number);
 
 /*

@@ -134,7 +134,18 @@ static int start(weir_process *process, const struct weir_process_opts *opts,
 	return err;
 }
 
-/* The child is ours and not waited for, so its number is still its own. */
+/* While nobody has waited for it: so long its number is its own. */
+static bool is_child(pid_t pid)
+{
+	siginfo_t info;
+
+	return waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0;
+}
+
+/*
+ * Where SIGCHLD is ignored the kernel buries a child as soon as it ends, perhaps before we are
+ * here; its number may be a stranger's then.
+ */
 static int open_pidfd(weir_process *process)
 {
 	int fd = (int)syscall(SYS_pidfd_open, process->pid, 0);
@@ -144,6 +155,11 @@ static int open_pidfd(weir_process *process)
 		return 0;
 	}
 	int err = -errno;
+	if (!is_child(process->pid)) {
+		process->has_ended = true;
+		process->status = -ECHILD;
+		return 0;
+	}
 	(void)kill(process->pid, SIGKILL);
 	(void)waitpid(process->pid, NULL, 0);
 	return err;
@@ -254,6 +270,8 @@ int weir_process_wait(weir_process *process, int *ret)
 
 int weir_process_kill(weir_process *process, int number)
 {
+	if (process->io->worker != weir__worker_self())
+		return -EXDEV;
 	if (process->has_ended)
 		return -ESRCH;
 	return syscall(SYS_pidfd_send_signal, process->handle.fd, number, NULL, 0) < 0 ? -errno : 0;
@@ -279,7 +297,8 @@ void weir_process_close(weir_process *process)
 		    !process->is_awaited);
 	if (!process->has_ended)
 		bury(process);
-	weir__handle_close(process->io, &process->handle);
+	if (process->handle.fd >= 0)
+		weir__handle_close(process->io, &process->handle);
 	process_free(process);
 }
 

@@ -225,6 +225,11 @@ static int wait_abroad(void *arg)
 	return weir_process_wait(arg, &status) == -EXDEV ? 0 : -EIO;
 }
 
+static int kill_abroad(void *arg)
+{
+	return weir_process_kill(arg, SIGTERM) == -EXDEV ? 0 : -EIO;
+}
+
 static int wait_here(void *arg)
 {
 	int status;
@@ -244,6 +249,7 @@ static int wait_oddly(void *arg)
 	TRY(weir_yield());
 	TRY(weir_spawn(&scope, wait_twice, child));
 	TRY(weir_spawn(&scope, wait_abroad, child, .worker = WEIR_ON_WORKER(1)));
+	TRY(weir_spawn(&scope, kill_abroad, child, .worker = WEIR_ON_WORKER(1)));
 	TRY(weir_scope_wait(&scope));
 	weir_scope_close(&scope);
 	weir_scope_close(&waiting);
@@ -292,6 +298,30 @@ START_TEST(many_children_leave_no_zombie_and_no_descriptor)
 }
 END_TEST
 
+/* The kernel buries them, some of them before their start has returned. */
+static int ignore_children(void *arg)
+{
+	int before = count_descriptors();
+
+	(void)arg;
+	for (int i = 0; i < 60; i++) {
+		weir_auto_process child = NULL;
+		int status = 77;
+		TRY(weir_process_spawn(&child, ARGV("true"), .out = WEIR_STDIO_PIPE));
+		expect(weir_process_wait(child, &status) == -ECHILD && status == 77);
+		expect(weir_process_kill(child, SIGTERM) == -ESRCH);
+	}
+	TRY(weir_sleep(20 * WEIR_MS));
+	return count_descriptors() == before ? 0 : -EIO;
+}
+
+START_TEST(where_sigchld_is_ignored_children_start_and_their_status_is_unknown)
+{
+	signal(SIGCHLD, SIG_IGN);
+	run_on(1, ignore_children, NULL);
+}
+END_TEST
+
 Suite *io_process_suite(void)
 {
 	Suite *suite = suite_create("io_process");
@@ -307,6 +337,7 @@ Suite *io_process_suite(void)
 	tcase_add_loop_test(child, leaving_kills_and_buries, 0, 2);
 	tcase_add_test(child, one_task_of_its_worker_waits);
 	tcase_add_test(child, many_children_leave_no_zombie_and_no_descriptor);
+	tcase_add_test(child, where_sigchld_is_ignored_children_start_and_their_status_is_unknown);
 	suite_add_tcase(suite, child);
 	return suite;
 }
