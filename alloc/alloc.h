@@ -490,7 +490,7 @@ WEIR_API enum weir_mem_level weir_mem_level_get(void);
 WEIR_API void weir_mem_level_force(int level);
 
 struct weir_reclaim_request {
-	size_t want;	   /* bytes */
+	size_t want;	   /* bytes; SIZE_MAX, all that can be spared, when pressure asks */
 	size_t contiguous; /* when not 0: a piece of this size is needed */
 	enum weir_mem_level level;
 	int64_t deadline_ns; /* on the clock of weir_now() */
@@ -513,8 +513,9 @@ struct weir_reclaimer_opts {
 };
 
 /*
- * Registers a reclaimer and gives its handle in *ret. It is called on a worker, between tasks, or
- * by weir_mem_compact(): it must not park, and what it allocates it does not get. Returns 0,
+ * Registers a reclaimer and gives its handle in *ret. It is called on a worker, between tasks, once
+ * a second while the level is as high as that, or by weir_mem_compact(), for who fills the limit
+ * faster: it must not park, and what it allocates it does not get. Returns 0,
  * -EINVAL, -E2BIG, -ENOSPC (64 are there), or -EBUSY inside a reclaimer.
  */
 WEIR_API WEIR_MUST int weir_reclaimer_add_with(weir_reclaimer **ret,

@@ -473,8 +473,9 @@ static inline void weir__dgram_cleanup(weir_dgram **dgram)
  * has let go of the caller's memory when it returns.
  *
  * All of them park and return the negative errno of the system call, beside what they name; and
- * -ECANCELED, -ETIME, -EINVAL (outside tasks, an offset below 0), -EAGAIN (no thread for it could
- * be started). -EBADF is a file that is not open for this, or is being closed.
+ * -ECANCELED, -ETIME, -EINVAL (outside tasks, an offset below 0, bytes that would end behind
+ * INT64_MAX), -EAGAIN (no thread for it could be started). -EBADF is a file that is not open for
+ * this, or is being closed.
  */
 typedef struct weir_file weir_file;
 
@@ -489,7 +490,8 @@ struct weir_file_opts {
  * Gives the file in *ret; close-on-exec. With O_DIRECT the memory, the offset and the length of
  * every call are multiples of the device's block, 4096 being one nearly everywhere
  * (weir_alloc_aligned()); else -EINVAL. Returns 0, -ENOENT, -EEXIST, -EACCES, -EISDIR, -EROFS,
- * -EMFILE, -ENOMEM, or -ESPIPE: a FIFO or a terminal is a stream, see weir_stream_open().
+ * -EMFILE, -ENOMEM, or -ESPIPE: a FIFO or a terminal is a stream, see weir_stream_open(); -ENXIO:
+ * a FIFO that nobody reads.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_file_open_with(weir_file **ret,
 							const struct weir_file_opts *opts);

@@ -132,7 +132,8 @@ struct weir_task_opts {
  * it returns a negative value the scope's other tasks are cancelled and weir_scope_wait() reports
  * the value. Does not park. Returns 0, -ENOMEM, -EINVAL (bad options, or the scope is not open),
  * -EXDEV (the scope is another worker's), or -ECANCELED when the scope is cancelled already
- * (-ETIME: by its deadline). A failed spawn has not taken `arg`.
+ * (-ETIME: by its deadline; one that has just passed may show only in the task's first call that
+ * parks). A failed spawn has not taken `arg`.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_spawn_with(struct weir_scope *scope,
 						    const struct weir_task_opts *opts);
@@ -367,9 +368,9 @@ WEIR_API WEIR_MUST WEIR_NONNULL int weir_submit_with(const struct weir_submit_op
 typedef struct weir_chan weir_chan;
 
 /*
- * Gives a bounded channel for items of `item_bytes`, holding up to `capacity` (at least 1, at most
- * UINT32_MAX) of them; NULL when memory is exhausted or the sizes are out of bounds. Many senders,
- * many receivers, first come first served, tasks of any workers.
+ * Gives a bounded channel for items of `item_bytes`, holding up to `capacity` (0 counts as 1, at
+ * most UINT32_MAX) of them; NULL when memory is exhausted or the sizes are out of bounds. Many
+ * senders, many receivers, first come first served, tasks of any workers.
  *
  * It costs the same whatever its capacity: memory follows what is in it, by blocks of some eight
  * items (1 KiB at least, 16 KiB or one item at most) that are used again and given back when it
@@ -649,7 +650,8 @@ WEIR_API WEIR_MUST WEIR_NONNULL int weir_group_wait(struct weir_group *group);
 /* A channel whose every item goes to every reader. Sending never waits: slow readers miss items. */
 typedef struct weir_broadcast weir_broadcast;
 
-/* Gives one that keeps the last `capacity` items of `item_bytes`; NULL when memory is exhausted. */
+/* Gives one that keeps the last `capacity` (0 counts as 1) items of `item_bytes`; NULL when memory
+ * is exhausted or the sizes are out of bounds. */
 WEIR_API WEIR_MUST weir_broadcast *weir_broadcast_new(size_t item_bytes, size_t capacity);
 /* Takes it. Who still waits gets -EPIPE; no reader may be used again. Accepts NULL. */
 WEIR_API void weir_broadcast_free(weir_broadcast *broadcast);
