@@ -12,6 +12,9 @@
 /* Makes (or adopts) a heap for the calling thread. Returns 0 or -ENOMEM. */
 WEIR_MUST int weir__heap_attach(void);
 
+/* The addresses that one needs at the least, most of them never backed by memory. */
+size_t weir__heap_bytes_min(void);
+
 /* The calling thread's heap is this worker's, for the statistics; until it is detached. */
 void weir__heap_set_worker(int worker);
 

@@ -58,13 +58,25 @@ struct weir__home *weir__home_of(const void *address)
 
 /* ---- Making one ----------------------------------------------------------------------------- */
 
+enum { BITMAP_BYTES = WEIR__BITMAP_WORDS * sizeof(uint64_t) };
+
+static size_t description_bytes(size_t units)
+{
+	return units * (BITMAP_BYTES + sizeof(struct weir__span)) + 2 * (units / 8);
+}
+
+size_t weir__heap_bytes_min(void)
+{
+	return sizeof(struct weir__home) + WINDOW_BYTES_MIN +
+	       description_bytes(WINDOW_BYTES_MIN >> WEIR__UNIT_SHIFT);
+}
+
 /* What describes a window beside the heap's map: a span and a bitmap for each unit. */
 static bool describe_window(struct weir__home *home, size_t window_bytes)
 {
 	size_t units = window_bytes >> WEIR__UNIT_SHIFT;
-	size_t bitmap = WEIR__BITMAP_WORDS * sizeof(uint64_t);
 	size_t bits = units / 8;
-	size_t bytes = units * (bitmap + sizeof(struct weir__span)) + 2 * bits;
+	size_t bytes = description_bytes(units);
 	char *meta = weir__os_map(bytes, 4096);
 	if (meta == NULL)
 		return false;
@@ -77,7 +89,7 @@ static bool describe_window(struct weir__home *home, size_t window_bytes)
 		}
 	}
 	home->bitmaps = (uint64_t *)meta;
-	home->spans = (struct weir__span *)(meta + units * bitmap);
+	home->spans = (struct weir__span *)(meta + units * BITMAP_BYTES);
 	home->dirty = (uint64_t *)(meta + bytes - 2 * bits);
 	home->kept = (uint64_t *)(meta + bytes - bits);
 	home->unit_count = (uint32_t)units;

@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "io/cpus.h"
@@ -42,7 +43,7 @@ struct run {
 	bool is_pinned;	  /* `affinity` is what to go back to */
 	cpu_set_t affinity;
 	int error;		   /* the first one; under the lock */
-	atomic_bool has_explained; /* why there is no ring; any worker */
+	atomic_bool has_explained; /* why there is no ring, or no heap; any worker */
 	pthread_t threads[];	   /* of workers 1 and up, from index 1 */
 };
 
@@ -117,6 +118,25 @@ static void pin(const struct weir__worker *worker)
 	}
 }
 
+/* Who has limited the addresses of a process has not thought of what reserves more than it uses. */
+static void explain_no_heap(struct weir__worker *worker)
+{
+	unsigned count = worker->runtime->workers_count;
+	struct rlimit limit;
+
+	if (!explains(worker))
+		return;
+	fprintf(stderr,
+		"weir: no memory for the heap of worker %u of %u: it reserves %zu MiB of addresses "
+		"at the least",
+		worker->index, count, weir__heap_bytes_min() >> 20);
+	if (getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
+		fprintf(stderr, ", and the limit for the process is %llu MiB (ulimit -v)",
+			(unsigned long long)limit.rlim_cur >> 20);
+	fprintf(stderr, "\nweir:   try: a higher limit%s\n",
+		count > 1 ? ", or fewer workers: WEIR_WORKERS=1" : "");
+}
+
 /* Its heap has something to do, and the worker may be asleep. Any thread. */
 static void look_after_heap(void *arg)
 {
@@ -127,8 +147,10 @@ static int worker_open(struct weir__worker *worker)
 {
 	int err = weir__heap_attach();
 
-	if (err < 0)
+	if (err < 0) {
+		explain_no_heap(worker);
 		return err;
+	}
 	weir__heap_set_worker(worker->index);
 	weir__worker_enter(worker);
 	weir__capture_attach_thread();

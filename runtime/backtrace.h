@@ -36,6 +36,9 @@ void weir__symbols_close(struct weir__symbols *symbols);
 /* The name of the function that `pc` is in, NULL when its module does not tell. */
 const char *weir__symbol_name(struct weir__symbols *symbols, uintptr_t pc, uintptr_t *ret_offset);
 
+/* What a task without a name is called. */
+const char *weir__function_name(struct weir__symbols *symbols, int (*fn)(void *arg));
+
 /* One line for each: "serve+0x5c (/usr/bin/service+0x12f0)", what addr2line wants in brackets. */
 void weir__frames_write(struct weir__symbols *symbols, const uintptr_t *pcs, unsigned count,
 			const char *indent, FILE *out);

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "runtime/count.h"
+#include "runtime/join.h"
 
 /* ASKED by the asker; TAKING, then HELD or DONE by the handler; IDLE by the asker. */
 enum { IDLE, ASKED, ASKED_TO_HOLD, TAKING, HELD, DONE };
@@ -66,7 +67,9 @@ __attribute__((noinline)) static void take(const struct weir__worker *self,
 		capture->task = task;
 		capture->id = weir__task_id(task);
 		capture->site = task->site;
-		strncpy(capture->name, task->name ? task->name : "task", sizeof capture->name - 1);
+		capture->fn = weir__task_fn(task);
+		if (task->name)
+			strncpy(capture->name, task->name, sizeof capture->name - 1);
 	}
 	/* without this, the handler and what the kernel put above the interrupted function */
 	capture->frames = weir__backtrace(capture->pcs, WEIR__FRAMES_MAX, 3);
@@ -192,6 +195,11 @@ bool weir__capture_take(struct weir__worker *worker, struct weir__capture *captu
 		state = atomic_load_explicit(&capture->state, memory_order_acquire);
 	} while (state == TAKING);
 	return true;
+}
+
+const char *weir__capture_name(const struct weir__capture *capture, struct weir__symbols *symbols)
+{
+	return capture->name[0] ? capture->name : weir__function_name(symbols, capture->fn);
 }
 
 void weir__capture_release(struct weir__capture *capture)

@@ -29,7 +29,8 @@ struct weir__capture {
 	uint64_t id;
 	uint64_t switches; /* the worker's count: tells one stay of a task from the next */
 	const char *site;
-	char name[48];
+	char name[48]; /* empty: it has none */
+	weir_fn fn;    /* the program's */
 	unsigned frames;
 	uintptr_t pcs[WEIR__FRAMES_MAX];
 };
@@ -54,6 +55,9 @@ void weir__capture_done(struct weir__capture *capture);
  */
 bool weir__capture_take(struct weir__worker *worker, struct weir__capture *capture, bool hold);
 void weir__capture_release(struct weir__capture *capture);
+
+/* What the task is called that was caught: by its function where it has no name. */
+const char *weir__capture_name(const struct weir__capture *capture, struct weir__symbols *symbols);
 
 /* What a thread has had of the CPU: its own count, where the one in schedstat lags by a tick. */
 int64_t weir__ran_ns(clockid_t thread);

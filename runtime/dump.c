@@ -343,13 +343,10 @@ static void write_entry(const struct weir__dump *dump, const struct entry *entry
 			struct weir__symbols *symbols, FILE *out)
 {
 	int indent = entry->depth * 2 < INDENT_MAX ? (int)entry->depth * 2 : INDENT_MAX;
-	uintptr_t offset;
-	const char *name = entry->name ? dump->texts.at + entry->name : NULL;
+	const char *name = dump->texts.at + entry->name; /* "" at 0 */
 
-	if (!name)
-		name = weir__symbol_name(symbols, (uintptr_t)entry->fn, &offset);
 	fprintf(out, "%*s%llu \"%s\", ", indent, "", (unsigned long long)entry->id,
-		name ? name : "task");
+		name[0] ? name : weir__function_name(symbols, entry->fn));
 	write_state(dump, entry, out);
 	fprintf(out, "; spawned at %s", entry->site ? entry->site : "unknown");
 	if (entry->depth * 2 > INDENT_MAX)
@@ -392,7 +389,7 @@ static void write_absent(unsigned worker, const struct weir__view *view,
 		fputs("; it runs no task\n", out);
 	else
 		fprintf(out, "; it runs %llu \"%s\", spawned at %s\n",
-			(unsigned long long)capture->id, capture->name,
+			(unsigned long long)capture->id, weir__capture_name(capture, symbols),
 			capture->site ? capture->site : "unknown");
 	if (capture)
 		weir__frames_write(symbols, capture->pcs, capture->frames, "    ", out);

@@ -149,7 +149,7 @@ static void write_report(struct weir__stalls *stalls, unsigned i, int64_t held_n
 	if (capture->has_task)
 		fprintf(out,
 			"weir: task %llu \"%s\", spawned at %s, has held worker %u for %lld ms",
-			(unsigned long long)capture->id, capture->name,
+			(unsigned long long)capture->id, weir__capture_name(capture, symbols),
 			capture->site ? capture->site : "unknown", i,
 			(long long)(held_ns / WEIR_MS));
 	else

@@ -148,6 +148,14 @@ const char *weir__symbol_name(struct weir__symbols *symbols, uintptr_t pc, uintp
 	return NULL;
 }
 
+const char *weir__function_name(struct weir__symbols *symbols, int (*fn)(void *arg))
+{
+	uintptr_t offset;
+	const char *name = weir__symbol_name(symbols, (uintptr_t)fn, &offset);
+
+	return name ? name : "task";
+}
+
 /*
  * A return address may lie behind the end of the function that called: the call itself does not.
  * Where nothing is in front of it, a signal came at the first instruction of a function.

@@ -15,6 +15,7 @@
 #include "child.h"
 #include "io/probe.h"
 #include "tests/descriptors.h"
+#include "tests/runtime_test.h"
 #include "refuse.h"
 
 struct refusal {
@@ -411,6 +412,38 @@ START_TEST(the_doctor_says_what_to_type)
 }
 END_TEST
 
+/* ---- Addresses --------------------------------------------------------------------------------
+ */
+
+static int main_of_none(void *arg)
+{
+	(void)arg;
+	return 0;
+}
+
+/* In a child. 0: refused for want of memory. */
+static int run_within(void *arg)
+{
+	const unsigned *mib = arg;
+	struct rlimit limit = { (rlim_t)*mib << 20, (rlim_t)*mib << 20 };
+
+	if (setrlimit(RLIMIT_AS, &limit) < 0)
+		return -errno;
+	return weir_run(main_of_none, NULL, .workers = 2) == -ENOMEM ? 0 : -EIO;
+}
+
+START_TEST(a_limit_on_addresses_is_told_with_what_would_do)
+{
+	ck_assert_int_eq(end_of(run_within, &(unsigned){ 250 }), 0);
+	assert_said("weir: no memory for the heap of worker 0 of 2: it reserves 2");
+	assert_said(" MiB of addresses at the least, and the limit for the process is 250 MiB "
+		    "(ulimit -v)\n");
+	const char *fix = assert_said("weir:   try: ");
+	assert_said("try: a higher limit, or fewer workers: WEIR_WORKERS=1\n");
+	ck_assert_ptr_null(strstr(fix + 1, "weir:")); /* once */
+}
+END_TEST
+
 Suite *io_probe_suite(void)
 {
 	Suite *suite = suite_create("io_probe");
@@ -436,6 +469,11 @@ Suite *io_probe_suite(void)
 	tcase_add_test(falling_back, a_refused_allocation_is_not_laid_on_the_kernel);
 	tcase_add_test(falling_back, a_worker_without_a_ring_does_not_join_those_that_have_one);
 	suite_add_tcase(suite, falling_back);
+#if !TESTS_SLOW /* whose shadow memory is addresses too */
+	TCase *addresses = tcase_create("addresses");
+	tcase_add_test(addresses, a_limit_on_addresses_is_told_with_what_would_do);
+	suite_add_tcase(suite, addresses);
+#endif
 	TCase *doctor = tcase_create("doctor");
 	tcase_add_test(doctor, the_doctor_names_every_feature_and_what_it_lacks);
 	tcase_add_test(doctor, the_doctor_says_what_to_type);

@@ -70,12 +70,14 @@ __attribute__((noinline)) static int block_until_told(void *arg)
 	return 0;
 }
 
+static const char *holder_name = "holder";
+
 static int hold_worker_1(void *arg)
 {
 	weir_fn fn = *(weir_fn *)arg;
 	WEIR_SCOPE(scope, WEIR_FOREVER);
 
-	TRY(weir_spawn(&scope, fn, NULL, .name = "holder", .worker = WEIR_ON_WORKER(1)));
+	TRY(weir_spawn(&scope, fn, NULL, .name = holder_name, .worker = WEIR_ON_WORKER(1)));
 	TRY(await_stalls(1, 1));
 	TRY(weir_sleep(4 * LIMIT_MS * WEIR_MS));
 	uint64_t other = stalls_of(0), held = stalls_of(1);
@@ -105,6 +107,17 @@ START_TEST(a_task_that_holds_its_worker_is_named_once)
 	assert_said(", has held worker 1 for ");
 	assert_said(_i == 0 ? " ms, computing\n" : " ms, in a call that blocks\n");
 	assert_said(_i == 0 ? " compute_until_told+0x" : " block_until_told+0x");
+}
+END_TEST
+
+START_TEST(a_task_without_a_name_is_called_by_its_function)
+{
+	weir_fn fn = compute_until_told;
+
+	holder_name = NULL;
+	set_limit("40");
+	ck_assert_int_eq(end_of(run_hold_worker_1, &fn), 0);
+	assert_said(" \"compute_until_told\", spawned at tests/test_runtime_stall.c:");
 }
 END_TEST
 
@@ -392,6 +405,7 @@ Suite *runtime_stall_suite(void)
 	tcase_set_timeout(signals, 20);
 	if (SIGNALS_COME) {
 		tcase_add_loop_test(signals, a_task_that_holds_its_worker_is_named_once, 0, 2);
+		tcase_add_test(signals, a_task_without_a_name_is_called_by_its_function);
 		tcase_add_loop_test(signals, who_computes_for_a_moment_is_not_said_to_block, 0, 4);
 		tcase_add_test(signals, reports_come_once_a_second_and_the_others_are_counted);
 		tcase_add_test(signals, quiet_counts_without_a_word);
