@@ -603,7 +603,8 @@ int weir_worker_index(void)
 
 void weir__runtime_stop(struct weir__runtime *runtime)
 {
-	if (atomic_fetch_add_explicit(&runtime->stop_requests, 1, memory_order_relaxed) > 0)
+	/* the second: who asks once more gives nobody more time */
+	if (atomic_fetch_add_explicit(&runtime->stop_requests, 1, memory_order_relaxed) == 1)
 		weir__watcher_order(runtime, WEIR__WATCH_LAST_CALL);
 	runtime->workers[0]->driver->ops->wake(runtime->workers[0]->driver, NULL);
 }

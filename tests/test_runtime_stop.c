@@ -66,6 +66,66 @@ START_TEST(stop_of_a_runtime_that_ends_anyway_is_harmless)
 }
 END_TEST
 
+/* ---- How long others have ------------------------------------------------------------------- */
+
+/* Nobody asks twice: what cleans up for much longer than WEIR_STOP_MS is waited for. */
+static int stop_once_and_clean_up(void *arg)
+{
+	(void)arg;
+	weir_stop();
+	WEIR_SHIELD(shield, WEIR_FOREVER);
+	TRY(weir_sleep(100 * WEIR_MS));
+	ended++;
+	return 0;
+}
+
+START_TEST(who_is_told_once_may_take_its_time)
+{
+	ck_assert_int_eq(setenv("WEIR_STOP_MS", "10", 1), 0);
+	ck_assert_int_eq(setenv("WEIR_DRAIN_MS", "0", 1), 0);
+	ck_assert_int_eq(weir_run(stop_once_and_clean_up, NULL, .workers = 1), 0);
+	ck_assert_uint_eq(ended, 1);
+}
+END_TEST
+
+static int handle_nothing(weir_conn *conn)
+{
+	weir_auto_buf buf = WEIR_BUF_INIT;
+
+	return (int)weir_recv(conn, &buf);
+}
+
+static int serve_nothing(void *arg)
+{
+	return weir_serve(arg, handle_nothing);
+}
+
+/* A client says nothing, so that nothing but the time to drain ends anything. */
+static int stop_a_silent_server(void *arg)
+{
+	weir_auto_listener listener = NULL;
+	weir_auto_conn client = NULL;
+	weir_auto_buf buf = WEIR_BUF_INIT;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	TRY(weir_listen(&listener, "127.0.0.1:0"));
+	TRY(weir_spawn(&scope, serve_nothing, listener));
+	TRY(weir_connect(&client, weir_listener_address(listener)));
+	TRY(weir_sleep(20 * WEIR_MS));
+	weir_stop();
+	return (int)weir_recv(client, &buf);
+}
+
+START_TEST(the_end_of_the_time_to_drain_wakes_who_is_asleep)
+{
+	ck_assert_int_eq(setenv("WEIR_POOL_EPOCH_MS", "60000", 1), 0); /* its heap lets it sleep */
+	ck_assert_int_eq(setenv("WEIR_MEM_DECAY_MS", "3600000", 1), 0);
+	ck_assert_int_eq(setenv("WEIR_DRAIN_MS", "50", 1), 0);
+	ck_assert_int_eq(weir_run(stop_a_silent_server, NULL, .workers = 1), -ECANCELED);
+}
+END_TEST
+
 /* ---- Signals, in a process of their own ----------------------------------------------------- */
 
 static int ready_fd;
@@ -160,6 +220,7 @@ static pid_t start_child(weir_fn fn)
 	if (pid == 0) {
 		ready_fd = ends[1];
 		int err = weir_run(fn, NULL, .workers = 2);
+		(void)usleep(30000); /* who is left behind is left alone */
 		_exit(err == -ECANCELED ? 0 : 1);
 	}
 	(void)close(ends[1]);
@@ -229,10 +290,32 @@ START_TEST(who_does_not_end_after_the_second_is_named_and_left_behind)
 	ck_assert_int_eq(WEXITSTATUS(status), 0); /* weir_run() returned -ECANCELED */
 	const char *list = strstr(text, "weir: told to stop twice, and these do not end:\n");
 	ck_assert_msg(list != NULL, "said: %s", text);
+	ck_assert_msg(strstr(list + 10, "told to stop twice") == NULL, "said: %s", text);
 	ck_assert_ptr_nonnull(strstr(list, "\"endless\", "));
 	ck_assert_ptr_nonnull(strstr(list, "spawned at tests/test_runtime_stop.c:"));
 	ck_assert_ptr_nonnull(strstr(list, "\"main\", worker 0, parked "));
 	ck_assert_ptr_null(strstr(list, "\"sleeper\"")); /* it did end */
+}
+END_TEST
+
+/* Tells it over and over, and does not end. */
+static int stop_without_end(void *arg)
+{
+	(void)arg;
+	TRY(tell_ready());
+	for (;;) {
+		weir_stop();
+		compute(WEIR_MS);
+		(void)weir_yield();
+	}
+}
+
+START_TEST(who_asks_a_third_time_gets_no_more_time)
+{
+	ck_assert_int_eq(setenv("WEIR_STOP_MS", "100", 1), 0);
+	int status = end_of(start_child(stop_without_end));
+	ck_assert(WIFEXITED(status));
+	ck_assert_int_eq(WEXITSTATUS(status), 0);
 }
 END_TEST
 
@@ -322,6 +405,8 @@ Suite *runtime_stop_suite(void)
 	tcase_set_timeout(stop, 20);
 	tcase_add_loop_test(stop, stop_from_any_worker_cancels_all, 0, 2);
 	tcase_add_test(stop, stop_of_a_runtime_that_ends_anyway_is_harmless);
+	tcase_add_test(stop, who_is_told_once_may_take_its_time);
+	tcase_add_test(stop, the_end_of_the_time_to_drain_wakes_who_is_asleep);
 	suite_add_tcase(suite, stop);
 
 	tcase_set_tags(signals, "real");
@@ -329,6 +414,7 @@ Suite *runtime_stop_suite(void)
 	tcase_add_loop_test(signals, one_signal_ends_a_runtime_without_servers_at_once, 0, 4);
 	tcase_add_test(signals, the_second_signal_goes_through_shields);
 	tcase_add_test(signals, who_does_not_end_after_the_second_is_named_and_left_behind);
+	tcase_add_test(signals, who_asks_a_third_time_gets_no_more_time);
 	tcase_add_test(signals, the_third_signal_is_not_ours_any_more);
 	tcase_add_test(signals, handlers_are_put_back);
 	tcase_add_test(signals, threads_of_ours_take_no_signals_and_the_callers_keeps_its_own);
