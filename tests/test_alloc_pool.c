@@ -148,6 +148,50 @@ START_TEST(a_freed_pool_waits_for_the_heaps_that_have_memory_of_it)
 }
 END_TEST
 
+struct holder {
+	weir_pool *pool;
+	pthread_barrier_t meet;
+};
+
+static void *hold_object(void *arg)
+{
+	struct holder *holder = arg;
+	attach();
+	void *object = weir_pool_get(holder->pool);
+	pthread_barrier_wait(&holder->meet); /* it is out */
+	pthread_barrier_wait(&holder->meet); /* the pool is freed */
+	weir_free(object);
+	weir__heap_detach();
+	return NULL;
+}
+
+START_TEST(a_pool_freed_under_others_is_listed_without_its_name_until_they_are_through)
+{
+	struct holder holder;
+	char name[] = "of the program";
+	pthread_t thread;
+	attach();
+	ck_assert_int_eq(weir_pool_new(&holder.pool, .object_bytes = 100, .name = name), 0);
+	pthread_barrier_init(&holder.meet, NULL, 2);
+	ck_assert_int_eq(pthread_create(&thread, NULL, hold_object, &holder), 0);
+	pthread_barrier_wait(&holder.meet);
+	uint32_t index = holder.pool->index;
+	weir_pool_free(holder.pool);
+	memset(name, 'x', sizeof(name) - 1); /* it was lent until then */
+	ck_assert_uint_eq(stats_of("freed pool").in_use, 1);
+	weir_pool *next;
+	ck_assert_int_eq(weir_pool_new(&next, .object_bytes = 100), 0);
+	ck_assert_uint_ne(next->index, index);
+	pthread_barrier_wait(&holder.meet);
+	pthread_join(thread, NULL);
+	weir_pool *again;
+	ck_assert_int_eq(weir_pool_new(&again, .object_bytes = 300, .name = "again"), 0);
+	ck_assert_uint_eq(again->index, index);
+	ck_assert_ptr_null(stats_of("freed pool").name);
+	pthread_barrier_destroy(&holder.meet);
+}
+END_TEST
+
 START_TEST(the_figures_of_a_pool_are_not_those_of_who_had_its_place)
 {
 	enum { OBJECTS = 300 };
@@ -310,6 +354,8 @@ Suite *alloc_pool_suite(void)
 	tcase_add_test(pools, options_of_other_versions_are_understood);
 	tcase_add_test(pools, freed_pools_make_room_for_new_ones);
 	tcase_add_test(pools, a_freed_pool_waits_for_the_heaps_that_have_memory_of_it);
+	tcase_add_test(pools,
+		       a_pool_freed_under_others_is_listed_without_its_name_until_they_are_through);
 	tcase_add_test(pools, the_figures_of_a_pool_are_not_those_of_who_had_its_place);
 	tcase_add_test(pools, pools_of_threads_without_a_heap_make_room_for_new_ones);
 	tcase_add_test(pools, counters_say_what_happened);

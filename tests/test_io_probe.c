@@ -469,11 +469,10 @@ Suite *io_probe_suite(void)
 	tcase_add_test(falling_back, a_refused_allocation_is_not_laid_on_the_kernel);
 	tcase_add_test(falling_back, a_worker_without_a_ring_does_not_join_those_that_have_one);
 	suite_add_tcase(suite, falling_back);
-#if !TESTS_SLOW /* whose shadow memory is addresses too */
 	TCase *addresses = tcase_create("addresses");
-	tcase_add_test(addresses, a_limit_on_addresses_is_told_with_what_would_do);
+	if (!TESTS_SLOW) /* whose shadow memory is addresses too */
+		tcase_add_test(addresses, a_limit_on_addresses_is_told_with_what_would_do);
 	suite_add_tcase(suite, addresses);
-#endif
 	TCase *doctor = tcase_create("doctor");
 	tcase_add_test(doctor, the_doctor_names_every_feature_and_what_it_lacks);
 	tcase_add_test(doctor, the_doctor_says_what_to_type);

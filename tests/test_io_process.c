@@ -322,6 +322,78 @@ START_TEST(where_sigchld_is_ignored_children_start_and_their_status_is_unknown)
 }
 END_TEST
 
+/* ---- What the program has done to itself ----------------------------------------------------- */
+
+static int run_broken_pipe(void *arg)
+{
+	weir_auto_process child = NULL;
+
+	TRY(weir_process_spawn(&child, ARGV("sh", "-c", "kill -PIPE $$; exit 3")));
+	return weir_process_wait(child, arg);
+}
+
+START_TEST(a_child_does_not_ignore_sigpipe_with_its_parent)
+{
+	int status;
+
+	ck_assert(signal(SIGPIPE, SIG_IGN) != SIG_ERR);
+	run_on(1, run_broken_pipe, &status);
+	ck_assert(WIFSIGNALED(status));
+	ck_assert_int_eq(WTERMSIG(status), SIGPIPE);
+}
+END_TEST
+
+static int run_echo(void *arg)
+{
+	weir_auto_process child = NULL;
+	char text[16];
+
+	(void)arg;
+	TRY(weir_process_spawn(&child, ARGV("cat"), .in = WEIR_STDIO_PIPE, .out = WEIR_STDIO_PIPE));
+	TRY(weir_write(weir_process_stdin(child), "hello", 5));
+	TRY(weir_shutdown(weir_process_stdin(child)));
+	TRY(read_all(weir_process_stdout(child), text, sizeof text));
+	return strcmp(text, "hello") == 0 ? 0 : -EIO;
+}
+
+static int run_echo_without_stdin(void *arg)
+{
+	(void)close(STDIN_FILENO);
+	int before = count_descriptors();
+	TRY(run_echo(arg));
+	return count_descriptors() == before ? 0 : -EMFILE;
+}
+
+START_TEST(a_program_without_standard_input_has_children_with_one)
+{
+	run_on(1, run_echo_without_stdin, NULL);
+}
+END_TEST
+
+static int spawn_without_memory(void *arg)
+{
+	int err = -ENOMEM, before = count_descriptors();
+
+	(void)arg;
+	for (unsigned n = 1; err == -ENOMEM; n++) {
+		weir_auto_process child = NULL;
+		weir_mem_fail_after(n);
+		err = weir_process_spawn(&child, ARGV("true"), .in = WEIR_STDIO_PIPE,
+					 .out = WEIR_STDIO_PIPE, .err = WEIR_STDIO_PIPE);
+		weir_mem_fail_after(0);
+		expect(err == 0 || count_descriptors() == before);
+		expect(err == 0 ? n > 3 : err == -ENOMEM);
+	}
+	return err;
+}
+
+START_TEST(without_memory_no_child_is_started_and_nothing_is_left)
+{
+	run_on(1, spawn_without_memory, NULL);
+	ck_assert_int_eq(waitpid(-1, NULL, WNOHANG), -1);
+}
+END_TEST
+
 Suite *io_process_suite(void)
 {
 	Suite *suite = suite_create("io_process");
@@ -338,6 +410,9 @@ Suite *io_process_suite(void)
 	tcase_add_test(child, one_task_of_its_worker_waits);
 	tcase_add_test(child, many_children_leave_no_zombie_and_no_descriptor);
 	tcase_add_test(child, where_sigchld_is_ignored_children_start_and_their_status_is_unknown);
+	tcase_add_test(child, a_child_does_not_ignore_sigpipe_with_its_parent);
+	tcase_add_test(child, a_program_without_standard_input_has_children_with_one);
+	tcase_add_test(child, without_memory_no_child_is_started_and_nothing_is_left);
 	suite_add_tcase(suite, child);
 	return suite;
 }

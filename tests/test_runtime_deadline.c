@@ -5,6 +5,7 @@
  */
 #include <stdatomic.h>
 
+#include "runtime/task.h"
 #include "tests/runtime_test.h"
 
 static _Atomic unsigned ended;
@@ -425,6 +426,99 @@ START_TEST(shields_and_deadlines_nest)
 }
 END_TEST
 
+/* ---- The task's timer ----------------------------------------------------------------------- */
+
+static int set_event(void *arg)
+{
+	weir_event_set(arg);
+	return 0;
+}
+
+static int set_event_later(void *arg)
+{
+	TRY(weir_sleep(5 * WEIR_MS));
+	weir_event_set(arg);
+	return 0;
+}
+
+/* Parks until a task that runs then lets it go on. */
+static int park_for_a_moment(struct weir_scope *outer)
+{
+	struct weir_event event;
+
+	weir_event_init(&event);
+	TRY(weir_spawn(outer, set_event, &event));
+	return weir_event_wait(&event);
+}
+
+static struct weir__task *sleeper;
+
+static int be_the_sleeper(void *arg)
+{
+	sleeper = weir__worker_self()->current;
+	return sleep_long(arg);
+}
+
+/* The sleeper has the same deadline and was armed behind us: it stays in front of our timer. */
+static int park_often(void *arg)
+{
+	const struct weir__timer *timer = &weir__worker_self()->current->timer;
+	WEIR_SCOPE(outer, WEIR_FOREVER);
+	WEIR_SCOPE(scope, 600 * WEIR_SEC);
+	int64_t end = weir_now() + 600 * WEIR_SEC;
+
+	(void)arg;
+	TRY(weir_spawn(&scope, be_the_sleeper, NULL));
+	for (int i = 0; i < 4; i++) {
+		TRY(park_for_a_moment(&outer));
+		ck_assert_ptr_eq(timer->pprev, &sleeper->timer.next);
+	}
+	WEIR_SCOPE(inner, 300 * WEIR_SEC);
+	TRY(park_for_a_moment(&outer));
+	int64_t sooner = timer->expires_ns;
+	ck_assert_int_lt(sooner, end - 200 * WEIR_SEC);
+	weir_scope_close(&inner);
+	TRY(park_for_a_moment(&outer));
+	ck_assert_int_eq(timer->expires_ns, sooner);
+	return 0;
+}
+
+START_TEST(a_timer_is_armed_anew_for_what_comes_sooner_and_for_nothing_else)
+{
+	run_on(1, park_often, NULL);
+}
+END_TEST
+
+/* Left armed by a scope that is closed, it fires amid a wait that has no end of its own. */
+static int park_without_deadline(void *arg)
+{
+	const struct weir__timer *timer = &weir__worker_self()->current->timer;
+	WEIR_SCOPE(outer, WEIR_FOREVER);
+	struct weir_event event, soon;
+	int err;
+
+	(void)arg;
+	weir_event_init(&event);
+	weir_event_init(&soon);
+	{
+		WEIR_SCOPE(brief, 2 * WEIR_MS);
+		TRY(weir_spawn(&outer, set_event, &soon));
+		err = weir_event_wait(&soon);
+		expect(err == 0 || err == -ETIME);
+	}
+	TRY(weir_spawn(&outer, set_event_later, &event));
+	TRY(weir_event_wait(&event));
+	ck_assert_ptr_null(timer->pprev);
+	ck_assert_int_eq(timer->expires_ns, INT64_MAX);
+	return weir_scope_wait(&outer);
+}
+
+START_TEST(a_timer_that_nobody_waits_for_fires_once)
+{
+	run_on(1, park_without_deadline, NULL);
+}
+END_TEST
+
 Suite *runtime_deadline_suite(void)
 {
 	Suite *suite = suite_create("runtime_deadline");
@@ -443,6 +537,8 @@ Suite *runtime_deadline_suite(void)
 	tcase_add_loop_test(rules, a_shield_lets_clean_up_block_for_so_long, 0, 2);
 	tcase_add_test(rules, cancellation_waits_outside_a_shield);
 	tcase_add_test(rules, shields_and_deadlines_nest);
+	tcase_add_test(rules, a_timer_is_armed_anew_for_what_comes_sooner_and_for_nothing_else);
+	tcase_add_test(rules, a_timer_that_nobody_waits_for_fires_once);
 	suite_add_tcase(suite, rules);
 	return suite;
 }

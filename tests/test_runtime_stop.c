@@ -209,6 +209,8 @@ static int compute_then_wait(void *arg)
 	return weir_sleep(1000 * WEIR_SEC);
 }
 
+static useconds_t stays_us; /* the process, after its runtime */
+
 static pid_t start_child(weir_fn fn)
 {
 	int ends[2];
@@ -220,7 +222,7 @@ static pid_t start_child(weir_fn fn)
 	if (pid == 0) {
 		ready_fd = ends[1];
 		int err = weir_run(fn, NULL, .workers = 2);
-		(void)usleep(30000); /* who is left behind is left alone */
+		(void)usleep(stays_us);
 		_exit(err == -ECANCELED ? 0 : 1);
 	}
 	(void)close(ends[1]);
@@ -274,6 +276,7 @@ START_TEST(who_does_not_end_after_the_second_is_named_and_left_behind)
 	ssize_t got;
 	int ends[2];
 
+	stays_us = 300000; /* who is left behind is left alone */
 	ck_assert_int_eq(setenv("WEIR_STOP_MS", "50", 1), 0);
 	ck_assert_int_eq(pipe(ends), 0);
 	int err = dup(STDERR_FILENO);
