@@ -59,7 +59,7 @@ int weir__ring_enter(struct weir__ring *ring, unsigned wait_count,
 
 /* ---- The driver --------------------------------------------------------- */
 
-static int sleep_once(struct weir__ring *ring, int64_t until_ns)
+static inline int sleep_once(struct weir__ring *ring, int64_t until_ns)
 {
 	struct __kernel_timespec ts;
 	struct io_uring_getevents_arg arg = { .sigmask_sz = _NSIG / 8 };
@@ -81,17 +81,20 @@ static inline bool has_news(const struct weir__ring *ring)
 	       weir__ring_sq_flags(ring) & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN);
 }
 
+static __attribute__((noinline, cold)) void sleep_on(struct weir__ring *ring, int64_t until_ns)
+{
+	while (!has_news(ring) && sleep_once(ring, until_ns) == -EINTR)
+		;
+}
+
 /*
  * A signal ends the call, even one that nobody handles when a stopped process goes on, but not the
  * sleep: a handler that wants the worker to do something wakes it, which is a completion.
  */
-static void sleep_until(struct weir__ring *ring, int64_t until_ns)
+static inline void sleep_until(struct weir__ring *ring, int64_t until_ns)
 {
-	int n;
-
-	do {
-		n = sleep_once(ring, until_ns);
-	} while (n == -EINTR && !has_news(ring));
+	if (__builtin_expect(sleep_once(ring, until_ns) == -EINTR, 0))
+		sleep_on(ring, until_ns);
 }
 
 static inline bool is_any_grown(const struct weir__ring *ring)

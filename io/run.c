@@ -610,6 +610,7 @@ static void end_embedded(weir_embed *embed)
 		atomic_fetch_add_explicit(&self->runtime->stop_requests, 1, memory_order_relaxed);
 		while (weir__worker_turn(self, weir__worker_settle(self)))
 			;
+		weir__worker_stand_down(self);
 	}
 	weir__worker_finish(self);
 }
@@ -675,6 +676,8 @@ int weir_embed_turn(weir_embed *embed)
 		return 0;
 	self->now_ns = weir__clock_ns(); /* it has been away */
 	embed->is_over = !weir__worker_turn(self, 0);
+	if (embed->is_over)
+		weir__worker_stand_down(self);
 	return !embed->is_over;
 }
 

@@ -326,6 +326,7 @@ static void worker_main(void *arg)
 		until = weir__worker_settle(self);
 		(void)sim_clock(); /* somebody may look for us just now */
 	} while (weir__worker_turn(self, until));
+	weir__worker_stand_down(self);
 	weir__worker_finish(self);
 	worker->is_over = true;
 	leave_worker(worker, true);

@@ -512,7 +512,13 @@ int64_t weir__worker_settle(struct weir__worker *worker);
 bool weir__worker_turn(struct weir__worker *worker, int64_t wait_until_ns);
 /* There is something to do, though nothing is ready: messages, others' tasks, a request to stop. */
 bool weir__worker_has_news(struct weir__worker *worker);
-/* After the last turn(): waits until no other thread can want to wake this worker. */
+/*
+ * After the last turn(), at once: from here on this worker wakes no other. Whom it has claimed
+ * nobody else will wake, and there is no next turn for that to go out with. In a foreign loop it
+ * may be long until the finish().
+ */
+void weir__worker_stand_down(struct weir__worker *worker);
+/* Then: waits until no other thread can want to wake this worker. */
 void weir__worker_finish(struct weir__worker *worker);
 /* Whether all workers have left their loops: from then on each closes its driver when it likes. */
 bool weir__runtime_is_left(const struct weir__runtime *runtime);

@@ -461,21 +461,6 @@ static void leave_together(struct weir__runtime *runtime)
 		weir__relax();
 }
 
-/*
- * The last turn is over: from here on this worker wakes no other. Whom it has claimed nobody else
- * will wake, and there is no next turn for that to go out with. In a foreign loop it may be long
- * until weir__worker_finish().
- */
-static __attribute__((noinline)) void say_goodbye(struct weir__worker *self)
-{
-	if (self->runtime->is_abandoned)
-		return; /* with the others still at work */
-	self->driver->ops->submit_and_wait(self->driver, 0);
-	(void)self->driver->ops->reap(self->driver);
-	/* acq_rel: pairs with the load in weir__runtime_is_left(), in the other workers */
-	atomic_fetch_add_explicit(&self->runtime->left, 1, memory_order_acq_rel);
-}
-
 /* A sleep is over; `before_ns` is the clock as it was read last before it. */
 static void note_sleep(struct weir__worker *self, int64_t before_ns)
 {
@@ -526,8 +511,6 @@ bool weir__worker_turn(struct weir__worker *self, int64_t wait_until_ns)
 	if (!wait_until_ns) /* else weir__worker_settle() has done it a moment ago */
 		weir__heap_turn(self->now_ns);
 	run_slice(self);
-	if (__builtin_expect(self->stopping, 0))
-		say_goodbye(self);
 	return !self->stopping;
 }
 
@@ -542,7 +525,18 @@ void weir__worker_run(struct weir__worker *self)
 				(self->runtime->lookout_ns && weir__lookout(self));
 		goes_on = weir__worker_turn(self, has_come ? 0 : weir__worker_settle(self));
 	} while (goes_on);
+	weir__worker_stand_down(self);
 	weir__worker_finish(self);
+}
+
+void weir__worker_stand_down(struct weir__worker *self)
+{
+	if (self->runtime->is_abandoned)
+		return; /* with the others still at work */
+	self->driver->ops->submit_and_wait(self->driver, 0);
+	(void)self->driver->ops->reap(self->driver);
+	/* acq_rel: pairs with the load in weir__runtime_is_left(), in the other workers */
+	atomic_fetch_add_explicit(&self->runtime->left, 1, memory_order_acq_rel);
 }
 
 void weir__worker_finish(struct weir__worker *self)
