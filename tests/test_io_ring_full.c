@@ -10,6 +10,7 @@
 #include <check.h>
 #include <errno.h>
 #include <liburing.h>
+#include <signal.h>
 #include <stddef.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -23,10 +24,16 @@ enum { ENTRIES = 32, BYTES = 64, PATIENCE_S = 10, REFUSALS_MAX = 4 };
 
 static unsigned refusals;	       /* enters with something to submit that are still refused */
 static void (*after_enter)(int taken); /* once, after the next one */
+static void (*before_sleep)(void);     /* once, when nothing more is looked at before the next */
 
 int io_uring_enter2(unsigned fd, unsigned to_submit, unsigned min_complete, unsigned flags,
 		    sigset_t *mask, size_t mask_bytes)
 {
+	if (min_complete > 0 && before_sleep) {
+		void (*fn)(void) = before_sleep;
+		before_sleep = NULL;
+		fn();
+	}
 	if (to_submit > 0 && refusals > 0) {
 		refusals--;
 		return -EAGAIN;
@@ -218,6 +225,27 @@ static int lose_an_ear(void *arg)
 	return 0;
 }
 
+/* ---- An entry too late ------------------------------------------------------------------------
+ */
+
+static void raise_one(void)
+{
+	ck_assert_int_eq(raise(SIGUSR1), 0);
+}
+
+/* The handler runs on the worker's own thread; an entry that it adds to the ring is seen too late.
+ */
+static int hear_a_signal(void *arg)
+{
+	WEIR_SCOPE(patience, PATIENCE_S * WEIR_SEC);
+
+	(void)arg;
+	before_sleep = own_ring() ? raise_one : NULL;
+	if (before_sleep)
+		expect(weir_signal_wait(SIGUSR1) == SIGUSR1);
+	return 0;
+}
+
 /* ---- All ------------------------------------------------------------------------------------- */
 
 static void run_refused(int (*fn)(void *), unsigned count)
@@ -246,6 +274,12 @@ START_TEST(a_wake_up_from_outside_is_heard_after_its_poll_found_no_entry)
 }
 END_TEST
 
+START_TEST(a_signal_is_heard_that_comes_when_its_worker_goes_to_sleep)
+{
+	run_refused(hear_a_signal, 0);
+}
+END_TEST
+
 Suite *io_ring_full_suite(void);
 Suite *io_ring_full_suite(void)
 {
@@ -259,6 +293,7 @@ Suite *io_ring_full_suite(void)
 	tcase_add_loop_test(tcase, a_quiet_send_is_cancelled_without_an_entry, 0, REFUSALS_MAX + 1);
 	tcase_add_loop_test(tcase, a_wake_up_from_outside_is_heard_after_its_poll_found_no_entry, 0,
 			    REFUSALS_MAX + 1);
+	tcase_add_test(tcase, a_signal_is_heard_that_comes_when_its_worker_goes_to_sleep);
 	suite_add_tcase(suite, tcase);
 	return suite;
 }
