@@ -83,6 +83,11 @@ uint64_t weir__heap_in_use(void);
 void weir__fault_ask(bool (*fails)(void));
 
 /*
+ * True when this allocation is to fail: inside a reclaimer, or by fault injection, which counts it.
+ */
+bool weir__fault(void);
+
+/*
  * Around the sleep that follows weir__heap_idle(): in between this thread has no heap, and others
  * may use what it does not need. Lending does nothing for a worker that sleeps only for moments.
  */

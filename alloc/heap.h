@@ -338,11 +338,6 @@ enum {
 
 extern _Atomic uint32_t weir__mode;
 
-/*
- * True when this allocation is to fail: inside a reclaimer, or by fault injection, which counts it.
- */
-bool weir__fault(void);
-
 /* While closed every allocation from the heap fails. */
 void weir__home_close(struct weir__home *home, bool closed);
 

@@ -517,8 +517,10 @@ void weir_file_stats_get(struct weir_file_stats *ret)
 
 	*ret = (struct weir_file_stats){ 0 };
 	for (unsigned i = 0; self && i < self->runtime->workers_count; i++) {
-		const struct weir__file_counts *counts =
-			&weir__io_of(self->runtime->workers[i])->files;
+		const struct weir__io *io = weir__io_of_any(self->runtime->workers[i]);
+		if (!io)
+			continue;
+		const struct weir__file_counts *counts = &io->files;
 		ret->reads += weir__peek(&counts->reads);
 		ret->writes += weir__peek(&counts->writes);
 		ret->read_bytes += weir__peek(&counts->read_bytes);

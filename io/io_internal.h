@@ -195,6 +195,18 @@ struct weir__io {
 	} datagrams; /* the same */
 };
 
+/* NULL while the worker has not opened its driver, as in hooks before the first task. */
+static inline const struct weir__io *weir__io_of_any(const struct weir__worker *worker)
+{
+	return (const struct weir__io *)(const void *)weir__driver_of(worker);
+}
+
+/*
+ * A driver's record, zeroed; NULL: there is no memory. Other workers read its counters until the
+ * run has ended, so it is of malloc and outlives close() and the heaps.
+ */
+void *weir__io_new(size_t bytes);
+
 static inline struct weir__io *weir__io_of(const struct weir__worker *worker)
 {
 	return (struct weir__io *)(void *)worker->driver;

@@ -153,7 +153,9 @@ static void write_datagrams(const struct weir__runtime *runtime, FILE *out)
 		unsigned long long sum = 0;
 
 		for (unsigned at = 0; at < runtime->workers_count; at++) {
-			const struct weir__io *io = weir__io_of(runtime->workers[at]);
+			const struct weir__io *io = weir__io_of_any(runtime->workers[at]);
+			if (!io)
+				continue;
 			const char *counts = (const char *)&io->datagrams;
 			sum += __atomic_load_n(
 				(const uint64_t *)(const void *)(counts + family->offset),

@@ -20,6 +20,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
@@ -653,7 +654,6 @@ static void poll_close(struct weir__driver *driver)
 		(void)close(poll->epoll_fd);
 	if (poll->wake_fd >= 0)
 		(void)close(poll->wake_fd);
-	weir_free(poll);
 }
 
 static const struct weir__driver_ops driver_ops = {
@@ -698,7 +698,7 @@ static int open_set(struct poll *poll)
 
 int weir__poll_open(struct weir__worker *worker, struct weir__io **ret)
 {
-	struct poll *poll = weir_zalloc(sizeof *poll);
+	struct poll *poll = weir__io_new(sizeof *poll);
 
 	if (!poll)
 		return -ENOMEM;
@@ -714,6 +714,7 @@ int weir__poll_open(struct weir__worker *worker, struct weir__io **ret)
 	int err = open_set(poll);
 	if (err < 0) {
 		poll_close(&poll->io.driver);
+		free(poll);
 		return err;
 	}
 	*ret = &poll->io;

@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -252,7 +253,6 @@ static void ring_close(struct weir__driver *driver)
 		weir__buffer_ring_close(&ring->groups[i]);
 	weir__ring_wake_close(ring);
 	weir_free(ring->slots);
-	weir_free(ring);
 }
 
 static const struct weir__driver_ops driver_ops = {
@@ -322,7 +322,7 @@ static void init_ring(struct weir__ring *ring, struct weir__worker *worker)
 int weir__ring_open(struct weir__worker *worker, struct weir__io **ret, const char **ret_refused)
 {
 	const struct weir__config *config = &worker->runtime->config;
-	struct weir__ring *ring = weir_zalloc(sizeof *ring);
+	struct weir__ring *ring = weir__io_new(sizeof *ring);
 
 	*ret_refused = "memory for the ring's record";
 	if (!ring)
@@ -335,7 +335,7 @@ int weir__ring_open(struct weir__worker *worker, struct weir__io **ret, const ch
 			weir__ring_wake_close(ring);
 	}
 	if (err < 0) {
-		weir_free(ring);
+		free(ring);
 		return err;
 	}
 	init_ring(ring, worker);

@@ -25,6 +25,7 @@
 #include "runtime/backtrace.h"
 #include "runtime/capture.h"
 #include "runtime/fatal.h"
+#include "alloc/alloc_internal.h"
 #include "alloc/opts.h"
 #include "runtime/watch.h"
 
@@ -52,6 +53,15 @@ static pthread_mutex_t start_lock = PTHREAD_MUTEX_INITIALIZER;
 static unsigned runtimes; /* that run now; under start_lock */
 
 /* ---- One worker --------------------------------------------------------- */
+
+void *weir__io_new(size_t bytes)
+{
+	enum { LINE = 64 };
+	size_t whole = (bytes + LINE - 1) / LINE * LINE;
+	void *io = weir__fault() ? NULL : aligned_alloc(LINE, whole);
+
+	return io ? memset(io, 0, whole) : NULL;
+}
 
 /* What every worker of a runtime would say, once. */
 static bool explains(struct weir__worker *worker)
@@ -95,8 +105,8 @@ static int open_driver(struct weir__worker *worker)
 		config->driver = io ? WEIR__DRIVER_URING : WEIR__DRIVER_EPOLL;
 	if (err == 0 && !io)
 		err = weir__poll_open(worker, &io);
-	if (err == 0)
-		worker->driver = &io->driver;
+	if (err == 0) /* release: pairs with weir__driver_of() in the hooks of others */
+		__atomic_store_n(&worker->driver, &io->driver, __ATOMIC_RELEASE);
 	return err;
 }
 
@@ -466,8 +476,11 @@ static void run_free(struct run *run)
 {
 	struct weir__runtime *runtime = &run->runtime;
 
-	for (unsigned i = 0; runtime->workers && i < runtime->workers_count; i++)
+	for (unsigned i = 0; runtime->workers && i < runtime->workers_count; i++) {
+		if (runtime->workers[i])
+			free(runtime->workers[i]->driver);
 		free(runtime->workers[i]);
+	}
 	free(runtime->workers);
 	pthread_cond_destroy(&run->changed);
 	pthread_mutex_destroy(&run->lock);

@@ -481,8 +481,10 @@ void weir_serve_stats_get(struct weir_serve_stats *ret)
 
 	*ret = (struct weir_serve_stats){ 0 };
 	for (unsigned i = 0; self && i < self->runtime->workers_count; i++) {
-		const struct weir__serve_counts *counts =
-			&weir__io_of(self->runtime->workers[i])->serve;
+		const struct weir__io *io = weir__io_of_any(self->runtime->workers[i]);
+		if (!io)
+			continue;
+		const struct weir__serve_counts *counts = &io->serve;
 		ret->accepted += __atomic_load_n(&counts->accepted, __ATOMIC_RELAXED);
 		ret->open += __atomic_load_n(&counts->open, __ATOMIC_RELAXED);
 		ret->failed += __atomic_load_n(&counts->failed, __ATOMIC_RELAXED);

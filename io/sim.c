@@ -469,10 +469,6 @@ static int open_worker(struct weir__sim *sim, unsigned index)
 	weir__heap_set_worker(index);
 	weir__heap_stop_clock();
 	own->stack = err == 0 ? weir__stack_get(LOOP_STACK_BYTES) : NULL;
-	weir__worker_tls = worker;
-	weir__hook(worker, sim->runtime->hooks.start);
-	weir__worker_tls = NULL;
-	own->in_use_before = weir__heap_in_use();
 	own->heap = weir__heap_switch(sim->thread_heap);
 	if (!own->stack)
 		return -ENOMEM;
@@ -484,6 +480,21 @@ static int open_worker(struct weir__sim *sim, unsigned index)
 	return 0;
 }
 
+/* All workers are there when the first is called, and still when the last has been. */
+static void call_hooks(struct weir__sim *sim, void (*hook)(unsigned worker, void *user))
+{
+	for (unsigned i = 0; i < sim->workers_count; i++) {
+		struct weir__sim_worker *own = sim->workers[i];
+
+		(void)weir__heap_switch(own->heap);
+		weir__worker_tls = own->io.worker;
+		weir__hook(own->io.worker, hook);
+		weir__worker_tls = NULL;
+		own->in_use_before = weir__heap_in_use();
+		own->heap = weir__heap_switch(sim->thread_heap);
+	}
+}
+
 static void close_worker(struct weir__sim *sim, unsigned index)
 {
 	struct weir__sim_worker *own = sim->workers[index];
@@ -493,9 +504,6 @@ static void close_worker(struct weir__sim *sim, unsigned index)
 		return;
 	}
 	(void)weir__heap_switch(own->heap ? own->heap : &weir__heap_none);
-	weir__worker_tls = own->io.worker;
-	weir__hook(own->io.worker, sim->runtime->hooks.stop);
-	weir__worker_tls = NULL;
 	if (own->stack)
 		weir__stack_put(own->stack);
 	own->io.driver.ops->close(&own->io.driver);
@@ -615,6 +623,7 @@ static int run(struct weir__sim *sim)
 	while (err == 0 && opened < sim->workers_count)
 		err = open_worker(sim, opened++);
 	if (err == 0) {
+		call_hooks(sim, sim->runtime->hooks.start);
 		start_root(sim);
 		bool has_ended = run_workers(sim);
 		inject(sim, false);
@@ -622,6 +631,8 @@ static int run(struct weir__sim *sim)
 		if (has_ended && weir__sim_report_left(sim) > 0 && !sim->error)
 			err = -ENOTEMPTY;
 		sim->is_lost = !has_ended;
+		if (has_ended)
+			call_hooks(sim, sim->runtime->hooks.stop);
 	}
 	sim->result.elapsed_ns = sim->now_ns - WEIR__SIM_START_NS;
 	for (unsigned i = 0; i < opened && !sim->is_lost; i++)

@@ -51,7 +51,7 @@ struct weir__driver_ops {
 	int (*pollable)(struct weir__driver *driver);
 	int64_t (*flush)(struct weir__driver *driver);
 	/* Cancels what is in flight, waits for the kernel to let go, frees. */
-	void (*close)(struct weir__driver *driver);
+	void (*close)(struct weir__driver *driver); /* all but its own memory: see weir__io_new() */
 	/*
 	 * Calls done(arg, res) once, when `fd` is ready for `events` (as in poll(2)), unless it is
 	 * forgotten before. NULL with *ret_res: over already. Both may be NULL: not supported.

@@ -910,7 +910,8 @@ WEIR_API WEIR_MUST WEIR_NONNULL int weir_worker_stats_get(int worker,
  * frames; then how deep stacks get, as weir_stack_uses_get() tells. All workers stand still while
  * it looks, not while it writes; one that does not let itself be stopped for 100 ms is interrupted
  * by SIGURG and shown with what it runs. The caller's worker waits. Does not park. Returns 0,
- * -EINVAL outside a runtime, -ENOMEM, or the error of writing. SIGQUIT does the same to standard
+ * -EINVAL outside a runtime, -ESHUTDOWN when all tasks have ended, -ENOMEM, or the error of
+ * writing. SIGQUIT does the same to standard
  * error (WEIR_DUMP_SIGNAL=0: not).
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_tasks_write(FILE *out);

@@ -19,7 +19,7 @@ __attribute__((noinline, no_sanitize("thread"))) uint64_t weir__peek(const uint6
 static void add_worker(const struct weir__worker *worker, struct weir_worker_stats *sum)
 {
 	const struct weir__worker_counts *counts = &worker->counts;
-	const struct weir__driver *driver = worker->driver;
+	const struct weir__driver *driver = weir__driver_of(worker);
 
 	sum->switches += weir__peek(&counts->switches);
 	sum->spawns += weir__peek(&counts->spawns);
@@ -38,6 +38,8 @@ static void add_worker(const struct weir__worker *worker, struct weir_worker_sta
 	sum->rescues += weir__peek(&counts->rescues);
 	sum->stalls += weir__peek(&worker->stalls);
 	sum->timers_fired += weir__peek(&counts->timers_fired);
+	if (!driver)
+		return;
 	sum->enters += weir__peek(&driver->enters);
 	sum->submissions += weir__peek(&driver->submissions);
 	sum->completions += weir__peek(&driver->completions);

@@ -522,6 +522,12 @@ void weir__worker_stand_down(struct weir__worker *worker);
 void weir__worker_finish(struct weir__worker *worker);
 /* Whether all workers have left their loops: from then on each closes its driver when it likes. */
 bool weir__runtime_is_left(const struct weir__runtime *runtime);
+/* For who may ask before the first task runs: NULL while the worker has not opened one. */
+static inline struct weir__driver *weir__driver_of(const struct weir__worker *worker)
+{
+	/* pairs with the release of who has opened it */
+	return __atomic_load_n(&worker->driver, __ATOMIC_ACQUIRE);
+}
 static inline void weir__hook(const struct weir__worker *self, void (*hook)(unsigned, void *))
 {
 	if (__builtin_expect(hook != NULL, 0))

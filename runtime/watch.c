@@ -34,7 +34,7 @@ struct request {
 struct weir__watch {
 	struct weir__runtime *runtime;
 	pthread_t thread;
-	bool is_stopped;    /* worker 0's */
+	bool is_stopped;    /* worker 0's, who sets it under the lock */
 	int64_t abandon_ns; /* the thread's; INT64_MAX: never */
 	sem_t news;
 	_Atomic unsigned orders; /* enum weir__watch_order; set by anybody, taken by the thread */
@@ -299,6 +299,10 @@ static int ask(struct weir__worker *self, FILE *out)
 	struct request request = { .out = out };
 
 	pthread_mutex_lock(&watch->lock);
+	if (watch->is_stopped) { /* a hook's, or a posted function's, after the last task */
+		pthread_mutex_unlock(&watch->lock);
+		return -ESHUTDOWN;
+	}
 	struct request **link = &watch->requests;
 	while (*link)
 		link = &(*link)->next;
@@ -425,8 +429,8 @@ void weir__watcher_stop(struct weir__runtime *runtime)
 
 	if (watch->is_stopped)
 		return;
-	watch->is_stopped = true;
 	pthread_mutex_lock(&watch->lock);
+	watch->is_stopped = true; /* who has asked before is served by the thread's last round */
 	watch->views[0].is_here = true; /* it may be waited for just now */
 	pthread_cond_signal(&watch->came);
 	pthread_mutex_unlock(&watch->lock);

@@ -75,9 +75,11 @@ bool weir__worker_wake_parked(struct weir__worker *target)
 	bool can_wait = self && !self->current && self->runtime == target->runtime &&
 			!atomic_load_explicit(&self->is_settled, memory_order_relaxed);
 
-	if (!claim_parked(target))
+	struct weir__driver *driver = weir__driver_of(target);
+	/* without one it is yet to begin, and looks before it sleeps */
+	if (!driver || !claim_parked(target))
 		return false;
-	target->driver->ops->wake(target->driver, can_wait ? self->driver : NULL);
+	driver->ops->wake(driver, can_wait ? self->driver : NULL);
 	return true;
 }
 

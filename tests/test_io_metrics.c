@@ -197,6 +197,67 @@ START_TEST(what_cannot_be_written_is_an_error)
 }
 END_TEST
 
+/* ---- Before the first task and after the last ------------------------------------------------ */
+
+enum { WORKERS = 4 };
+
+static _Atomic unsigned asked;
+
+/* Some workers may not have a driver yet, or none any more. */
+static void ask_all(void)
+{
+	struct weir_worker_stats stats;
+	FILE *out = fopen("/dev/null", "w");
+
+	expect(out != NULL);
+	for (int i = WEIR_ALL_WORKERS; i < WORKERS; i++)
+		expect(weir_worker_stats_get(i, &stats) == 0);
+	expect(weir_metrics_write(out) == 0);
+	fclose(out);
+	asked++;
+}
+
+/* On the simulator there is nobody to be waited for, and no task is listed. */
+static void ask_in_hook(unsigned worker, void *user)
+{
+	FILE *out = fopen("/dev/null", "w");
+
+	(void)worker;
+	(void)user;
+	expect(out != NULL);
+	int err = weir_tasks_write(out);
+	expect(err == 0 || err == -ESHUTDOWN);
+	fclose(out);
+	ask_all();
+}
+
+static void ask_in_post(void *arg)
+{
+	int worker = weir_worker_index();
+	int err = weir_post((unsigned)(worker + 1) % WORKERS, ask_in_post, arg);
+
+	expect(err == 0 || err == -ESHUTDOWN);
+	ask_all();
+}
+
+static void post_in_hook(unsigned worker, void *user)
+{
+	expect(weir_post((worker + 1) % WORKERS, ask_in_post, user) == 0);
+	ask_all();
+}
+
+/* The posts go on until they are refused: the last run when others have closed what they had. */
+START_TEST(it_can_be_asked_for_from_the_first_hook_to_the_last)
+{
+	struct weir_thread_hooks hooks = { .start = post_in_hook, .stop = ask_in_hook };
+
+	for (int i = 0; i < 10; i++)
+		ck_assert_int_eq(weir_run(wait_a_little, NULL, .workers = WORKERS, .hooks = &hooks),
+				 0);
+	ck_assert_uint_ge(asked, 10 * 2 * WORKERS);
+}
+END_TEST
+
 Suite *io_metrics_suite(void)
 {
 	Suite *suite = suite_create("io_metrics");
@@ -209,6 +270,7 @@ Suite *io_metrics_suite(void)
 	tcase_add_test(metrics_case, the_text_is_what_the_format_wants);
 	tcase_add_test(metrics_case, odd_events_are_counted_with_their_reason_and_place);
 	tcase_add_test(metrics_case, what_cannot_be_written_is_an_error);
+	tcase_add_test(metrics_case, it_can_be_asked_for_from_the_first_hook_to_the_last);
 	suite_add_tcase(suite, metrics_case);
 	return suite;
 }
