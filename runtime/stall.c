@@ -208,7 +208,7 @@ static void check(struct weir__stalls *stalls, unsigned i, struct stay *stay)
 {
 	struct weir__worker *worker = stalls->runtime->workers[i];
 	struct weir__capture *capture = &stalls->captures[i];
-	/* awake in name only: who took the right to wake it did not; our signal does */
+	/* awake in name only: who took the right to wake it did not, and no signal does */
 	bool is_asleep = atomic_load_explicit(&worker->is_settled, memory_order_relaxed);
 
 	if (!weir__capture_take(worker, capture, false) || capture->switches != stay->switches)
@@ -222,6 +222,8 @@ static void check(struct weir__stalls *stalls, unsigned i, struct stay *stay)
 	stay->is_told = true;
 	weir__count(is_asleep ? &worker->woken_late : &worker->stalls, 1);
 	report(stalls, i, held, verdict(stalls, stay, &times, now), now);
+	if (is_asleep)
+		worker->driver->ops->wake(worker->driver, NULL);
 }
 
 /* ---- Looking ------------------------------------------------------------ */
