@@ -491,7 +491,8 @@ WEIR_API void weir_mem_level_force(int level);
 
 struct weir_reclaim_request {
 	size_t want;	   /* bytes; SIZE_MAX, all that can be spared, when pressure asks */
-	size_t contiguous; /* when not 0: a piece of this size is needed */
+	size_t contiguous; /* the largest block refused since reclaimers were last asked; 0: none
+			      was */
 	enum weir_mem_level level;
 	int64_t deadline_ns; /* on the clock of weir_now() */
 };

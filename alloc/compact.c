@@ -187,6 +187,9 @@ static void run_reclaimers(struct weir__home *home, const struct order *order)
 			continue;
 		}
 		r->asked_ns = home->now_ns;
+		if (request.contiguous == 0) /* the others of the round hear the same */
+			request.contiguous = atomic_exchange_explicit(&weir__refused_bytes, 0,
+								      memory_order_relaxed);
 		request.want = order->want - freed;
 		request.deadline_ns = weir__os_now_exact() + BUDGET_US * WEIR__MS / 1000;
 		freed += ask(home, r, &request);

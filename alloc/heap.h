@@ -642,6 +642,8 @@ enum weir__refusal { /* why the last request that was refused was */
 };
 extern _Atomic uint32_t weir__refusal_cause; /* of whichever thread was last: for people to read */
 extern _Atomic uint64_t weir__refusals;
+/* The largest that was refused, in bytes, until reclaimers have been told. */
+extern _Atomic size_t weir__refused_bytes;
 
 static inline void weir__refusal_note(enum weir__refusal cause)
 {

@@ -16,6 +16,7 @@
 enum { LINE_BYTES = 256, POOLS_SHOWN = 16, HEAPS_SHOWN = 64 };
 
 _Atomic uint64_t weir__refusals;
+_Atomic size_t weir__refused_bytes;
 _Atomic uint32_t weir__refusal_cause;
 
 static _Atomic bool dumped; /* for a refusal; once */
@@ -244,12 +245,23 @@ static void dump_refusal(size_t bytes)
 	weir_mem_dump(STDERR_FILENO);
 }
 
+static void keep_largest(size_t bytes)
+{
+	size_t largest = atomic_load_explicit(&weir__refused_bytes, memory_order_relaxed);
+
+	while (bytes > largest &&
+	       !atomic_compare_exchange_weak_explicit(&weir__refused_bytes, &largest, bytes,
+						      memory_order_relaxed, memory_order_relaxed))
+		;
+}
+
 void *weir__refused(size_t bytes)
 {
 	struct weir__home *home = weir__home_self();
 	if (home != NULL && home->reclaiming)
 		return NULL; /* a rule, not a want of memory */
 	atomic_fetch_add_explicit(&weir__refusals, 1, memory_order_relaxed);
+	keep_largest(bytes);
 	if (weir__config.oom == WEIR__OOM_ERROR ||
 	    atomic_exchange_explicit(&dumped, true, memory_order_relaxed))
 		return NULL;

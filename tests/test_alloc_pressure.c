@@ -236,6 +236,34 @@ START_TEST(a_reclaimer_is_believed_by_its_effect)
 }
 END_TEST
 
+static size_t note_contiguous(const struct weir_reclaim_request *request, void *arg)
+{
+	*(size_t *)arg = request->contiguous;
+	return 0;
+}
+
+START_TEST(reclaimers_hear_of_the_largest_block_that_was_refused)
+{
+	weir_reclaimer *r;
+	size_t heard[2] = { 1, 1 };
+	attach();
+	ck_assert_int_eq(weir_reclaimer_add(&r, .fn = note_contiguous, .arg = &heard[0]), 0);
+	ck_assert_int_eq(weir_reclaimer_add(&r, .fn = note_contiguous, .arg = &heard[1]), 0);
+	(void)weir_mem_compact(SIZE_MAX, WEIR_MEM_HIGH);
+	ck_assert_uint_eq(heard[0], 0);
+	weir_mem_fail_after(1);
+	ck_assert_ptr_null(weir_alloc(100));
+	ck_assert_ptr_null(weir_alloc(3 << 20));
+	ck_assert_ptr_null(weir_alloc(5000));
+	weir_mem_fail_after(0);
+	(void)weir_mem_compact(SIZE_MAX, WEIR_MEM_HIGH);
+	ck_assert_uint_eq(heard[0], 3 << 20);
+	ck_assert_uint_eq(heard[1], 3 << 20);
+	(void)weir_mem_compact(SIZE_MAX, WEIR_MEM_HIGH);
+	ck_assert_uint_eq(heard[0], 0);
+}
+END_TEST
+
 /* As much as is wanted and no more. */
 static size_t give_wanted(const struct weir_reclaim_request *request, void *arg)
 {
@@ -548,6 +576,7 @@ Suite *alloc_pressure_suite(void)
 	TCase *reclaimers = tcase_create("reclaimers");
 	tcase_add_test(reclaimers, a_reclaimer_is_believed_by_its_effect);
 	tcase_add_test(reclaimers, each_call_by_hand_asks_for_what_it_wants);
+	tcase_add_test(reclaimers, reclaimers_hear_of_the_largest_block_that_was_refused);
 	tcase_add_test(reclaimers, one_that_frees_nothing_is_asked_less_and_less);
 	tcase_add_test(reclaimers,
 		       one_that_allocates_reenters_sleeps_and_deletes_itself_is_contained);

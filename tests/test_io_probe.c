@@ -470,7 +470,8 @@ Suite *io_probe_suite(void)
 	tcase_add_test(falling_back, a_worker_without_a_ring_does_not_join_those_that_have_one);
 	suite_add_tcase(suite, falling_back);
 	TCase *addresses = tcase_create("addresses");
-	if (!TESTS_SLOW) /* whose shadow memory is addresses too */
+	tcase_set_tags(addresses, "real"); /* simulated workers begin elsewhere */
+	if (!TESTS_SLOW)		   /* whose shadow memory is addresses too */
 		tcase_add_test(addresses, a_limit_on_addresses_is_told_with_what_would_do);
 	suite_add_tcase(suite, addresses);
 	TCase *doctor = tcase_create("doctor");
