@@ -163,6 +163,7 @@ START_TEST(a_listener_two_drivers_share_starves_neither)
 	turns_until(&accepts[0].calls, 2);
 	close_handle(&handles[0]);
 	ios[1]->driver.ops->close(&ios[1]->driver);
+	free(ios[1]);
 	close_all(accepts[0].given, 2);
 	close_all(clients, 2);
 }

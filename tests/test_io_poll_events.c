@@ -229,6 +229,7 @@ START_TEST(another_worker_counts_the_call_that_wakes)
 	ck_assert_uint_eq(io->driver.enters, 0);
 	turn(WEIR_FOREVER);
 	from->driver.ops->close(&from->driver);
+	free(from);
 }
 END_TEST
 
