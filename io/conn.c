@@ -182,7 +182,8 @@ void weir_conn_close(weir_conn *conn)
 	weir__conn_recv_cancel(conn);
 	weir__conn_send_cancel(conn);
 	weir__handle_cancel(conn->io, &conn->handle);
-	if (weir__conn_is_busy(conn)) {
+	/* again: a reader that had left may be taking what is there, and in the midst of a turn */
+	while (weir__conn_is_busy(conn)) {
 		conn->closer = conn->worker->current;
 		weir__park_for(conn->worker, "close");
 	}

@@ -503,7 +503,7 @@ void weir_dgram_close(weir_dgram *dgram)
 	if (dgram->is_receiving)
 		dgram->io->ops->cancel(dgram->io, &dgram->recv);
 	weir__handle_cancel(dgram->io, &dgram->handle);
-	if (dgram->inside > 0 || dgram->is_receiving) {
+	while (dgram->inside > 0 || dgram->is_receiving) { /* again: as in weir_conn_close() */
 		dgram->closer = dgram->worker->current;
 		weir__park_for(dgram->worker, "close");
 	}

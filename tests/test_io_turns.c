@@ -5,6 +5,7 @@
  * connection, is as if the reader had been parked.
  */
 #include <errno.h>
+#include <unistd.h>
 
 #include "tests/net_test.h"
 
@@ -108,6 +109,43 @@ START_TEST(closed_in_such_a_turn_the_connection_is_as_if_its_reader_had_been_par
 }
 END_TEST
 
+/* When the reader is woken by what has come, the closer is next; and then it reads on. */
+static int close_behind_arrivals(void *arg)
+{
+	static char lines[LINES];
+
+	(void)arg;
+	memset(lines, '\n', sizeof lines);
+	ck_assert_int_eq(weir_write(ends.near, lines, sizeof lines), LINES);
+	usleep(1000); /* holds the worker: they have arrived, and nobody has looked */
+	weir_conn_close(ends.far);
+	return 0;
+}
+
+static int read_after_arrivals(void *arg)
+{
+	ssize_t (*const *reader)(void) = arg;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+	ssize_t n;
+
+	open_ends(&ends, "127.0.0.1:0");
+	spawn(&scope, close_behind_arrivals, NULL);
+	while ((n = (*reader)()) > 0)
+		;
+	ck_assert_int_eq(n, -ECANCELED);
+	ck_assert_int_eq(weir_scope_wait(&scope), 0);
+	weir_conn_close(ends.near);
+	weir_listener_close(ends.listener);
+	return 0;
+}
+
+/* For ASan: the connection was freed in the reader's first turn after its wake-up. */
+START_TEST(closed_under_a_reader_that_was_just_woken_the_connection_stays_while_it_reads)
+{
+	run_on(1, read_after_arrivals, (void *)&readers[_i]);
+}
+END_TEST
+
 static int lines_read;
 
 static int cancel_after_two(void *arg)
@@ -161,6 +199,10 @@ Suite *io_turns_suite(void)
 			    COUNT(readers));
 	tcase_add_loop_test(
 		quick, closed_in_such_a_turn_the_connection_is_as_if_its_reader_had_been_parked, 0,
+		COUNT(readers));
+	tcase_add_loop_test(
+		quick,
+		closed_under_a_reader_that_was_just_woken_the_connection_stays_while_it_reads, 0,
 		COUNT(readers));
 	tcase_add_loop_test(quick, cancelled_in_such_a_turn_a_reader_does_not_wait_any_more, 0,
 			    COUNT(readers));
