@@ -133,7 +133,8 @@ static int run_anywhere(struct weir__worker *self, struct weir__file_op *file)
 
 	if (is_drivers(io, file->op.code)) {
 		res = weir__op_run(io, &file->op);
-		if (res == -EINTR)
+		/* of a close it says what flushing has met: the descriptor is gone */
+		if (res == -EINTR && file->op.code != WEIR__OP_FILE_CLOSE)
 			res = -EAGAIN;
 	}
 	return res == -EAGAIN && !weir__virtual ? run_in_pool(self, file) : res;
@@ -255,18 +256,23 @@ static void leave(weir_file *file, struct weir__worker *self)
 		weir__wake_from(self, file->closer);
 }
 
-/* A call begins: 0, or why it may not. */
+/*
+ * A call begins: 0, or why it may not. One that comes too late has never been counted: its leaving
+ * would wake a closer that waits for something else by then.
+ */
 static int enter(weir_file *file, struct weir__worker *self)
 {
 	int err = may_run(self);
+	uint32_t calls = atomic_load_explicit(&file->calls, memory_order_relaxed);
 
 	if (err < 0)
 		return err;
-	/* relaxed: leave() orders what the call has done before the close */
-	if (atomic_fetch_add_explicit(&file->calls, 1, memory_order_relaxed) & CLOSING) {
-		leave(file, self);
-		return -EBADF;
-	}
+	do {
+		if (calls & CLOSING)
+			return -EBADF;
+		/* relaxed: leave() orders what the call has done before the close */
+	} while (!atomic_compare_exchange_weak_explicit(
+		&file->calls, &calls, calls + 1, memory_order_relaxed, memory_order_relaxed));
 	return 0;
 }
 
@@ -384,45 +390,46 @@ int64_t weir_file_size(weir_file *file)
 
 enum { LOAD_BYTES_FIRST = 4096 };
 
-/* Reads on to the end; *block grows as it must, for a size may say nothing (/proc). */
+/*
+ * Reads on to the end; *block grows as it must, for a size may say nothing (/proc). Fewer bytes
+ * than asked for may be the end of a task's time, or of a disk: only none is that of the file.
+ */
 static ssize_t read_to_end(weir_file *file, size_t room, size_t bytes_max, char **block)
 {
-	size_t len = 0;
+	size_t len = 0, had = 0;
+	ssize_t n;
 
-	for (;;) {
+	do {
 		if (room > bytes_max)
 			room = bytes_max + 1; /* one more tells that there is too much */
-		char *grown = weir_realloc(*block, room + 1);
+		char *grown = room > had ? weir_realloc(*block, room + 1) : *block;
 		if (!grown)
 			return -ENOMEM;
 		*block = grown;
-		ssize_t n = weir_file_read_at(file, grown + len, room - len, (int64_t)len);
-		if (n < 0)
-			return n;
-		len += (size_t)n;
+		had = room;
+		n = weir_file_read_at(file, grown + len, room - len, (int64_t)len);
+		len += n > 0 ? (size_t)n : 0;
 		if (len > bytes_max)
 			return -EFBIG;
-		if (len < room)
-			return (ssize_t)len;
-		room *= 2;
-	}
+		room *= len == room ? 2 : 1;
+	} while (n > 0);
+	return n < 0 ? n : (ssize_t)len;
 }
 
-/* Fewer bytes than asked for may be the end of a task's time, not of the file. */
 static ssize_t load(weir_file *file, size_t bytes_max, char **block)
 {
-	struct weir__worker *self = weir__worker_self();
-	int64_t size = weir_file_size(file);
+	struct stat found;
+	int err = weir_file_stat(file, &found);
 
-	if (size < 0)
-		return size;
-	if ((uint64_t)size > bytes_max)
+	if (err < 0)
+		return err;
+	if (S_ISDIR(found.st_mode)) /* whose size says nothing */
+		return -EISDIR;
+	if ((uint64_t)found.st_size > bytes_max)
 		return -EFBIG;
-	/* a byte more than it has: so one short read finds the end */
-	ssize_t len =
-		read_to_end(file, size ? (size_t)size + 1 : LOAD_BYTES_FIRST, bytes_max, block);
-	int err = len < 0 ? 0 : weir__interrupted(self, self->current);
-	return err < 0 ? err : len;
+	/* a byte more than it has: so what comes at once is short of it */
+	return read_to_end(file, found.st_size ? (size_t)found.st_size + 1 : LOAD_BYTES_FIRST,
+			   bytes_max, block);
 }
 
 int weir_file_load(const char *path, size_t bytes_max, char **ret, size_t *ret_len)
