@@ -119,7 +119,7 @@ static void break_reads(struct weir_sim_op *op, void *arg)
 	if (strcmp(op->name, "read") != 0)
 		return;
 	op->bytes_max = 1000;
-	if (op->nth == *broken)
+	if (op->nth >= *broken)
 		op->error = -EIO;
 }
 
