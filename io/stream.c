@@ -8,17 +8,21 @@
  * The hard idea: standard input is not ours. It is shared with the shell and with siblings, to whom
  * O_NONBLOCK would be a surprise, so a pipe or a terminal is opened once more, by its name under
  * /proc, which gives a descriptor with flags of its own. Where that is refused (another user's
- * terminal) each attempt comes after a poll and asks not to wait, as far as the kernel can.
+ * terminal), or would be another device, each attempt comes after a poll and asks not to wait, as
+ * far as the kernel can.
  */
 #include "io/stream.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/major.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/sysmacros.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -28,6 +32,7 @@
 enum kind {
 	KIND_PIPE,   /* a descriptor of our own that does not block: a pipe, a terminal */
 	KIND_SHARED, /* one that blocks, and others use */
+	KIND_DEVICE, /* the same, of a character device */
 	KIND_SOCKET,
 	KIND_FILE, /* always ready, as far as poll(2) knows */
 };
@@ -103,14 +108,21 @@ static ssize_t read_shared(int fd, void *ret, size_t cap)
 	return n < 0 ? -errno : n;
 }
 
-/* A pipe that poll(2) calls writable has room for PIPE_BUF bytes. */
-static ssize_t write_shared(int fd, const void *data, size_t len)
+/* What poll(2) calls writable has room for so many bytes: a pipe, and a terminal's other side. */
+enum { DEVICE_BYTES = 256 };
+
+static ssize_t write_shared(int fd, const void *data, size_t len, size_t room)
 {
 	ssize_t n = write_unsignalled(fd, data, len, RWF_NOWAIT);
 
 	if (n == -EOPNOTSUPP)
-		n = write_unsignalled(fd, data, len < PIPE_BUF ? len : PIPE_BUF, 0);
+		n = write_unsignalled(fd, data, len < room ? len : room, 0);
 	return n;
+}
+
+static bool is_shared(const weir_stream *stream)
+{
+	return stream->kind == KIND_SHARED || stream->kind == KIND_DEVICE;
 }
 
 static ssize_t try_read(const weir_stream *stream, void *ret, size_t cap)
@@ -119,7 +131,7 @@ static ssize_t try_read(const weir_stream *stream, void *ret, size_t cap)
 
 	if (stream->kind == KIND_PIPE)
 		return stream->io->pipes->read(stream->io, fd, ret, cap);
-	if (stream->kind == KIND_SHARED)
+	if (is_shared(stream))
 		return read_shared(fd, ret, cap);
 	ssize_t n = recv(fd, ret, cap, MSG_DONTWAIT);
 	return n < 0 ? -errno : n;
@@ -131,8 +143,9 @@ static ssize_t try_write(const weir_stream *stream, const void *data, size_t len
 
 	if (stream->kind == KIND_PIPE)
 		return stream->io->pipes->write(stream->io, fd, data, len);
-	if (stream->kind == KIND_SHARED)
-		return write_shared(fd, data, len);
+	if (is_shared(stream))
+		return write_shared(fd, data, len,
+				    stream->kind == KIND_DEVICE ? DEVICE_BYTES : PIPE_BUF);
 	ssize_t n = send(fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL);
 	return n < 0 ? -errno : n;
 }
@@ -188,7 +201,7 @@ static ssize_t move(struct weir__worker *self, const weir_stream *stream, enum w
 
 static ssize_t read_some(struct weir__worker *self, weir_stream *stream, void *ret, size_t cap)
 {
-	bool waits = stream->waits_first || stream->kind == KIND_SHARED;
+	bool waits = stream->waits_first || is_shared(stream);
 
 	if (stream->kind == KIND_FILE)
 		return move(self, stream, WEIR__OP_FILE_READ, ret, cap);
@@ -225,7 +238,7 @@ ssize_t weir_stream_read(weir_stream *stream, void *ret, size_t cap)
 static ssize_t write_all(struct weir__worker *self, weir_stream *stream, const char *data,
 			 size_t len)
 {
-	bool waits = stream->kind == KIND_SHARED;
+	bool waits = is_shared(stream);
 	size_t written = 0;
 	ssize_t n = 0;
 
@@ -242,7 +255,7 @@ static ssize_t write_all(struct weir__worker *self, weir_stream *stream, const c
 			written += (size_t)n;
 			weir__budget_spend(self);
 		}
-		waits = n == -EAGAIN || stream->kind == KIND_SHARED;
+		waits = n == -EAGAIN || is_shared(stream);
 		if (n == -EAGAIN || n == -EINTR)
 			n = 0;
 	}
@@ -325,11 +338,26 @@ static int open_again(int fd)
 	return own < 0 ? -errno : own;
 }
 
+/*
+ * Each open of /dev/ptmx or /dev/net/tun is a terminal or a network of its own. A terminal's own
+ * name, and the devices of the system (/dev/null, /dev/zero), stand for the same every time.
+ */
+static bool is_same_again(int fd, const struct stat *st)
+{
+	unsigned number;
+
+	if (S_ISFIFO(st->st_mode) || major(st->st_rdev) == MEM_MAJOR)
+		return true;
+	return isatty(fd) && ioctl(fd, TIOCGPTN, &number) < 0; /* that is of /dev/ptmx */
+}
+
 static enum kind kind_of(mode_t mode)
 {
+	if (S_ISCHR(mode))
+		return KIND_DEVICE;
 	if (S_ISSOCK(mode))
 		return KIND_SOCKET;
-	return S_ISFIFO(mode) || S_ISCHR(mode) ? KIND_SHARED : KIND_FILE;
+	return S_ISFIFO(mode) ? KIND_SHARED : KIND_FILE;
 }
 
 int weir_stream_from(weir_stream **ret, int fd)
@@ -343,7 +371,7 @@ int weir_stream_from(weir_stream **ret, int fd)
 	if (fstat(fd, &st) < 0)
 		return -errno;
 	enum kind kind = kind_of(st.st_mode);
-	if (kind == KIND_SHARED)
+	if ((kind == KIND_SHARED || kind == KIND_DEVICE) && is_same_again(fd, &st))
 		own = open_again(fd);
 	if (own >= 0)
 		kind = KIND_PIPE;

@@ -225,6 +225,67 @@ START_TEST(a_file_as_standard_input_goes_on_where_it_stands)
 }
 END_TEST
 
+/* ---- The other side of a terminal ----------------------------------------------------------- */
+
+/* Opened once more it would be another terminal's. */
+static int drive_a_terminal(void *arg)
+{
+	const struct outside *it = arg;
+	weir_auto_stream master = NULL;
+	char text[16];
+	WEIR_SCOPE(patience, 10 * WEIR_SEC);
+
+	TRY(weir_stream_from(&master, it->fd));
+	{
+		WEIR_SCOPE(silence, 2 * WEIR_MS);
+		expect(weir_stream_read(master, text, sizeof text) == -ETIME);
+	}
+	expect(write(it->other, "hello", 5) == 5);
+	expect(weir_stream_read(master, text, sizeof text) == 5 && memcmp(text, "hello", 5) == 0);
+	expect(weir_stream_write(master, "yes\n", 4) == 4);
+	expect(read(it->other, text, sizeof text) == 4 && memcmp(text, "yes\n", 4) == 0);
+	(void)fill_up(master); /* nobody reads: the worker goes on all the same */
+	return (fcntl(it->fd, F_GETFL) & O_NONBLOCK) == 0 ? 0 : -EIO;
+}
+
+START_TEST(a_terminal_is_driven_from_its_other_side)
+{
+	int master = posix_openpt(O_RDWR | O_NOCTTY);
+	struct termios raw;
+
+	ck_assert_int_ge(master, 0);
+	ck_assert_int_eq(grantpt(master) | unlockpt(master), 0);
+	int fd = open(ptsname(master), O_RDWR | O_NOCTTY);
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_eq(tcgetattr(fd, &raw), 0);
+	cfmakeraw(&raw);
+	ck_assert_int_eq(tcsetattr(fd, TCSANOW, &raw), 0);
+	run_on(1, drive_a_terminal, (&(struct outside){ master, fd }));
+	close(fd);
+	close(master);
+}
+END_TEST
+
+/* What has no place and is no terminal is opened again where all of its kind are the same. */
+static int read_nothing(void *arg)
+{
+	weir_auto_stream in = NULL;
+	char byte;
+
+	TRY(weir_stream_from(&in, *(int *)arg));
+	return (int)weir_stream_read(in, &byte, 1);
+}
+
+START_TEST(a_daemon_s_standard_input_is_at_its_end)
+{
+	int fd = open("/dev/null", O_RDWR);
+
+	ck_assert_int_ge(fd, 0);
+	run_on(1, read_nothing, &fd);
+	close(fd);
+}
+END_TEST
+
 /* ---- FIFOs ---------------------------------------------------------------------------------- */
 
 static int read_one_kept(void *arg)
@@ -282,6 +343,8 @@ Suite *io_stream_suite(void)
 	tcase_add_test(outside, a_socket_as_standard_input_is_a_stream_too);
 	tcase_add_test(outside, a_reader_and_a_writer_wait_on_one_socket);
 	tcase_add_test(outside, a_terminal_is_read_and_written_at_once);
+	tcase_add_test(outside, a_terminal_is_driven_from_its_other_side);
+	tcase_add_test(outside, a_daemon_s_standard_input_is_at_its_end);
 	tcase_add_test(outside, a_file_as_standard_input_goes_on_where_it_stands);
 	tcase_add_test(outside, a_fifo_s_reader_waits_for_a_writer);
 	suite_add_tcase(suite, outside);
