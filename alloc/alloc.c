@@ -58,6 +58,14 @@ size_t weir_usable_size(const void *block)
 	return bytes;
 }
 
+/* At level 2 and above no more may be used than was asked for: nothing, maybe. */
+static bool is_empty_block(const void *block)
+{
+	const struct weir__home *owner = weir__config.debug < 2 ? NULL : weir__home_of(block);
+	return owner != NULL && weir__span_pool(owner, block) != 0 &&
+	       weir__check_is_out(owner, block);
+}
+
 /*
  * Whether `size` bytes are at home in a block of `usable`: not more, and not so few that half is
  * wasted.
@@ -72,7 +80,7 @@ void *weir_realloc(void *block, size_t size)
 	if (block == NULL)
 		return weir_alloc(size);
 	size_t usable = weir_usable_size(block);
-	if (usable == 0) {
+	if (usable == 0 && !is_empty_block(block)) {
 		weir__report("not a block", block);
 		return NULL;
 	}

@@ -378,7 +378,8 @@ typedef struct weir_pool {
 
 /*
  * Called by the compactor when it has copied an object to a place in a fuller span: makes every
- * reference point to `to` and returns true, or returns false when the object must stay.
+ * reference point to `to` and returns true, or returns false when the object must stay. It runs
+ * where reclaimers do (see weir_reclaimer_add_with()), may allocate, and may put other objects.
  */
 typedef bool (*weir_move_fn)(void *from, void *to, void *arg);
 
@@ -536,7 +537,7 @@ WEIR_API void weir_reclaimer_del(weir_reclaimer *reclaimer);
  * call. A thread that is no worker does the same for the heap it has of its own
  * (weir_thread_attach()); without one it trims what it shares with others, but moves nothing and
  * asks nobody. Returns the bytes given back to the OS before it returned; 0 below MEDIUM, and from
- * inside a reclaimer.
+ * inside a reclaimer or a move().
  */
 WEIR_API size_t weir_mem_compact(size_t want, enum weir_mem_level level);
 

@@ -116,7 +116,9 @@ void weir__cache_fold(struct weir__home *home, uint32_t index)
 	struct weir__cache *cache = &home->heap.cache[index];
 	struct weir__bin *bin = &home->bins[index];
 	if (home->mode == 0) {
-		int64_t most = (int64_t)bin->out - (cache->low - cache->slots);
+		/* above the head it waits for a request to guard (guard.c) and has measured none */
+		void **low = cache->low < cache->head ? cache->low : cache->head;
+		int64_t most = (int64_t)bin->out - (low - cache->slots);
 		int64_t least = (int64_t)bin->out - (cache->high - cache->slots);
 		if (most > bin->demand.use_max)
 			bin->demand.use_max = most;
@@ -189,6 +191,8 @@ void weir__cache_close(struct weir__home *home, uint32_t index)
 	WEIR__SET(cache->head, NULL);
 	WEIR__SET(cache->cap, 0);
 	cache->low = cache->high = NULL;
+	if (home->guard_index == index) /* another one that is in use has to be guarded */
+		home->guard_index = 0;
 	if (bin->spans == 0) {
 		if (weir__pools[index].state == WEIR__POOL_DEAD) { /* not the next one's */
 			WEIR__SET(bin->peak, 0);
@@ -196,7 +200,8 @@ void weir__cache_close(struct weir__home *home, uint32_t index)
 		}
 		cache->valid = 0;
 		bin->open = false;
-		atomic_fetch_sub_explicit(&weir__pools[index].heaps, 1, memory_order_relaxed);
+		/* release: who gives the index to another pool comes after all of this */
+		atomic_fetch_sub_explicit(&weir__pools[index].heaps, 1, memory_order_release);
 	}
 }
 
@@ -315,11 +320,18 @@ static bool give_up_caches(struct weir__home *home)
 	return true;
 }
 
+static __attribute__((noinline)) void turn_amid_a_request(struct weir__home *home)
+{
+	home->amid = true;
+	weir__heap_turn(weir__os_now());
+	home->amid = false;
+}
+
 void *weir__home_get(struct weir__home *home, uint32_t index)
 {
 	weir__home_sync_mode(home);
 	if (home->turns_itself && ++home->misses_seen % MISSES_PER_TURN == 0)
-		weir__heap_turn(weir__os_now());
+		turn_amid_a_request(home);
 	if (home->heap.cache[index].cap == 0)
 		cache_open(home, index);
 	if (weir__fault())

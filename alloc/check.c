@@ -82,6 +82,11 @@ void weir__check_alloc(void *block, size_t size, void *site)
 	}
 }
 
+bool weir__check_is_out(const struct weir__home *home, const void *block)
+{
+	return home->notes != NULL && note_of(home, block)->size != 0;
+}
+
 size_t weir__check_size(const struct weir__home *home, const void *block)
 {
 	uint32_t size = home->notes == NULL ? 0 : note_of(home, block)->size;

@@ -11,7 +11,8 @@
  * Each worker does this to its own heap, in its turn, on its scheduler's stack. Reclaimers are
  * other people's code and are treated so: one runs at a time, what it frees is measured and not
  * believed, an allocation inside it fails, a call of weir_mem_compact() inside it does nothing, one
- * that frees nothing is asked less and less, and one that takes too long is counted.
+ * that frees nothing is asked less and less, and one that takes too long is counted. A move() of a
+ * pool is contained in the same way, except that it may allocate, and put objects of its pool.
  */
 #include <errno.h>
 #include <stdatomic.h>
@@ -45,7 +46,7 @@ struct order {
 
 static pthread_mutex_t reclaim_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct weir_reclaimer reclaimers[RECLAIMERS_MAX];
-static __thread bool reclaiming;
+static __thread bool reclaiming, moving;
 
 _Atomic uint64_t weir__compact_event;
 static _Atomic uint32_t compact_level; /* what the event asks for, like the next */
@@ -58,14 +59,17 @@ static void count(_Atomic uint64_t *counter, uint64_t n)
 	atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
 }
 
+/* A reclaimer may fork: then this thread has the lock already, and so has the child's. */
 void weir__reclaim_lock(void)
 {
-	pthread_mutex_lock(&reclaim_lock);
+	if (!reclaiming)
+		pthread_mutex_lock(&reclaim_lock);
 }
 
 void weir__reclaim_unlock(void)
 {
-	pthread_mutex_unlock(&reclaim_lock);
+	if (!reclaiming)
+		pthread_mutex_unlock(&reclaim_lock);
 }
 
 /* ---- Reclaimers ----------------------------------------------------------------------------- */
@@ -200,11 +204,32 @@ static void run_reclaimers(struct weir__home *home, const struct order *order)
 
 /* ---- Movable objects ------------------------------------------------------------------------ */
 
+/* What move() has put meanwhile is in its span again, and no longer taken for an object in use. */
+static void move_one(struct weir__home *home, uint32_t index, void *from, void *to)
+{
+	const struct weir__pool *pool = &weir__pools[index];
+	weir__watch_alloc(to, pool->object_bytes, pool->object_bytes);
+	memcpy(to, from, pool->object_bytes);
+	moving = true;
+	bool moved = pool->move(from, to, pool->move_arg);
+	moving = false;
+	if (weir__cache_count(&home->heap.cache[index]) > 0)
+		weir__cache_flush(home, index, UINT32_MAX);
+	if (weir__config.debug > 0)
+		weir__check_move(home, from, to, moved);
+	void *gone = moved ? from : to;
+	weir__watch_free(gone, pool->object_bytes);
+	if (weir__span_pool(home, gone) != index || !weir__span_give(home, gone))
+		weir__report("freed twice", gone);
+	count(&weir__compact_counts.moved, moved);
+}
+
 /* Moves what may be moved to fuller spans. Returns false when those have no room left. */
 static bool move_out(struct weir__home *home, uint32_t index, struct weir__span *span)
 {
-	const struct weir__pool *pool = &weir__pools[index];
-	for (uint32_t object = 0; object < span->objects; object++) {
+	for (uint32_t object = 0; weir__span_is_of(home, span, index); object++) {
+		if (object == span->objects)
+			break;
 		void *from = weir__span_used(home, span, object);
 		if (from == NULL || weir__remote_is_returning(from) ||
 		    (weir__config.debug > 0 && weir__check_size(home, from) == 0))
@@ -212,27 +237,21 @@ static bool move_out(struct weir__home *home, uint32_t index, struct weir__span 
 		void *to = weir__span_take_elsewhere(home, index, span);
 		if (to == NULL)
 			return false;
-		weir__watch_alloc(to, pool->object_bytes, pool->object_bytes);
-		memcpy(to, from, pool->object_bytes);
-		bool moved = pool->move(from, to, pool->move_arg);
-		bool last = moved && span->free + 1 == span->objects;
-		if (weir__config.debug > 0)
-			weir__check_move(home, from, to, moved);
-		weir__watch_free(moved ? from : to, pool->object_bytes);
-		weir__span_give(home, moved ? from : to);
-		count(&weir__compact_counts.moved, moved);
-		if (last) /* the span is no more */
-			break;
+		move_one(home, index, from, to);
 	}
 	return true;
 }
 
-/* Sparse spans of a movable pool, one after the other, while fuller ones can take their objects. */
+/*
+ * Sparse spans of a movable pool, each once and the emptiest first, while fuller ones can take
+ * their objects.
+ */
 static void compact_pool(struct weir__home *home, uint32_t index)
 {
+	struct weir__sparsest last = { UINT32_MAX, 0 };
 	bool room = weir__pools[index].move != NULL;
-	for (uint32_t left = home->bins[index].spans; room && left > 1; left--) {
-		struct weir__span *span = weir__span_sparsest(home, index);
+	while (room && home->bins[index].spans > 1) {
+		struct weir__span *span = weir__span_sparsest(home, index, &last);
 		room = span != NULL && move_out(home, index, span);
 	}
 }
@@ -253,7 +272,7 @@ static void shrink_cache(struct weir__home *home, uint32_t index, uint32_t level
 static void run_stage(struct weir__home *home, const struct order *order)
 {
 	/* other people's code runs on its own worker only, and never under the heaps lock */
-	bool ask_others = order->level >= WEIR_MEM_HIGH && home == weir__home_self();
+	bool ask_others = order->level >= WEIR_MEM_HIGH && home == weir__home_self() && !home->amid;
 	if (ask_others)
 		run_reclaimers(home, order);
 	weir__compact_home(home, order->level);
@@ -323,7 +342,7 @@ static bool stage_of_lent(struct weir__home *home, void *level)
 size_t weir_mem_compact(size_t want, enum weir_mem_level level)
 {
 	struct order order = { .level = level, .want = want, .by_hand = true };
-	if (reclaiming || level < WEIR_MEM_MEDIUM || level > WEIR_MEM_CRITICAL)
+	if (reclaiming || moving || level < WEIR_MEM_MEDIUM || level > WEIR_MEM_CRITICAL)
 		return 0;
 	uint64_t before = atomic_load(&weir__os_counts.purged_bytes);
 	struct weir__home *home = weir__home_self();

@@ -188,9 +188,19 @@ static void after_fork(void)
 	weir__reclaim_unlock();
 }
 
+/* What wakes the other threads is a descriptor of the parent's; here it may be any file by then. */
+static void after_fork_there(void)
+{
+	uint32_t count = atomic_load_explicit(&weir__home_count, memory_order_relaxed);
+	for (uint32_t i = 0; i < count; i++)
+		weir__homes[i]->wake = NULL;
+	weir__look_forget();
+	after_fork();
+}
+
 __attribute__((constructor)) static void guard_fork(void)
 {
-	(void)pthread_atfork(before_fork, after_fork, after_fork);
+	(void)pthread_atfork(before_fork, after_fork, after_fork_there);
 }
 
 /* ---- Attach and detach ---------------------------------------------------------------------- */

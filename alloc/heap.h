@@ -227,6 +227,7 @@ struct weir__home {
 	uint32_t guard_random;
 	bool rests;	       /* the worker has found nothing to do for an epoch */
 	bool reclaiming;       /* a reclaimer runs: allocations fail */
+	bool amid;	       /* a request's turn: its caller may hold locks */
 	int64_t stage_ns;      /* when the stage of the level is due again */
 	uint64_t compact_seen; /* calls of weir_mem_compact() it has answered */
 	int64_t moved_ns;      /* when budget last changed hands */
@@ -371,8 +372,21 @@ void weir__runs_purge_all(struct weir__home *home);
 /* The pool of the live span that `block` is an object of; 0: it is not the start of an object. */
 uint32_t weir__span_pool(const struct weir__home *home, const void *block);
 
-/* Of the spans that are less than a quarter full, the emptiest; NULL: none. */
-struct weir__span *weir__span_sparsest(const struct weir__home *home, uint32_t index);
+/* The span that weir__span_sparsest() gave last: how many free objects it had, and its address. */
+struct weir__sparsest {
+	uint32_t free;
+	uint32_t unit;
+};
+
+/*
+ * Of the spans that are less than a quarter full, the emptiest of those that come after *last;
+ * NULL: none. Begins with { UINT32_MAX, 0 }.
+ */
+struct weir__span *weir__span_sparsest(const struct weir__home *home, uint32_t index,
+				       struct weir__sparsest *last);
+
+/* Whether a span of the pool begins there, now that others may have ended. */
+bool weir__span_is_of(const struct weir__home *home, const struct weir__span *span, uint32_t index);
 
 /* The span's n-th object when it is not in the span; NULL when it is. */
 void *weir__span_used(const struct weir__home *home, struct weir__span *span, uint32_t object);
@@ -589,6 +603,8 @@ uint32_t weir__level_next(uint32_t level, unsigned permille, int64_t since_chang
 
 /* Looks at the sources when it is time; one thread of all does. */
 void weir__pressure_turn(int64_t now_ns);
+/* In the child of a fork: whoever was looking is not there. */
+void weir__look_forget(void);
 
 /* Of the whole process, as the kernel counts; 0: not known. */
 uint64_t weir__resident_bytes(void);
@@ -775,6 +791,8 @@ size_t weir__notes_bytes(size_t units);
 size_t weir__check_room(size_t size);
 
 void weir__check_alloc(void *block, size_t size, void *site);
+
+bool weir__check_is_out(const struct weir__home *home, const void *block);
 
 /* The size asked for; 0: not known, or not out. */
 size_t weir__check_size(const struct weir__home *home, const void *block);

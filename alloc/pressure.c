@@ -370,6 +370,12 @@ void weir__pressure_turn(int64_t now_ns)
 	atomic_store_explicit(&look_ns, now_ns + LOOK_NS, memory_order_release);
 }
 
+void weir__look_forget(void)
+{
+	if (atomic_load_explicit(&look_ns, memory_order_relaxed) == INT64_MAX)
+		atomic_store_explicit(&look_ns, 0, memory_order_relaxed);
+}
+
 void weir__stalls_happen(int64_t now_ns)
 {
 	atomic_fetch_add_explicit(&weir__stalls, 1, memory_order_relaxed);

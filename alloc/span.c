@@ -631,13 +631,32 @@ uint32_t weir__span_pool(const struct weir__home *home, const void *block)
 
 /* ---- For compaction ------------------------------------------------------------------------- */
 
-struct weir__span *weir__span_sparsest(const struct weir__home *home, uint32_t index)
+/* Emptier ones come first, and of those that are equally empty the lower one. */
+static bool comes_before(uint32_t free, uint32_t unit, const struct weir__sparsest *other)
 {
-	struct weir__span *best = NULL;
-	for (struct weir__span *s = home->bins[index].partial[0]; s != NULL; s = s->next)
-		if (best == NULL || s->free > best->free)
-			best = s;
-	return best;
+	return free > other->free || (free == other->free && unit < other->unit);
+}
+
+struct weir__span *weir__span_sparsest(const struct weir__home *home, uint32_t index,
+				       struct weir__sparsest *last)
+{
+	struct weir__sparsest best = { 0, UINT32_MAX };
+	for (struct weir__span *s = home->bins[index].partial[0]; s != NULL; s = s->next) {
+		uint32_t unit = unit_of(home, s);
+		bool was_there = !comes_before(last->free, last->unit,
+					       &(struct weir__sparsest){ s->free, unit });
+		if (!was_there && comes_before(s->free, unit, &best))
+			best = (struct weir__sparsest){ s->free, unit };
+	}
+	*last = best;
+	return best.unit == UINT32_MAX ? NULL : &home->spans[best.unit];
+}
+
+bool weir__span_is_of(const struct weir__home *home, const struct weir__span *span, uint32_t index)
+{
+	const struct weir__unit *unit = weir__unit_at(home, unit_of(home, span));
+	return weir__unit_pool(unit) == index &&
+	       weir__span_first(home, unit_of(home, span)) == unit_of(home, span);
 }
 
 void *weir__span_used(const struct weir__home *home, struct weir__span *span, uint32_t object)

@@ -83,6 +83,24 @@ START_TEST(the_largest_blocks_are_whole_at_each_level)
 }
 END_TEST
 
+START_TEST(a_block_of_no_bytes_can_grow)
+{
+	attach_at((uint32_t)_i);
+	char *block = weir_realloc(weir_alloc(0), 100);
+	ck_assert_ptr_nonnull(block);
+	memset(block, 1, 100);
+	block = weir_realloc(block, 0);
+	ck_assert_ptr_nonnull(block);
+	block = weir_realloc(block, 200);
+	ck_assert_ptr_nonnull(block);
+	weir_free(block);
+	ck_assert_uint_eq(weir__reports, 0);
+	ck_assert_uint_eq(weir_mem_leaks(-1), 0);
+	ck_assert_ptr_null(weir_realloc(block + 16, 10));
+	ck_assert_uint_eq(weir__reports, 1);
+}
+END_TEST
+
 START_TEST(a_size_that_cannot_be_is_caught)
 {
 	attach_at(1);
@@ -248,6 +266,7 @@ Suite *alloc_debug_suite(void)
 	tcase_add_loop_test(levels, correct_programs_are_not_accused, 1, 4);
 	tcase_add_loop_test(levels, the_largest_blocks_are_whole_at_each_level, 1, 4);
 	tcase_add_test(levels, a_block_freed_twice_is_caught_whatever_lies_between);
+	tcase_add_loop_test(levels, a_block_of_no_bytes_can_grow, 1, 4);
 	tcase_add_test(levels, a_size_that_cannot_be_is_caught);
 	if (!WEIR__ASAN) { /* which catches them first, and ends the program */
 		tcase_add_test(levels, a_byte_written_past_the_end_is_caught);

@@ -175,6 +175,45 @@ START_TEST(what_a_free_can_see_is_reported)
 }
 END_TEST
 
+/* The mark that sends the next request to a slot is not one of demand's. */
+START_TEST(waiting_for_a_request_to_guard_is_no_demand)
+{
+	struct weir_pool_stats pool;
+	void *block[3];
+	attach(1);
+	for (int round = 0; round < 10; round++) {
+		for (int i = 0; i < 3; i++)
+			block[i] = weir_alloc(1000);
+		for (int i = 0; i < 3; i++)
+			weir_free(block[i]);
+		weir__heap_turn(now += 100 * WEIR__MS);
+		ck_assert_uint_ne(weir__home_self()->guard_index, 0);
+		weir__heap_turn(now += 100 * WEIR__MS); /* no request has come */
+	}
+	ck_assert(weir__heap_pool_stats(0, weir_size_class(1000) + 1, &pool));
+	ck_assert_uint_le(pool.peak, 8); /* rounded by a mark or two */
+	ck_assert_uint_le(pool.demand, 8);
+	ck_assert_uint_le(pool.capacity, 8);
+}
+END_TEST
+
+/* The pool that was chosen has no cache any more, and may never have one again. */
+START_TEST(sampling_goes_on_when_a_chosen_pool_is_out_of_use)
+{
+	attach(1);
+	weir_free(weir_alloc(1000));
+	weir__heap_turn(now += 100 * WEIR__MS);
+	ck_assert_uint_ne(weir__home_self()->guard_index, 0);
+	if (_i == 0) {
+		(void)weir_mem_compact(SIZE_MAX, WEIR_MEM_CRITICAL);
+	} else {
+		weir__heap_detach();
+		ck_assert_int_eq(weir__heap_attach(), 0);
+	}
+	weir_free(guarded_block(100));
+}
+END_TEST
+
 /* ---- What faults ---------------------------------------------------------------------------- */
 
 enum misuse { READ_AFTER_FREE, WRITE_AFTER_FREE, READ_PAST_END, WRITE_PAST_END, MISUSES };
@@ -262,6 +301,8 @@ Suite *alloc_guard_suite(void)
 	tcase_add_test(sampling, more_blocks_than_slots_are_no_trouble);
 	tcase_add_test(sampling, objects_of_typed_pools_are_guarded_too);
 	tcase_add_test(sampling, what_a_free_can_see_is_reported);
+	tcase_add_test(sampling, waiting_for_a_request_to_guard_is_no_demand);
+	tcase_add_loop_test(sampling, sampling_goes_on_when_a_chosen_pool_is_out_of_use, 0, 2);
 	suite_add_tcase(s, sampling);
 	TCase *faults = tcase_create("faults");
 	tcase_set_tags(faults, "real"); /* it samples by epochs, and a simulated heap has none */
