@@ -59,9 +59,13 @@ static int await(weir_conn *conn, unsigned events)
 
 	if (conn->is_closing) /* its closer waits for this task no longer */
 		return -ECANCELED;
+	/* in a shield before, or as it was woken from the last wait: nobody interrupts it again */
+	int res = weir__interrupted(conn->worker, conn->worker->current);
+	if (res < 0)
+		return res;
 	weir__op_init(&op, WEIR__OP_POLL, &conn->handle);
 	op.len = events;
-	int res = weir__conn_run(conn, &op);
+	res = weir__conn_run(conn, &op);
 	if (res >= 0 && conn->is_closing)
 		return -ECANCELED;
 	return res < 0 ? res : 0;

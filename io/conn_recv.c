@@ -279,19 +279,25 @@ ssize_t weir_recv(weir_conn *conn, weir_buf *ret)
 	return await_arrival(self, conn, ret);
 }
 
-/* Makes conn->front hold unread bytes. Positive, 0 at the end of the stream, or -errno. */
+/*
+ * Makes conn->front hold unread bytes. Positive, 0 at the end of the stream, or -errno. Between our
+ * wake-up and now another reader may have taken what had come: then we wait for the next.
+ */
 static ssize_t fill_front(struct weir__worker *self, weir_conn *conn)
 {
-	int err = take_turns(self, conn);
+	ssize_t n = take_turns(self, conn);
 
-	if (err < 0)
-		return err;
-	if (conn->front.block) {
+	if (n == 0 && conn->front.block) {
 		self->budget--;
 		return 1;
 	}
-	ssize_t n = next_lease(self, conn, &conn->front);
-	conn->is_drained = false;
+	while (n == 0) {
+		n = next_lease(self, conn, &conn->front);
+		conn->is_drained = false;
+		if (n <= 0 || conn->front.block)
+			return n;
+		n = weir__interrupted(self, self->current);
+	}
 	return n;
 }
 
@@ -311,9 +317,7 @@ ssize_t weir__conn_recv_most(weir_conn *conn, weir_buf *ret, size_t most)
 
 	if (n < 0)
 		return n;
-	do /* another reader may have been faster */
-		n = fill_front(self, conn);
-	while (n > 0 && !conn->front.block);
+	n = fill_front(self, conn);
 	if (n <= 0)
 		return n;
 	weir_buf_share_view(&conn->front, ret);

@@ -97,10 +97,12 @@ int weir__conn_may_send(struct weir__worker *self, weir_conn *conn)
 {
 	int err = weir__conn_may_park(conn, self);
 
-	if (err == 0 && conn->send_state != WEIR__SEND_IDLE) {
+	/* again: who ran between our wake-up and now may have sent, or cancelled us */
+	while (err == 0 && conn->send_state != WEIR__SEND_IDLE) {
 		err = await_sent(self, conn, INT64_MAX);
-		if (err == 0 && conn->is_closing)
-			err = -ECANCELED;
+		if (err == 0)
+			err = conn->is_closing ? -ECANCELED
+					       : weir__interrupted(self, self->current);
 	}
 	return err;
 }

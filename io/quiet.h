@@ -55,10 +55,14 @@ static inline void weir__quiet_send(struct weir__quiet *quiet, struct weir__op *
 	weir__send_fill(op, sqe, IOSQE_CQE_SKIP_SUCCESS, MSG_DONTWAIT);
 }
 
-/* A loud send of a connection is over: when enough of them are, the next may be quiet. */
+/*
+ * A loud send of a connection is over: when enough of them are, the next may be quiet. Not after
+ * one that has ended short: its rest is sent while completions are reaped, at the end of which all
+ * quiet sends are over.
+ */
 static inline void weir__quiet_calm(struct weir__op *op)
 {
-	if (op->loud > 0)
+	if (op->loud > 0 && op->res == (int)op->len)
 		op->may_be_quiet = --op->loud == 0;
 }
 

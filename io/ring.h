@@ -143,6 +143,8 @@ void weir__ring_close_handle(struct weir__io *io, struct weir__handle *handle);
 /* The operation is over, with `res`. */
 void weir__ring_finish(struct weir__ring *ring, struct weir__op *op, int res);
 void weir__ring_free_slot(struct weir__ring *ring, struct weir__op *op);
+/* It is in one of the queues, and is no more. */
+void weir__ring_stop_waiting(struct weir__ring *ring, struct weir__op *op);
 
 /*
  * A datagram by a call of its own: whether it is over, with op->res (and, received, op->block).
@@ -175,6 +177,8 @@ static inline void weir__ring_end(struct weir__ring *ring, struct weir__op *op)
 {
 	struct weir__slot *slot = weir__ring_slot_of(ring, op);
 
+	if (__builtin_expect(op->is_waiting, 0)) /* to be cancelled */
+		weir__ring_stop_waiting(ring, op);
 	slot->tag += (uint64_t)1 << WEIR__GENERATION_SHIFT;
 	op->tag = slot->tag;
 	if (op->is_kept) {

@@ -314,7 +314,7 @@ void weir__ring_finish(struct weir__ring *ring, struct weir__op *op, int res)
 	op->done(op);
 }
 
-static void forget_waiting(struct weir__ring *ring, struct weir__op *op)
+void weir__ring_stop_waiting(struct weir__ring *ring, struct weir__op *op)
 {
 	struct weir__op **at = &ring->waiting;
 
@@ -345,7 +345,7 @@ void weir__ring_cancel(struct weir__io *io, struct weir__op *op)
 		return;
 	}
 	if (op->is_waiting) { /* the kernel has never seen it */
-		forget_waiting(ring, op);
+		weir__ring_stop_waiting(ring, op);
 		weir__ring_finish(ring, op, -ECANCELED);
 		return;
 	}

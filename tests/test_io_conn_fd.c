@@ -151,6 +151,31 @@ START_TEST(who_gives_up_has_taken_none)
 }
 END_TEST
 
+/* A slot of the ring's table gets a descriptor first, and the call waits for that in a shield. */
+static int cancel_early(void *arg)
+{
+	struct ends ends = { 0 };
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	open_ends(&ends, UNIX);
+	struct waiting waiting = { .conn = ends.far, .timeout_ns = WEIR_FOREVER };
+	spawn(&scope, wait_for_fd, &waiting);
+	ck_assert_int_eq(weir_yield(), 0);
+	weir_scope_cancel(&scope);
+	(void)weir_scope_wait(&scope);
+	weir_scope_close(&scope);
+	ck_assert_int_eq(waiting.result, -ECANCELED);
+	close_ends(&ends);
+	return 0;
+}
+
+START_TEST(who_is_cancelled_before_it_waits_does_not_wait)
+{
+	run(cancel_early);
+}
+END_TEST
+
 struct stream_of_fds {
 	weir_conn *conn;
 	int fd, count, sent;
@@ -556,6 +581,7 @@ Suite *io_conn_fd_suite(void)
 	tcase_add_loop_test(real, a_descriptor_comes_with_its_byte, 0, 2);
 	tcase_add_test(real, who_waits_gets_it);
 	tcase_add_loop_test(real, who_gives_up_has_taken_none, 0, GIVEN_UP);
+	tcase_add_test(real, who_is_cancelled_before_it_waits_does_not_wait);
 	tcase_add_test(real, none_is_lost_to_deadlines);
 	tcase_add_loop_test(real, sending_can_be_given_up_too, 0, GIVEN_UP);
 	tcase_add_test(real, bytes_are_read_one_way_or_the_other);

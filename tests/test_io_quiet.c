@@ -220,6 +220,53 @@ static int close_on_full(void *arg)
 	return 0;
 }
 
+/* ---- Broken midway --------------------------------------------------------------------------- */
+
+/* Sends that are told of after one that was refused, and one more; and more than a socket takes. */
+enum { LOUD_AND_MORE = 17, MUCH = 1 << 20 };
+
+static ssize_t send_much(weir_conn *conn)
+{
+	weir_auto_buf buf = WEIR_BUF_INIT;
+
+	ck_assert_int_eq(weir_buf_get(&buf, MUCH), 0);
+	memset(buf.data, 'm', MUCH);
+	buf.len = MUCH;
+	return weir_send(conn, &buf);
+}
+
+static void *read_much(void *arg)
+{
+	struct reader *reader = arg;
+	static char got[MUCH];
+
+	for (unsigned i = 0; i < reader->chunks; i++)
+		(void)recv(reader->fd, got, sizeof got, MSG_WAITALL);
+	(void)recv(reader->fd, got, CHUNK, MSG_WAITALL);
+	close(reader->fd);
+	return NULL;
+}
+
+/* The reader leaves in the midst of the last one; the end of that is told once. */
+static int break_off(void *arg)
+{
+	WEIR_SCOPE(patience, PATIENCE_S * WEIR_SEC);
+
+	for (unsigned whole = 0; whole < LOUD_AND_MORE; whole++) {
+		struct reader reader = { .chunks = whole };
+		weir_conn *conn = meet(arg, &reader.fd);
+		ck_assert_int_eq(pthread_create(&reader.thread, NULL, read_much, &reader), 0);
+		for (unsigned i = 0; i <= whole; i++)
+			expect(send_much(conn) == MUCH);
+		int err = weir_shutdown(conn);
+		ck_assert_msg(err == -ECONNRESET || err == -EPIPE, "%u: %s", whole, weir_errname(err));
+		expect(weir_shutdown(conn) == 0);
+		weir_conn_close(conn);
+		pthread_join(reader.thread, NULL);
+	}
+	return 0;
+}
+
 /* ---- More failures at once than there is room for in the completion queue ------------------- */
 
 struct crowd {
@@ -296,6 +343,13 @@ START_TEST(a_refused_send_ends_when_it_was_cancelled)
 }
 END_TEST
 
+START_TEST(a_send_that_breaks_midway_ends_once)
+{
+	setenv("WEIR_MEM_DEBUG", "2", 1); /* a block that is given back twice ends the process */
+	run_with_stranger(break_off);
+}
+END_TEST
+
 START_TEST(no_refusal_is_overlooked_when_the_completion_queue_overflows)
 {
 	setenv("WEIR_SQ_ENTRIES", "32", 1);
@@ -316,6 +370,7 @@ Suite *io_quiet_suite(void)
 	tcase_add_test(tcase, closing_after_a_send_needs_no_other_event);
 	tcase_add_test(tcase, what_a_full_socket_refused_arrives_in_order);
 	tcase_add_test(tcase, a_refused_send_ends_when_it_was_cancelled);
+	tcase_add_test(tcase, a_send_that_breaks_midway_ends_once);
 	tcase_add_test(tcase, no_refusal_is_overlooked_when_the_completion_queue_overflows);
 	suite_add_tcase(suite, tcase);
 	return suite;

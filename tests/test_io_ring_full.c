@@ -225,6 +225,66 @@ static int lose_an_ear(void *arg)
 	return 0;
 }
 
+/* ---- What ends before its cancellation found an entry ---------------------------------------- */
+
+struct late {
+	weir_listener *listener;
+	int result;
+};
+
+/* When it goes on nothing of its operation may be left, which lay on its stack. */
+static int accept_late(void *arg)
+{
+	struct late *late = arg;
+	weir_auto_conn conn = NULL;
+
+	late->result = weir_accept(late->listener, &conn);
+	ck_assert(!own_ring() || !own_ring()->waiting);
+	return 0;
+}
+
+/* A client, and the completion of its accept lies in the queue. */
+static int knock(const weir_listener *listener)
+{
+	struct sockaddr_un name = { .sun_family = AF_UNIX };
+	const char *text = weir_listener_address(listener) + strlen("unix:@");
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	size_t len = strlen(text);
+
+	memcpy(name.sun_path + 1, text, len);
+	ck_assert_int_eq(connect(fd, (struct sockaddr *)&name,
+				 (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + len)),
+			 0);
+	if (own_ring())
+		(void)weir__ring_enter(own_ring(), 0, NULL);
+	return fd;
+}
+
+static int end_before_cancelled(void *arg)
+{
+	struct late late = { .result = 1 };
+	char address[64];
+	WEIR_SCOPE(patience, PATIENCE_S * WEIR_SEC);
+
+	snprintf(address, sizeof address, "unix:@weir-late-%d", (int)getpid());
+	ck_assert_int_eq(weir_listen(&late.listener, address), 0);
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+	ck_assert_int_eq(weir_spawn(&scope, accept_late, &late), 0);
+	ck_assert_int_eq(weir_sleep(WEIR_MS), 0);
+	int fd = knock(late.listener);
+	if (own_ring()) {
+		refusals_then = *(unsigned *)arg;
+		fill_queue(0);
+	}
+	weir_scope_cancel(&scope);
+	ck_assert_int_eq(weir_scope_wait(&scope), -ECANCELED);
+	weir_scope_close(&scope);
+	ck_assert(late.result == 0 || late.result == -ECANCELED);
+	close(fd);
+	weir_listener_close(late.listener);
+	return 0;
+}
+
 /* ---- An entry too late ------------------------------------------------------------------------
  */
 
@@ -274,6 +334,12 @@ START_TEST(a_wake_up_from_outside_is_heard_after_its_poll_found_no_entry)
 }
 END_TEST
 
+START_TEST(what_ends_before_its_cancellation_found_an_entry_leaves_nothing)
+{
+	run_refused(end_before_cancelled, (unsigned)_i);
+}
+END_TEST
+
 START_TEST(a_signal_is_heard_that_comes_when_its_worker_goes_to_sleep)
 {
 	run_refused(hear_a_signal, 0);
@@ -293,6 +359,8 @@ Suite *io_ring_full_suite(void)
 	tcase_add_loop_test(tcase, a_quiet_send_is_cancelled_without_an_entry, 0, REFUSALS_MAX + 1);
 	tcase_add_loop_test(tcase, a_wake_up_from_outside_is_heard_after_its_poll_found_no_entry, 0,
 			    REFUSALS_MAX + 1);
+	tcase_add_loop_test(tcase, what_ends_before_its_cancellation_found_an_entry_leaves_nothing,
+			    0, REFUSALS_MAX + 1);
 	tcase_add_test(tcase, a_signal_is_heard_that_comes_when_its_worker_goes_to_sleep);
 	suite_add_tcase(suite, tcase);
 	return suite;
