@@ -259,7 +259,8 @@ static int break_off(void *arg)
 		for (unsigned i = 0; i <= whole; i++)
 			expect(send_much(conn) == MUCH);
 		int err = weir_shutdown(conn);
-		ck_assert_msg(err == -ECONNRESET || err == -EPIPE, "%u: %s", whole, weir_errname(err));
+		ck_assert_msg(err == -ECONNRESET || err == -EPIPE, "%u: %s", whole,
+			      weir_errname(err));
 		expect(weir_shutdown(conn) == 0);
 		weir_conn_close(conn);
 		pthread_join(reader.thread, NULL);
