@@ -46,7 +46,8 @@ static size_t good_count(size_t item_bytes)
 	if (bytes > BLOCK_BYTES_MAX)
 		bytes = BLOCK_BYTES_MAX;
 	size_t given = weir_class_size(weir_size_class(bytes));
-	return (given - sizeof(struct weir__room_block)) / item_bytes;
+	size_t count = (given - sizeof(struct weir__room_block)) / item_bytes;
+	return count > 0 ? count : 1; /* the largest ones below fit but for the head */
 }
 
 weir_chan *weir__room_new(size_t item_bytes, uint32_t capacity)

@@ -130,6 +130,27 @@ START_TEST(memory_follows_what_is_in_it)
 }
 END_TEST
 
+/* A block holds one at least, also where its size leaves no room for its head. */
+START_TEST(items_as_large_as_a_block_have_room)
+{
+	static unsigned char items[3][17000], got[17000];
+
+	for (size_t bytes = 16300; bytes <= 16400; bytes++) {
+		weir_auto_chan own = weir_chan_new(bytes, 5);
+		size_t before = in_use();
+		for (int i = 0; i < 3; i++) {
+			memset(items[i], (int)bytes + i, bytes);
+			expect(weir_chan_try_send(own, items[i]) == 0);
+			expect(in_use() - before >= (size_t)(i + 1) * bytes);
+		}
+		for (int i = 0; i < 3; i++) {
+			expect(weir_chan_try_recv(own, got) == 0);
+			expect(memcmp(got, items[i], bytes) == 0);
+		}
+	}
+}
+END_TEST
+
 START_TEST(what_is_in_it_goes_with_it)
 {
 	size_t before = in_use();
@@ -577,6 +598,7 @@ Suite *runtime_room_suite(void)
 	tcase_set_tags(rules, "fast");
 	tcase_set_timeout(rules, 20);
 	tcase_add_loop_test(rules, a_new_channel_costs_the_same_whatever_its_capacity, 0, 6);
+	tcase_add_test(rules, items_as_large_as_a_block_have_room);
 	tcase_add_test(rules, what_is_in_it_goes_with_it);
 	tcase_add_test(rules, chance_sends_and_receives_in_order);
 	tcase_add_loop_test(rules, each_refused_growth_is_said_and_loses_nothing, 0, 3);
