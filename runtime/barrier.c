@@ -34,7 +34,12 @@ void weir_barrier_done(struct weir_barrier *barrier)
 	weir__waitq_done(&barrier_of(barrier)->lock, &barrier_of(barrier)->queue);
 }
 
-/* Who leaves while its round goes on has not come. */
+enum { NOT_COME = 1 }; /* the result of who waits, until the round is over or the barrier done */
+
+/*
+ * Who leaves while its round goes on has not come. Whose cancellation came between, when the last
+ * of the round did, was counted, and says so.
+ */
 static void leave_barrier(struct weir__waiter *waiter, struct weir__wakes *wakes)
 {
 	struct barrier *barrier = waiter->object;
@@ -42,6 +47,8 @@ static void leave_barrier(struct weir__waiter *waiter, struct weir__wakes *wakes
 	(void)wakes;
 	if (waiter->count == barrier->round)
 		barrier->arrived--;
+	else
+		waiter->result = 0;
 }
 
 int weir_barrier_wait(struct weir_barrier *public_barrier)
@@ -61,9 +68,11 @@ int weir_barrier_wait(struct weir_barrier *public_barrier)
 		waiter.left = leave_barrier;
 		waiter.object = barrier;
 		waiter.count = barrier->round;
+		waiter.result = NOT_COME;
 		weir__waitq_add(&barrier->lock, &barrier->queue, &waiter);
 		weir__unlock(&barrier->lock);
-		return weir__wait(self, &waiter, &about_barrier);
+		err = weir__wait(self, &waiter, &about_barrier);
+		return waiter.result == 0 ? 0 : err;
 	}
 	barrier->arrived = 0;
 	barrier->round++;

@@ -134,7 +134,8 @@ void weir__mutex_unlock_slow(struct weir_mutex *public_mutex)
 		/* fails for an unlock without a lock */
 		WEIR_ASSERT(__atomic_load_n(&mutex->state, __ATOMIC_RELAXED) == AWAITED);
 		struct weir__waiter *next = weir__waitq_grant(self, &mutex->queue, 0);
-		if (weir__waitq_is_empty(&mutex->queue))
+		bool has_leavers = !weir__waitq_is_empty(&mutex->queue);
+		if (!has_leavers)
 			__atomic_store_n(&mutex->state, HELD, __ATOMIC_RELAXED);
 		weir__unlock(&mutex->lock);
 		if (next) {
@@ -144,6 +145,8 @@ void weir__mutex_unlock_slow(struct weir_mutex *public_mutex)
 		if (__atomic_compare_exchange_n(&mutex->state, &held, FREE, false, __ATOMIC_RELEASE,
 						__ATOMIC_RELAXED))
 			return;
+		if (has_leavers)
+			weir__relax();
 	}
 }
 

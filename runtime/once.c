@@ -68,8 +68,10 @@ int weir_once(struct weir_once *public_once, weir_fn fn, void *arg)
 	struct weir__worker *self = weir__worker_self();
 	struct once *once = of(public_once);
 
-	if (atomic_load_explicit(&once->state, memory_order_acquire) == OVER)
+	if (atomic_load_explicit(&once->state, memory_order_acquire) == OVER) {
+		weir__lock_settle(&once->lock);
 		return 0;
+	}
 	int turn = fn ? weir__may_wait(self) : -EINVAL;
 	if (turn < 0)
 		return turn;

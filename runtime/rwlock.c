@@ -71,7 +71,7 @@ static void admit(struct weir__worker *self, struct rwlock *lock, struct weir__w
 			weir__waiter_take(waiter, 0);
 			weir__wakes_add(wakes, waiter);
 			state += add;
-		} else if (!weir__waiter_drop(waiter)) {
+		} else if (!weir__waiter_drop(waiter, 0)) {
 			break; /* comes here itself when it has left */
 		}
 	}
@@ -96,8 +96,9 @@ static int enter_slow(struct weir__worker *self, struct rwlock *lock, uint32_t a
 	weir__lock(&lock->lock);
 	uint32_t state = atomic_fetch_or_explicit(&lock->state, AWAITED, memory_order_acquire);
 	if (weir__waitq_is_empty(&lock->queue) && admits(state, add)) {
+		/* release: who enters next without the lock has to see what we see */
 		atomic_store_explicit(&lock->state, (state & ~(uint32_t)AWAITED) + add,
-				      memory_order_relaxed);
+				      memory_order_release);
 		weir__unlock(&lock->lock);
 		return 0;
 	}

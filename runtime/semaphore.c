@@ -71,7 +71,7 @@ static void serve(struct weir__worker *self, struct sem *sem, struct weir__wakes
 			state -= waiter->count * UNIT;
 			weir__waiter_take(waiter, 0);
 			weir__wakes_add(wakes, waiter);
-		} else if (!weir__waiter_drop(waiter)) {
+		} else if (!weir__waiter_drop(waiter, 0)) {
 			break; /* comes here itself when it has left */
 		}
 	}

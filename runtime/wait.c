@@ -46,10 +46,11 @@ static bool change_place(struct weir__waiter *waiter, uint8_t to)
 						       memory_order_acq_rel, memory_order_acquire);
 }
 
-bool weir__waiter_drop(struct weir__waiter *waiter)
+bool weir__waiter_drop(struct weir__waiter *waiter, int result)
 {
 	struct weir__link link = waiter->link; /* read before: it may be gone after the change */
 
+	waiter->result = result;
 	if (!change_place(waiter, WEIR__PLACE_OUT))
 		return false;
 	link.next->prev = link.prev;
@@ -136,13 +137,23 @@ void weir__wakes_send(struct weir__worker *self, struct weir__wakes *wakes)
 	}
 }
 
+/* All but the last. */
+static void send_most(struct weir__worker *self, struct weir__wakes *wakes)
+{
+	struct weir__link *link;
+
+	while ((link = wakes->first)->next) {
+		wakes->first = link->next;
+		weir__wake_from(self, ((struct weir__waiter *)link)->task);
+	}
+}
+
 /* Under the lock: grants to some. True: there may be more. */
 static bool grant_some(struct weir__worker *self, struct weir__waitq *queue, int result,
 		       weir__serve_fn serve, struct weir__wakes *wakes)
 {
 	struct weir__waiter *waiter;
 
-	weir__wakes_init(wakes);
 	for (int n = 0; n < GRANTED_AT_ONCE; n++) {
 		waiter = weir__waitq_grant(self, queue, result);
 		if (!waiter)
@@ -154,28 +165,6 @@ static bool grant_some(struct weir__worker *self, struct weir__waitq *queue, int
 	return !weir__waitq_is_empty(queue);
 }
 
-/*
- * Until the queue is empty. Who is leaving by itself needs the lock once more: a matter of
- * microseconds.
- */
-static void grant_all(struct weir__worker *self, struct weir__lock *lock, struct weir__waitq *queue,
-		      int result, weir__serve_fn serve)
-{
-	bool is_empty;
-
-	do {
-		struct weir__wakes wakes;
-
-		weir__lock(lock);
-		bool has_more = grant_some(self, queue, result, serve, &wakes);
-		is_empty = weir__waitq_is_empty(queue);
-		weir__unlock(lock);
-		weir__wakes_send(self, &wakes);
-		if (!is_empty && !has_more)
-			weir__relax();
-	} while (!is_empty);
-}
-
 void weir__release_with(struct weir__worker *self, struct weir__waitq *queue, int result,
 			weir__serve_fn serve, struct weir__release *release)
 {
@@ -183,20 +172,45 @@ void weir__release_with(struct weir__worker *self, struct weir__waitq *queue, in
 
 	release->result = result;
 	release->serve = serve;
+	weir__wakes_init(&release->wakes);
 	release->has_rest = grant_some(self, queue, result, serve, &release->wakes);
 	if (release->has_rest) {
 		*ring = queue->ring;
 		ring->next->prev = ring->prev->next = ring;
 		queue->ring.next = NULL;
+		weir__waitq_head(&release->rest)->lock->releases++;
 	}
+}
+
+/*
+ * Until the rest is empty. Who is leaving by itself needs the lock once more: a matter of
+ * microseconds.
+ */
+static void release_rest(struct weir__worker *self, struct weir__lock *lock,
+			 struct weir__release *release)
+{
+	bool is_empty;
+
+	do {
+		send_most(self, &release->wakes);
+		weir__lock(lock);
+		bool has_more = grant_some(self, &release->rest, release->result, release->serve,
+					   &release->wakes);
+		is_empty = weir__waitq_is_empty(&release->rest);
+		if (is_empty)
+			lock->releases--;
+		weir__unlock(lock);
+		if (!is_empty && !has_more)
+			weir__relax();
+	} while (!is_empty);
 }
 
 void weir__release_end(struct weir__worker *self, struct weir__lock *lock,
 		       struct weir__release *release)
 {
-	weir__wakes_send(self, &release->wakes);
 	if (release->has_rest)
-		grant_all(self, lock, &release->rest, release->result, release->serve);
+		release_rest(self, lock, release);
+	weir__wakes_send(self, &release->wakes);
 }
 
 void weir__release_all(struct weir__worker *self, struct weir__lock *lock,
@@ -210,7 +224,22 @@ void weir__release_all(struct weir__worker *self, struct weir__lock *lock,
 	weir__release_end(self, lock, &release);
 }
 
+/* Until the queue is empty, and nobody is still at letting go who was in it. */
 void weir__waitq_done(struct weir__lock *lock, struct weir__waitq *queue)
 {
-	grant_all(weir__worker_self(), lock, queue, -EPIPE, NULL);
+	struct weir__worker *self = weir__worker_self();
+	bool is_over;
+
+	do {
+		struct weir__wakes wakes;
+
+		weir__wakes_init(&wakes);
+		weir__lock(lock);
+		bool has_more = grant_some(self, queue, -EPIPE, NULL, &wakes);
+		is_over = weir__waitq_is_empty(queue) && lock->releases == 0;
+		weir__unlock(lock);
+		weir__wakes_send(self, &wakes);
+		if (!is_over && !has_more)
+			weir__relax();
+	} while (!is_over);
 }

@@ -27,6 +27,7 @@
 /* All zero: free. */
 struct weir__lock {
 	_Atomic uint8_t is_taken;
+	uint8_t releases; /* under way and not done when they let go of it; under the lock */
 };
 
 void weir__lock_slow(struct weir__lock *lock);
@@ -191,10 +192,11 @@ static inline void weir__waiter_take(struct weir__waiter *waiter, int result)
 }
 
 /*
- * The object takes out a waiter that somebody else has claimed. False: it is about to leave by
- * itself and still needs the lock; then it stays in the queue.
+ * The object takes out a waiter that somebody else has claimed; its result is `result` for who asks
+ * what it has missed. False: it is about to leave by itself and still needs the lock; then it stays
+ * in the queue.
  */
-bool weir__waiter_drop(struct weir__waiter *waiter);
+bool weir__waiter_drop(struct weir__waiter *waiter, int result);
 
 /*
  * Claims and takes out the oldest waiter that can be had; NULL: there is none. Its result is
@@ -213,7 +215,7 @@ static inline struct weir__waiter *weir__waitq_grant(struct weir__worker *self,
 			weir__waiter_take(waiter, result);
 			return waiter;
 		}
-		(void)weir__waiter_drop(waiter);
+		(void)weir__waiter_drop(waiter, result);
 	}
 	return NULL;
 }
@@ -246,7 +248,10 @@ void weir__wakes_send(struct weir__worker *self, struct weir__wakes *wakes);
 /*
  * Letting all go who wait now, in two steps: under the lock the first of them are granted and the
  * rest, if they are many, moved to a queue on the caller's stack; after the unlock they are woken.
- * With few waiters the object is not touched after the unlock.
+ *
+ * With few waiters the object is not touched after the unlock. With many it has to outlive some
+ * more locks. Who ends its life waits for that (weir__waitq_done()); and where nobody does, because
+ * the last who has waited may free it, the last that was granted is woken after the last unlock.
  */
 typedef void (*weir__serve_fn)(struct weir__waiter *waiter);
 
