@@ -16,6 +16,7 @@
 
 #include "alloc/opts.h"
 #include "io/conn.h"
+#include "runtime/extra.h"
 #include "runtime/wait_kind.h"
 
 enum {
@@ -153,6 +154,7 @@ static int client_main(void *fd)
 
 	conn->user = acceptor->serve->opts.user;
 	int result = acceptor->serve->opts.handler(conn);
+	weir__extra_end(acceptor->io->worker); /* what was deferred may still speak to the client */
 	weir_conn_close(conn);
 	if (result < 0 && result != -ECANCELED)
 		weir__count(&acceptor->io->serve.failed, 1);

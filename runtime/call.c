@@ -18,6 +18,7 @@
 #include <semaphore.h>
 
 #include "alloc/opts.h"
+#include "runtime/extra.h"
 
 enum { POSTS_MAX = 4096 };
 
@@ -167,6 +168,7 @@ static int submission_main(void *arg)
 		result = opts->worker ? weir_call_on(opts->worker - 1, opts->fn, opts->arg)
 				      : opts->fn(opts->arg);
 	}
+	weir__extra_end(weir__worker_self());
 	submission->result = result;
 	(void)sem_post(&submission->done); /* it may be gone now */
 	return 0;

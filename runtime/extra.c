@@ -212,6 +212,12 @@ static void finish(struct weir__extra *extra)
 	}
 }
 
+void weir__extra_end(struct weir__worker *self)
+{
+	if (self->current->has_extra)
+		weir__extra_done(self, self->current);
+}
+
 void weir__extra_done(struct weir__worker *self, struct weir__task *task)
 {
 	struct weir__extra *extra = task->extra;

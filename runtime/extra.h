@@ -27,4 +27,10 @@ struct weir__extra {
  */
 void weir__extra_done(struct weir__worker *self, struct weir__task *task);
 
+/*
+ * The same, if it has any, for a function of the library's that others hear from before it returns:
+ * what belongs to the task ends with the program's function, before anybody is told.
+ */
+void weir__extra_end(struct weir__worker *self);
+
 #endif

@@ -8,6 +8,7 @@
  */
 #include <weir/runtime.h>
 
+#include "runtime/extra.h"
 #include "runtime/task.h"
 #include "runtime/wait_kind.h"
 
@@ -17,7 +18,7 @@ struct generator {
 	void *arg;
 	struct weir__worker *worker; /* NULL: nothing was opened */
 	struct weir__task *task;     /* the generator's own, once it runs */
-	struct weir__task *consumer; /* parked until there is an item or the end */
+	struct weir__task *consumer; /* waits for an item or the end; may have been told already */
 	struct weir__task *producer; /* parked until it is wanted */
 	void *item;
 	int result; /* of fn, when it has ended */
@@ -32,23 +33,17 @@ static struct generator *of(struct weir_gen *gen)
 	return (struct generator *)(void *)gen;
 }
 
-/* Has the other one run next, if it waits. */
-static void resume(struct weir__worker *self, struct weir__task **waiter)
+/* Has the other one run next, if it waits and has not been told yet. */
+static void resume(struct weir__worker *self, struct weir__task *waiter)
 {
-	struct weir__task *task = *waiter;
-
-	*waiter = NULL;
-	if (task)
-		(void)weir__ready_before(self, task, &self->runq_head);
+	if (waiter && waiter->state == WEIR__TASK_PARKED)
+		(void)weir__ready_before(self, waiter, &self->runq_head);
 }
 
 /* ---- Producing ---------------------------------------------------------- */
 
 static void abort_produce(struct weir__task *task, int why)
 {
-	struct generator *gen = task->wait;
-
-	gen->producer = NULL;
 	weir__ready(task->worker, task, why);
 }
 WEIR__WAIT_KIND(abort_produce, "generator demand", NULL);
@@ -60,6 +55,7 @@ static int await_demand(struct weir__worker *self, struct generator *gen)
 	while (err == 0 && !gen->is_wanted) {
 		gen->producer = self->current;
 		err = weir__park(self, abort_produce, gen);
+		gen->producer = NULL;
 	}
 	if (err < 0)
 		gen->has_item = false;
@@ -74,21 +70,31 @@ static int produce(void *arg)
 	gen->task = self->current;
 	int err = await_demand(self, gen);
 	gen->result = err < 0 ? err : gen->fn((struct weir_gen *)(void *)gen, gen->arg);
+	weir__extra_end(self);
 	gen->has_ended = true;
-	resume(self, &gen->consumer);
+	resume(self, gen->consumer);
 	return 0; /* the consumer is told; the scope has nothing to do with it */
 }
 
+/* With a stack at once: who waits for an item hears of nothing but the task itself. */
 int weir_gen_open(struct weir_gen *public_gen, struct weir_scope *scope, weir_gen_fn fn, void *arg)
 {
 	struct generator *gen = of(public_gen);
+	struct weir__worker *self = weir__worker_self();
 
-	if (!fn)
-		return -EINVAL;
 	*gen = (struct generator){ .fn = fn, .arg = arg };
-	int err = weir_spawn(scope, produce, gen, .name = "generator");
+	if (!fn || !self)
+		return -EINVAL;
+	int err = weir__spawn(weir__scope_of(scope), &(struct weir__spawn){
+							     .fn = produce,
+							     .arg = gen,
+							     .name = "generator",
+							     .site = "weir_gen_open",
+							     .stack_shift = self->stack_shift,
+							     .stack_now = true,
+						     });
 	if (err == 0)
-		gen->worker = weir__worker_self();
+		gen->worker = self;
 	return err;
 }
 
@@ -102,7 +108,9 @@ int weir_gen_yield(struct weir_gen *public_gen, void *item)
 	gen->item = item;
 	gen->has_item = true;
 	gen->is_wanted = false;
-	resume(self, &gen->consumer);
+	resume(self, gen->consumer);
+	if (gen->consumer && weir__interrupted(self, self->current) < 0)
+		(void)weir_yield(); /* it has its turn all the same */
 	return await_demand(self, gen);
 }
 
@@ -119,14 +127,16 @@ WEIR__WAIT_KIND(abort_consume, "generator item", NULL);
 
 static int await_item(struct weir__worker *self, struct generator *gen)
 {
-	if (gen->consumer)
-		return -EBUSY;
 	gen->is_wanted = true;
-	resume(self, &gen->producer);
+	resume(self, gen->producer);
 	gen->consumer = self->current;
-	return weir__park(self, abort_consume, gen);
+	int err = weir__park(self, abort_consume, gen);
+	if (err == 0) /* else the generator may be gone */
+		gen->consumer = NULL;
+	return err;
 }
 
+/* An item may be withdrawn before the consumer it was made for runs. */
 int weir_gen_next(struct weir_gen *public_gen, void **ret)
 {
 	struct generator *gen = of(public_gen);
@@ -135,7 +145,9 @@ int weir_gen_next(struct weir_gen *public_gen, void **ret)
 	if (!self || !self->current || gen->worker != self)
 		return -EINVAL;
 	int err = weir__interrupted(self, self->current);
-	if (err == 0 && !gen->has_item && !gen->has_ended)
+	if (err == 0 && gen->consumer)
+		err = -EBUSY;
+	while (err == 0 && !gen->has_item && !gen->has_ended)
 		err = await_item(self, gen);
 	if (err < 0)
 		return err;

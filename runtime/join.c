@@ -9,6 +9,8 @@
 
 #include <string.h>
 
+#include "runtime/extra.h"
+
 enum { UNUSED, RUNNING, ENDED };
 
 struct join {
@@ -68,8 +70,10 @@ void weir__join_end(struct weir_join *public_join, int result)
 int weir__join_main(void *arg)
 {
 	const struct join *join = arg;
+	int result = join->fn(join->arg);
 
-	weir__join_end(arg, join->fn(join->arg));
+	weir__extra_end(weir__worker_self());
+	weir__join_end(arg, result);
 	return 0;
 }
 

@@ -55,7 +55,7 @@ WEIR_API int weir_sleep(int64_t ns);
 enum weir_missed {
 	WEIR_MISSED_BURST, /* each is delivered at once: as many ticks as periods */
 	WEIR_MISSED_SKIP,  /* dropped: ticks stay multiples of the period from the first */
-	WEIR_MISSED_DELAY, /* dropped, and the period begins anew: never two in less than one */
+	WEIR_MISSED_DELAY, /* dropped, and the period begins anew with the one that came late */
 };
 
 /* Caller's memory; the fields are the runtime's. */
@@ -274,9 +274,10 @@ WEIR_API WEIR_MUST WEIR_NONNULL char *weir_task_strdup(const char *text);
 
 /*
  * Has fn(arg) called when the running task ends, whichever way it goes: last given, first called,
- * before the task's memory is freed and before its scope sees its result. The calls run in the task
- * under a shield: they may block, all together for WEIR_DEFER_MS. They may defer more. Returns 0,
- * -ENOMEM, or -EINVAL outside tasks; a failed call has not taken `arg`.
+ * before the task's memory is freed and before anybody hears of its end: its scope, who joins it,
+ * the thread that has submitted it, the client it serves. The calls run in the task under a shield:
+ * they may block, all together for WEIR_DEFER_MS. They may defer more. Returns 0, -ENOMEM, or
+ * -EINVAL outside tasks; a failed call has not taken `arg`.
  */
 WEIR_API WEIR_MUST int weir_task_defer(void (*fn)(void *arg), void *arg);
 
@@ -379,7 +380,10 @@ typedef struct weir_chan weir_chan;
  */
 WEIR_API WEIR_MUST weir_chan *weir_chan_new(size_t item_bytes, size_t capacity);
 
-/* Takes the channel. Who still waits in it gets -EPIPE. Accepts NULL. */
+/*
+ * Takes the channel. Who still waits in it gets -EPIPE, or as many as its batch had moved. Accepts
+ * NULL.
+ */
 WEIR_API void weir_chan_free(weir_chan *chan);
 
 /*

@@ -172,6 +172,40 @@ START_TEST(a_failing_client_touches_no_other_and_cancelling_ends_them_all)
 }
 END_TEST
 
+static void say_bye(void *conn)
+{
+	ck_assert_int_eq(weir_write(conn, "bye", 3), 3);
+}
+
+static int leave_with_a_word(weir_conn *conn)
+{
+	return weir_task_defer(say_bye, conn);
+}
+
+static int hear_the_word(void *arg)
+{
+	struct server server = { .handler = leave_with_a_word };
+	weir_conn *conn = NULL;
+	char word[3], byte;
+	(void)arg;
+	WEIR_SCOPE(all, WEIR_FOREVER);
+	start_server(&all, &server, "127.0.0.1:0");
+	ck_assert_int_eq(weir_connect(&conn, weir_listener_address(server.listener)), 0);
+	ck_assert_int_eq(weir_read_full(conn, word, sizeof word), 0);
+	ck_assert_int_eq(memcmp(word, "bye", sizeof word), 0);
+	ck_assert_int_eq(weir_read_full(conn, &byte, 1), -ENODATA);
+	weir_scope_close(&all);
+	weir_conn_close(conn);
+	weir_listener_close(server.listener);
+	return 0;
+}
+
+START_TEST(a_client_is_there_until_what_was_deferred_has_run)
+{
+	run(hear_the_word);
+}
+END_TEST
+
 static int tell_and_leave(weir_conn *conn)
 {
 	int gone = 1;
@@ -545,6 +579,7 @@ Suite *io_echo_suite(void)
 	tcase_add_loop_test(serving, no_more_clients_than_conns_max_at_once_and_none_is_lost, 0,
 			    COUNT(addresses));
 	tcase_add_test(serving, a_failing_client_touches_no_other_and_cancelling_ends_them_all);
+	tcase_add_test(serving, a_client_is_there_until_what_was_deferred_has_run);
 	tcase_add_test(serving, a_server_cancelled_as_its_last_client_leaves_ends);
 	tcase_add_test(serving, connects_to_a_full_unix_backlog_wait_for_room);
 	TCase *reading = add_case(suite, "reading");

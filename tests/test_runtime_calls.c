@@ -400,6 +400,32 @@ START_TEST(a_foreign_thread_submits_and_waits)
 }
 END_TEST
 
+static void take_time(void *arg)
+{
+	(void)weir_sleep(WEIR_MS);
+	*(_Atomic int *)arg = 1;
+}
+
+static int defer_with_arg(void *arg)
+{
+	return weir_task_defer(take_time, arg);
+}
+
+/* They may use what the thread that waits has lent. */
+START_TEST(a_submission_returns_after_its_deferred_calls)
+{
+	pthread_t thread = start_host(host);
+
+	for (unsigned i = 0; i < 3; i++) { /* on worker 0 unasked, on worker 0, on worker 1 */
+		_Atomic int has_run = 0;
+		ck_assert_int_eq(weir_submit(handle, defer_with_arg, &has_run, .worker = i), 0);
+		ck_assert_int_eq(has_run, 1);
+	}
+	ck_assert_int_eq(weir_submit(handle, end_host, NULL), 0);
+	ck_assert_int_eq(end_of_host(thread), 0);
+}
+END_TEST
+
 static int submit_to_own(void *arg)
 {
 	(void)arg;
@@ -542,6 +568,7 @@ Suite *runtime_calls_suite(void)
 	tcase_set_tags(foreign, "real"); /* threads of the system's */
 	tcase_set_timeout(foreign, 30);
 	tcase_add_test(foreign, a_foreign_thread_submits_and_waits);
+	tcase_add_test(foreign, a_submission_returns_after_its_deferred_calls);
 	tcase_add_test(foreign, no_submission_is_left_behind_at_the_end);
 	tcase_add_test(foreign, a_submission_that_is_heard_of_at_the_end_gets_eshutdown);
 	tcase_add_test(foreign, stopping_cancels_what_was_submitted);

@@ -241,6 +241,62 @@ START_TEST(deferred_calls_may_block_for_a_bounded_time)
 }
 END_TEST
 
+static _Atomic bool is_cleaned;
+
+static void clean_slowly(void *arg)
+{
+	(void)arg;
+	(void)weir_sleep(WEIR_MS);
+	is_cleaned = true;
+}
+
+static int defer_slow(void *arg)
+{
+	(void)arg;
+	TRY(weir_task_defer(clean_slowly, NULL));
+	return 5;
+}
+
+static int defer_slow_gen(struct weir_gen *gen, void *arg)
+{
+	(void)gen;
+	return defer_slow(arg);
+}
+
+/* Whoever hears of the end of a task finds done what it has deferred. */
+static int hear_of_the_end(void *arg)
+{
+	struct weir_join join;
+	struct weir_gen gen;
+	void *item;
+	int result = 0;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	for (unsigned worker = 0; worker < 2; worker++) {
+		is_cleaned = false;
+		TRY(weir_spawn(&scope, defer_slow, NULL, .join = &join,
+			       .worker = WEIR_ON_WORKER(worker)));
+		TRY(weir_join_wait(&join, &result));
+		ck_assert(is_cleaned);
+		ck_assert_int_eq(result, 5);
+		is_cleaned = false;
+		ck_assert_int_eq(weir_call_on(worker, defer_slow, NULL), 5);
+		ck_assert(is_cleaned);
+	}
+	is_cleaned = false;
+	TRY(weir_gen_open(&gen, &scope, defer_slow_gen, NULL));
+	ck_assert_int_eq(weir_gen_next(&gen, &item), 0);
+	ck_assert(is_cleaned);
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(the_end_of_a_task_is_told_after_its_deferred_calls)
+{
+	run_on(2, hear_of_the_end, NULL);
+}
+END_TEST
+
 static void spawn_and_defer_more(void *arg)
 {
 	WEIR_SCOPE(scope, WEIR_FOREVER);
@@ -473,6 +529,7 @@ Suite *runtime_extra_suite(void)
 	tcase_add_loop_test(rules, deferred_calls_run_last_first_on_every_way_out, 0, 2);
 	tcase_add_test(rules, the_first_task_defers_too);
 	tcase_add_test(rules, deferred_calls_may_block_for_a_bounded_time);
+	tcase_add_test(rules, the_end_of_a_task_is_told_after_its_deferred_calls);
 	tcase_add_test(rules, a_deferred_call_may_open_scopes_and_defer_more);
 	tcase_add_test(rules, outside_tasks_nothing_can_be_deferred_or_set);
 	tcase_add_test(rules, values_are_each_tasks_own_and_done_with_once);

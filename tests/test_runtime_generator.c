@@ -175,6 +175,135 @@ START_TEST(an_item_nobody_fetched_is_withdrawn_when_its_maker_ends)
 }
 END_TEST
 
+/* ---- Between the item and who it is for ------------------------------------------------------ */
+
+static struct weir_gen shared;
+static int answers[2], fetched[2];
+
+static int ask_and_note(void *arg)
+{
+	intptr_t who = (intptr_t)arg;
+	void *got = NULL;
+
+	answers[who] = weir_gen_next(&shared, &got);
+	fetched[who] = answers[who] == 1 ? *(int *)got : 0;
+	return 0;
+}
+
+/* The second asks when the item is there, and the first has not run yet. */
+static int make_for_the_first(struct weir_gen *gen, void *arg)
+{
+	int items[2] = { 11, 12 };
+
+	TRY(weir_sleep(2 * WEIR_MS));
+	TRY(weir_spawn(arg, ask_and_note, (void *)1));
+	TRY(weir_gen_yield(gen, &items[0]));
+	return weir_gen_yield(gen, &items[1]);
+}
+
+static int ask_in_turn(void *arg)
+{
+	WEIR_SCOPE(askers, WEIR_FOREVER);
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	TRY(weir_gen_open(&shared, &scope, make_for_the_first, &askers));
+	TRY(weir_spawn(&askers, ask_and_note, (void *)0));
+	while (answers[1] == 0)
+		TRY(weir_sleep(WEIR_MS));
+	weir_scope_close(&scope);
+	ck_assert_int_eq(answers[0], 1);
+	ck_assert_int_eq(fetched[0], 11);
+	ck_assert(answers[1] == -EBUSY || fetched[1] == 12);
+	return 0;
+}
+
+START_TEST(an_item_is_for_who_has_waited)
+{
+	run_on(1, ask_in_turn, NULL);
+}
+END_TEST
+
+/* Cancelled, it shows another item, cleans up for a while, and then says why it ends. */
+static int yield_and_clean_up(struct weir_gen *gen, void *arg)
+{
+	int item = 1;
+
+	(void)arg;
+	yielded = weir_sleep(WEIR_SEC);
+	yielded = weir_gen_yield(gen, &item);
+	WEIR_SHIELD(shield, WEIR_SEC);
+	(void)weir_sleep(2 * WEIR_MS);
+	return -EPROTO;
+}
+
+static int items_seen, end_seen;
+
+static int ask_to_the_end(void *arg)
+{
+	void *got;
+
+	(void)arg;
+	while ((end_seen = weir_gen_next(&shared, &got)) == 1)
+		items_seen++;
+	return 0;
+}
+
+/* Where the consumer is of a lower class it comes too late for the item; but not to an end. */
+static int cancel_producer(void *arg)
+{
+	bool is_late = *(int *)arg;
+	WEIR_SCOPE(others, WEIR_FOREVER);
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	TRY(weir_gen_open(&shared, &scope, yield_and_clean_up, NULL));
+	TRY(weir_spawn(&others, ask_to_the_end, NULL,
+		       .priority = is_late ? WEIR_PRIORITY_BACKGROUND : WEIR_PRIORITY_NORMAL));
+	TRY(weir_sleep(5 * WEIR_MS));
+	weir_scope_close(&scope);
+	TRY(weir_scope_wait(&others));
+	ck_assert_int_eq(yielded, -ECANCELED);
+	ck_assert_int_eq(end_seen, -EPROTO);
+	ck_assert_int_le(items_seen, 1);
+	if (!is_late)
+		ck_assert_int_eq(items_seen, 1);
+	return 0;
+}
+
+START_TEST(a_cancelled_generator_has_not_ended_before_it_has)
+{
+	run_on(1, cancel_producer, &_i);
+}
+END_TEST
+
+/* Whatever cannot be had: it is not opened, or it works. */
+static int lack_memory(void *arg)
+{
+	unsigned last = 1;
+
+	(void)arg;
+	for (uint64_t nth = 1; nth <= 4; nth++) {
+		struct weir_gen gen;
+		void *got;
+		int err, answer = 1;
+		WEIR_SCOPE(scope, WEIR_FOREVER);
+		weir_mem_fail_after(nth);
+		err = weir_gen_open(&gen, &scope, count_to, &last);
+		if (err == 0)
+			answer = weir_gen_next(&gen, &got);
+		weir_mem_fail_after(0);
+		ck_assert(err == 0 || err == -ENOMEM);
+		ck_assert_int_eq(answer, 1);
+	}
+	return 0;
+}
+
+START_TEST(a_generator_that_was_opened_has_a_stack)
+{
+	run_on(1, lack_memory, NULL);
+}
+END_TEST
+
 static int ask_too(void *arg)
 {
 	void *got;
@@ -190,6 +319,9 @@ static int misuse(void *arg)
 	void *got;
 	WEIR_SCOPE(scope, WEIR_FOREVER);
 
+	ck_assert_int_eq(weir_gen_next(&none, &got), -EINVAL);
+	memset(&none, 0xff, sizeof none);
+	ck_assert_int_eq(weir_gen_open(&none, &scope, NULL, arg), -EINVAL);
 	ck_assert_int_eq(weir_gen_next(&none, &got), -EINVAL);
 	TRY(weir_gen_open(&gen, &scope, sleep_then_yield, arg));
 	TRY(weir_spawn(&scope, ask_too, &gen));
@@ -217,6 +349,9 @@ Suite *runtime_generator_suite(void)
 	tcase_add_test(turns, leaving_the_scope_ends_a_generator);
 	tcase_add_test(turns, an_item_that_comes_late_is_the_next_calls);
 	tcase_add_test(turns, an_item_nobody_fetched_is_withdrawn_when_its_maker_ends);
+	tcase_add_test(turns, an_item_is_for_who_has_waited);
+	tcase_add_loop_test(turns, a_cancelled_generator_has_not_ended_before_it_has, 0, 2);
+	tcase_add_test(turns, a_generator_that_was_opened_has_a_stack);
 	tcase_add_test(turns, one_task_of_the_same_worker_asks);
 	suite_add_tcase(suite, turns);
 	return suite;
