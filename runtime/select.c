@@ -151,6 +151,17 @@ static int wait_for_one(struct select *select, struct weir__worker *self, unsign
 
 /* ---- Public ------------------------------------------------------------- */
 
+/*
+ * Where to begin: by multiples of the golden ratio, which are spread evenly over the cases whatever
+ * every so-manieth of them a task gets, because it selects twice in a loop or takes turns with
+ * another.
+ */
+static unsigned next_turn(struct weir__worker *self, unsigned count)
+{
+	self->select_turn += 0x9e3779b9u;
+	return (unsigned)((uint64_t)self->select_turn * count >> 32);
+}
+
 /* The number of the case that was taken, or -EAGAIN. */
 static int poll_all(struct weir__worker *self, struct weir_case *cases, unsigned count,
 		    unsigned first)
@@ -170,7 +181,7 @@ int weir_select_try(struct weir_case *cases, unsigned count)
 
 	if (!self || !self->current || count == 0 || count > WEIR_CASES_MAX)
 		return -EINVAL;
-	return poll_all(self, cases, count, self->select_turn++ % count);
+	return poll_all(self, cases, count, next_turn(self, count));
 }
 
 int weir_select(struct weir_case *cases, unsigned count)
@@ -183,7 +194,7 @@ int weir_select(struct weir_case *cases, unsigned count)
 		return err;
 	if (count == 0 || count > WEIR_CASES_MAX)
 		return -EINVAL;
-	unsigned first = self->select_turn++ % count;
+	unsigned first = next_turn(self, count);
 	int taken = poll_all(self, cases, count, first);
 	if (taken >= 0) {
 		weir__budget_spend(self);

@@ -67,6 +67,36 @@ START_TEST(the_ready_ones_are_taken_in_turn)
 }
 END_TEST
 
+/* Every other call of the worker's is another select's: it must not get the same half of the turns.
+ */
+static int choose_between_others(void *arg)
+{
+	unsigned taken[CHANS] = { 0 }, item = 5;
+
+	(void)arg;
+	TRY(open_chans(1));
+	for (int n = 0; n < 400; n++) {
+		struct weir_case cases[CHANS], other = { 0 };
+		for (int i = 0; i < CHANS; i++)
+			cases[i] = weir_case_send(chans[i], &item);
+		ck_assert_int_eq(weir_select_try(&other, 1), -EAGAIN);
+		int which = weir_select(cases, CHANS);
+		ck_assert_int_ge(which, 0);
+		taken[which]++;
+		TRY(weir_chan_try_recv(chans[which], &item));
+	}
+	for (int i = 0; i < CHANS; i++)
+		ck_assert_uint_ge(taken[i], 80);
+	close_chans();
+	return 0;
+}
+
+START_TEST(turns_are_taken_whoever_else_selects)
+{
+	run_on(1, choose_between_others, NULL);
+}
+END_TEST
+
 static int give_second(void *arg)
 {
 	unsigned item = 77;
@@ -684,6 +714,7 @@ Suite *runtime_select_suite(void)
 	tcase_set_tags(rules, "fast");
 	tcase_set_timeout(rules, 10);
 	tcase_add_test(rules, the_ready_ones_are_taken_in_turn);
+	tcase_add_test(rules, turns_are_taken_whoever_else_selects);
 	tcase_add_loop_test(rules, the_first_to_come_about_is_taken, 0, 4);
 	tcase_add_test(rules, no_case_or_none_that_can_come_about);
 	tcase_add_test(rules, both_directions_of_one_channel);
