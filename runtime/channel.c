@@ -216,11 +216,25 @@ int weir_chan_recv(weir_chan *chan, void *ret)
 
 /* ---- Many items --------------------------------------------------------- */
 
-/* Under one lock as many as go, at most GRANTED_AT_ONCE. */
+/* Under one lock as many as go, at most so many. */
 enum { MOVED_AT_ONCE = 256 };
 
+/*
+ * Who lets the last waiter on may free the channel before that one runs, which does not look at it
+ * any more; but a batch does. So it holds the channel from when it has not moved all at once, and
+ * the last that lets go frees what was freed in the meantime.
+ */
+static void let_go(weir_chan *chan)
+{
+	weir__lock(&chan->lock);
+	bool is_last = --chan->users == 0 && chan->is_freed;
+	weir__unlock(&chan->lock);
+	if (is_last)
+		weir__room_free(chan);
+}
+
 static size_t put_some(struct weir__worker *self, weir_chan *chan, const char *items, size_t count,
-		       int *ret_err)
+		       int *ret_err, bool *is_held)
 {
 	struct weir__wakes wakes;
 	size_t done = 0;
@@ -235,13 +249,18 @@ static size_t put_some(struct weir__worker *self, weir_chan *chan, const char *i
 		if (waiter)
 			weir__wakes_add(&wakes, waiter);
 	}
+	if (done < count && !*is_held) {
+		*is_held = true;
+		chan->users++;
+	}
 	weir__unlock(&chan->lock);
 	weir__wakes_send(self, &wakes);
 	return done;
 }
 
+/* Holds the channel when there was nothing. */
 static size_t get_some(struct weir__worker *self, weir_chan *chan, char *ret, size_t count,
-		       int *ret_err)
+		       int *ret_err, bool *is_held)
 {
 	struct weir__room_block *surplus = NULL;
 	struct weir__wakes wakes;
@@ -258,6 +277,10 @@ static size_t get_some(struct weir__worker *self, weir_chan *chan, char *ret, si
 			weir__wakes_add(&wakes, waiter);
 	}
 	bool drained = is_drained(chan);
+	if (done == 0 && !*is_held) {
+		*is_held = true;
+		chan->users++;
+	}
 	weir__unlock(&chan->lock);
 	weir__wakes_send(self, &wakes);
 	if (surplus)
@@ -271,11 +294,12 @@ ssize_t weir_chan_send_many(weir_chan *chan, const void *items, size_t count)
 	struct weir__worker *self = weir__worker_self();
 	const char *from = items;
 	size_t done = 0;
+	bool is_held = false;
 	int err = weir__may_wait(self);
 
 	while (err == 0 && done < count) {
 		const char *next = from + done * chan->item_bytes;
-		size_t moved = put_some(self, chan, next, count - done, &err);
+		size_t moved = put_some(self, chan, next, count - done, &err, &is_held);
 		done += moved;
 		if (err == -EAGAIN || err == -ENOMEM) { /* it waits, and makes room */
 			err = weir_chan_send(chan, from + done * chan->item_bytes);
@@ -285,26 +309,33 @@ ssize_t weir_chan_send_many(weir_chan *chan, const void *items, size_t count)
 			err = weir__may_wait(self);
 		}
 	}
+	if (is_held)
+		let_go(chan);
 	return done > 0 ? (ssize_t)done : err;
 }
 
 ssize_t weir_chan_recv_many(weir_chan *chan, void *ret, size_t count)
 {
 	struct weir__worker *self = weir__worker_self();
+	bool is_held = false;
 	int err = weir__may_wait(self);
 
 	if (err < 0 || count == 0)
 		return err;
-	size_t done = get_some(self, chan, ret, count, &err);
+	size_t done = get_some(self, chan, ret, count, &err, &is_held);
 	if (done > 0) {
 		weir__budget_spend(self);
 		return (ssize_t)done;
 	}
 	err = weir_chan_recv(chan, ret);
-	if (err < 0)
-		return err;
-	/* more may have come while the wake-up was under way */
-	return 1 + (ssize_t)get_some(self, chan, (char *)ret + chan->item_bytes, count - 1, &err);
+	if (err == 0) {
+		/* more may have come while the wake-up was under way */
+		char *next = (char *)ret + chan->item_bytes;
+		int unused;
+		done = 1 + get_some(self, chan, next, count - 1, &unused, &is_held);
+	}
+	let_go(chan);
+	return err < 0 ? err : (ssize_t)done;
 }
 
 /* ---- Life --------------------------------------------------------------- */
@@ -323,10 +354,15 @@ void weir_chan_free(weir_chan *chan)
 {
 	if (!chan)
 		return;
+	weir__lock(&chan->lock);
+	chan->is_closed = true; /* for batches that go on */
+	chan->is_freed = true;
+	chan->users++;
+	weir__unlock(&chan->lock);
 	weir__waitq_done(&chan->lock, &chan->receivers);
 	weir__waitq_done(&chan->lock, &chan->senders);
 	weir__waitq_done(&chan->lock, &chan->drainers);
-	weir__room_free(chan);
+	let_go(chan);
 }
 
 void weir_chan_close(weir_chan *chan)

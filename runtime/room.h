@@ -37,9 +37,11 @@ struct weir__room_block {
 struct weir_chan {
 	_Alignas(64) struct weir__lock lock; /* first */
 	bool is_closed;
+	bool is_freed; /* by the program; the last of its users takes it away */
 	uint16_t put_left;
 	uint16_t get_left;
 	uint32_t count;
+	uint32_t users; /* calls that hold it; see channel.c */
 	char *put_at;
 	char *get_at;
 	struct weir__waitq receivers; /* not empty only while count is 0 */

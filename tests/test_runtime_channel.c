@@ -281,6 +281,102 @@ START_TEST(a_cancelled_waiter_swallows_no_item)
 }
 END_TEST
 
+/* ---- Freed by who has let the last one on -----------------------------------------------------
+ */
+
+static ssize_t moved;
+
+static int receive_and_note(void *arg)
+{
+	int items[4] = { 0 };
+
+	(void)arg;
+	moved = weir_chan_recv_many(chan, items, 4);
+	expect(items[0] == 7);
+	return 0;
+}
+
+static int send_and_note(void *arg)
+{
+	static const int items[4] = { 1, 2, 3, 4 };
+
+	(void)arg;
+	moved = weir_chan_send_many(chan, items, 4);
+	return 0;
+}
+
+/* The memory of a channel that is gone is used for something else at once. */
+static void free_and_reuse(void)
+{
+	enum { BLOCKS = 64 };
+	void *blocks[BLOCKS];
+
+	weir_chan_free(chan);
+	for (int i = 0; i < BLOCKS; i++) {
+		blocks[i] = weir_alloc_aligned(64, 160);
+		memset(blocks[i], 0xff, 160);
+	}
+	for (int i = 0; i < BLOCKS; i++)
+		weir_free(blocks[i]);
+}
+
+static int free_after_serving(void *arg)
+{
+	bool sends = arg != NULL;
+	int item = 7;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	chan = weir_chan_new(sizeof(int), 1);
+	TRY(weir_spawn(&scope, sends ? send_and_note : receive_and_note, NULL));
+	TRY(weir_yield());
+	TRY(sends ? weir_chan_try_recv(chan, &item) : weir_chan_try_send(chan, &item));
+	free_and_reuse();
+	TRY(weir_scope_wait(&scope));
+	ck_assert_int_eq(moved, sends ? 2 : 1);
+	return 0;
+}
+
+START_TEST(a_batch_that_was_served_may_find_the_channel_gone)
+{
+	run_on(1, free_after_serving, _i ? order : NULL);
+}
+END_TEST
+
+/* It is on its way back from the wait, on another worker, when the channel goes. */
+static int free_meanwhile(void *arg)
+{
+	uint64_t *seed = arg;
+
+	for (unsigned round = 0; is_stressed(round, 5000); round++) {
+		bool sends = round % 2;
+		int item = 7;
+		WEIR_SCOPE(scope, WEIR_FOREVER);
+		chan = weir_chan_new(sizeof(int), 1);
+		TRY(weir_spawn(&scope, sends ? send_and_note : receive_and_note, NULL,
+			       .worker = WEIR_ON_WORKER(1)));
+		if (!sends)
+			TRY(weir_chan_try_send(chan, &item));
+		while (weir_chan_len(chan) != (sends ? 1 : 0))
+			spin();
+		if (sends)
+			TRY(weir_chan_try_recv(chan, &item));
+		for (unsigned n = (unsigned)random_next(seed) % 500; n > 0; n--)
+			(void)weir_worker_index();
+		free_and_reuse();
+		TRY(weir_scope_wait(&scope));
+		expect(moved >= 1 && moved <= (sends ? 3 : 1));
+	}
+	return 0;
+}
+
+START_TEST(a_batch_holds_the_channel_while_it_goes_on)
+{
+	uint64_t seed = test_seed();
+
+	run_on(2, free_meanwhile, &seed);
+}
+END_TEST
+
 /* ---- Sizes ---------------------------------------------------------------------------------- */
 
 struct shape {
@@ -539,11 +635,13 @@ Suite *runtime_channel_suite(void)
 	tcase_add_loop_test(rules, batches_keep_their_order, 0, 2);
 	tcase_add_test(rules, a_batch_that_is_cut_short_says_how_far_it_came);
 	tcase_add_loop_test(rules, draining_waits_for_the_last_item, 0, 2);
+	tcase_add_loop_test(rules, a_batch_that_was_served_may_find_the_channel_gone, 0, 2);
 	tcase_add_test(rules, outside_tasks_only_the_calls_that_do_not_park_work);
 	suite_add_tcase(suite, rules);
 
 	tcase_set_timeout(stress, 60);
 	tcase_add_test(stress, a_cancelled_waiter_swallows_no_item);
+	tcase_add_test(stress, a_batch_holds_the_channel_while_it_goes_on);
 	tcase_add_test(stress, closing_among_senders_and_receivers_loses_nothing);
 	suite_add_tcase(suite, stress);
 	return suite;
