@@ -43,10 +43,11 @@ struct task {
 	struct progress *progress;
 };
 
-static const struct sim_scenario *const tables[] = { sim_net_scenarios,	 sim_datagram_scenarios,
-						     sim_task_scenarios, sim_sync_scenarios,
-						     sim_many_scenarios, sim_file_scenarios,
-						     sim_copy_scenarios, sim_channel_scenarios };
+static const struct sim_scenario *const tables[] = { sim_net_scenarios,	  sim_datagram_scenarios,
+						     sim_task_scenarios,  sim_sync_scenarios,
+						     sim_many_scenarios,  sim_file_scenarios,
+						     sim_copy_scenarios,  sim_channel_scenarios,
+						     sim_ending_scenarios };
 
 /* ---- One run ------------------------------------------------------------ */
 

@@ -31,6 +31,7 @@ extern const struct sim_scenario sim_sync_scenarios[];
 extern const struct sim_scenario sim_channel_scenarios[];
 extern const struct sim_scenario sim_many_scenarios[];
 extern const struct sim_scenario sim_copy_scenarios[];
+extern const struct sim_scenario sim_ending_scenarios[];
 
 /* An invariant: broken, it ends the process, and the runner says which run it was. */
 #define claim(condition)                                                                           \
