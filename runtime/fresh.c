@@ -121,10 +121,20 @@ struct weir__task *weir__fresh_take(struct weir__worker *self)
 	return task ? claim(self, task) : NULL;
 }
 
+/* Who was woken for a task, and has taken one or has others, wakes the next if there are more. */
+static void pass_on(struct weir__worker *self)
+{
+	self->may_owe_fresh = false;
+	if (!weir__fresh_anywhere(self->runtime))
+		return;
+	atomic_thread_fence(memory_order_seq_cst); /* as in weir__fresh_push() */
+	wake_one(self);
+}
+
 static bool steal_from(struct weir__worker *self, struct weir__worker *victim)
 {
 	struct weir__task *first = NULL, *last;
-	uint32_t count = weir__fresh_count(&victim->fresh), left = 0;
+	uint32_t count = weir__fresh_count(&victim->fresh);
 
 	if (count == 0)
 		return false;
@@ -133,7 +143,6 @@ static bool steal_from(struct weir__worker *self, struct weir__worker *victim)
 	count = count < STEAL_MAX ? count : STEAL_MAX;
 	if (count > 0)
 		first = detach(&victim->fresh, count, &last);
-	left = weir__fresh_count(&victim->fresh);
 	unlock(&victim->fresh);
 	if (!first)
 		return false;
@@ -145,10 +154,7 @@ static bool steal_from(struct weir__worker *self, struct weir__worker *victim)
 		append(&self->fresh, rest, last, count - 1);
 		unlock(&self->fresh);
 	}
-	if (count > 1 || left > 0) { /* the one woken for them wakes the next */
-		atomic_thread_fence(memory_order_seq_cst);
-		wake_one(self);
-	}
+	pass_on(self);
 	return true;
 }
 
@@ -176,8 +182,11 @@ void weir__fresh_feed(struct weir__worker *self)
 		}
 		return;
 	}
-	if (self->runq_head || self->classes_waiting)
+	if (self->runq_head || self->classes_waiting) {
+		if (self->may_owe_fresh)
+			pass_on(self);
 		return;
+	}
 	for (unsigned n = 1; n < runtime->workers_count; n++) {
 		at = at + 1 < runtime->workers_count ? at + 1 : 0;
 		if (steal_from(self, runtime->workers[at]))

@@ -37,7 +37,8 @@ struct stay {
 	int64_t held_ns;  /* in steps of at most one tick: we may have been stopped ourselves */
 	int64_t asked_ns; /* when the thread's times were these; 0: not asked yet */
 	struct times times;
-	bool was_blocked; /* then */
+	const struct weir__msg *beside; /* lay in the inbox while it slept */
+	bool was_blocked;		/* then */
 	bool is_told;
 };
 
@@ -228,9 +229,28 @@ static void check(struct weir__stalls *stalls, unsigned i, struct stay *stay)
 
 /* ---- Looking ------------------------------------------------------------ */
 
+/*
+ * Asleep. Who has sent it a message may wake it later, when there is time for that
+ * (weir__worker_post_soon()), and be held by a task until then; or may have been stopped itself.
+ * What still lies there at the next look is not on its way.
+ */
+static bool look_beside(struct stay *stay, struct weir__worker *worker, int64_t now)
+{
+	const struct weir__msg *head = atomic_load_explicit(&worker->inbox, memory_order_relaxed);
+	uint64_t turns = weir__peek(&worker->counts.turns);
+	bool has_turned = turns != stay->turns;
+	bool lies_there = head && head == stay->beside && !has_turned;
+
+	begin(stay, weir__peek(&worker->counts.switches), turns, now);
+	stay->beside = head;
+	if (lies_there)
+		weir__worker_wake(worker);
+	return has_turned || head;
+}
+
 static bool look_at(struct weir__stalls *stalls, unsigned i, int64_t now)
 {
-	const struct weir__worker *worker = stalls->runtime->workers[i];
+	struct weir__worker *worker = stalls->runtime->workers[i];
 	struct stay *stay = &stalls->stays[i];
 	uint64_t switches = weir__peek(&worker->counts.switches);
 	uint64_t turns = weir__peek(&worker->counts.turns);
@@ -239,10 +259,11 @@ static bool look_at(struct weir__stalls *stalls, unsigned i, int64_t now)
 
 	bool has_begun = switches > 0 || turns > 0; /* we may be there before its first turn */
 
-	if (!is_awake || !has_begun || switches != stay->switches || turns != stay->turns) {
-		bool gets_on = is_awake || turns != stay->turns;
+	if (!is_awake)
+		return look_beside(stay, worker, now);
+	if (!has_begun || switches != stay->switches || turns != stay->turns) {
 		begin(stay, switches, turns, now);
-		return gets_on;
+		return true;
 	}
 	int64_t tick = stalls->limit_ns / 2, step = now - stay->looked_ns;
 	stay->held_ns += step < tick ? step : tick;

@@ -16,8 +16,9 @@ WEIR_MUST struct weir__stalls *weir__stalls_new(const struct weir__runtime *runt
 void weir__stalls_free(struct weir__stalls *stalls); /* accepts NULL */
 
 /*
- * Looks at all workers, reports and counts those that have stalled. Returns whether any has done
- * anything since the last look. Called every weir__stalls_tick_ns().
+ * Looks at all workers, wakes those that sleep beside a message since the last look, reports and
+ * counts those that have stalled. Returns whether any has done anything since the last look. Called
+ * every weir__stalls_tick_ns().
  */
 bool weir__stalls_look(struct weir__stalls *stalls);
 

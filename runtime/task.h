@@ -209,6 +209,8 @@ struct weir__worker {
 	int32_t budget_full;
 	bool depth_first; /* children before what was ready before them: see run_slice() */
 	bool use_ucontext;
+	bool has_sent;		 /* wake-ups that lie in its driver until that is called next */
+	bool may_owe_fresh;	 /* woken, maybe for one of many un-started tasks: see fresh.c */
 	bool stopping;		 /* leave the loop when nothing is left */
 	_Atomic bool is_settled; /* about to sleep, or asleep; owner writes */
 	uint16_t index;
@@ -232,6 +234,7 @@ struct weir__worker {
 	struct weir__worker *posted_to;
 	struct weir__worker *owes_wake; /* has a message and was not woken for it yet */
 	const struct weir__msg *suspect;
+	uint64_t suspect_turns;
 	int64_t suspect_ns;
 	struct weir__linger linger;
 	struct weir__lookout lookout;

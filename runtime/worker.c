@@ -79,6 +79,8 @@ bool weir__worker_wake_parked(struct weir__worker *target)
 	/* without one it is yet to begin, and looks before it sleeps */
 	if (!driver || !claim_parked(target))
 		return false;
+	if (can_wait)
+		self->has_sent = true;
 	driver->ops->wake(driver, can_wait ? self->driver : NULL);
 	return true;
 }
@@ -249,6 +251,17 @@ static uint32_t next_resumes(uint32_t resumes, int64_t took_ns, int64_t period_n
 }
 
 /*
+ * What messages, timers, completions and weir__fresh_feed() have sent lies in our driver. A task
+ * may compute for as long as it likes: it goes out now, unless the driver is called next anyway.
+ */
+static __attribute__((noinline)) void send_out(struct weir__worker *self)
+{
+	self->has_sent = false;
+	if (self->runq_head || weir__fresh_count(&self->fresh) > 0)
+		self->driver->ops->submit_and_wait(self->driver, 0);
+}
+
+/*
  * A reading of the clock costs as much as five switches, so it is taken every so many resumptions;
  * slow tasks bring that down to one.
  *
@@ -274,6 +287,8 @@ static void run_slice(struct weir__worker *self)
 		}
 		if (atomic_load_explicit(&self->runtime->has_fresh, memory_order_relaxed))
 			weir__fresh_feed(self);
+		if (__builtin_expect(self->has_sent, 0))
+			send_out(self);
 		weir__run_ready(self);
 		if (self->owes_wake)
 			wake_owed(self);
@@ -327,8 +342,10 @@ static int64_t watch_target(struct weir__worker *self)
 		self->posted_to = NULL;
 		return INT64_MAX;
 	}
-	if (head != self->suspect) {
+	uint64_t turns = weir__peek(&target->counts.turns);
+	if (head != self->suspect || turns != self->suspect_turns) {
 		self->suspect = head;
+		self->suspect_turns = turns;
 		self->suspect_ns = self->now_ns + LATE_NS;
 	}
 	if (self->now_ns < self->suspect_ns)
@@ -487,6 +504,7 @@ bool weir__worker_turn(struct weir__worker *self, int64_t wait_until_ns)
 	self->driver->ops->submit_and_wait(self->driver, wait_until_ns);
 	weir__heap_resume();
 	bool is_woken = rouse(self);
+	self->may_owe_fresh = is_woken;
 	if (wait_until_ns) {
 		WEIR__USDT(worker_unpark, self->index, wait_until_ns);
 		weir__hook(self, self->runtime->hooks.unpark);

@@ -136,6 +136,57 @@ START_TEST(a_worker_is_woken_while_the_sender_computes)
 }
 END_TEST
 
+static struct weir_event asked, may_compute;
+static _Atomic bool has_answered;
+
+static int answer_when_asked(void *arg)
+{
+	(void)arg;
+	TRY(weir_event_wait(&asked));
+	has_answered = true;
+	return 0;
+}
+
+static int compute_until_answered(void *arg)
+{
+	(void)arg;
+	TRY(weir_event_wait(&may_compute));
+	while (!has_answered)
+		spin();
+	return 0;
+}
+
+static void ask_and_let_compute(void *arg)
+{
+	(void)arg;
+	weir_event_set(&asked);
+	weir_event_set(&may_compute);
+}
+
+static int ask_between_tasks(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	weir_event_init(&asked);
+	weir_event_init(&may_compute);
+	TRY(weir_spawn(&scope, answer_when_asked, NULL, .worker = WEIR_ON_WORKER(1)));
+	TRY(weir_spawn(&scope, compute_until_answered, NULL));
+	TRY(weir_sleep(20 * WEIR_MS)); /* worker 1 is parked by now */
+	TRY(weir_post(0, ask_and_let_compute, NULL));
+	return weir_scope_wait(&scope);
+}
+
+/* What goes out with a turn goes out before its tasks compute. */
+START_TEST(a_wake_up_from_between_two_tasks_waits_for_no_task)
+{
+	ck_assert_int_eq(setenv("WEIR_STALL_MS", "0", 1), 0); /* the watcher would make it good */
+	ck_assert_int_eq(setenv("WEIR_POOL_EPOCH_MS", "60000", 1), 0); /* and the sleeper's heap */
+	ck_assert_int_eq(setenv("WEIR_MEM_DECAY_MS", "3600000", 1), 0);
+	run_on(2, ask_between_tasks, NULL);
+}
+END_TEST
+
 /* A thread of the application's own posts into the runtime. */
 static void *foreign_sender(void *arg)
 {
@@ -428,6 +479,7 @@ Suite *runtime_park_suite(void)
 	tcase_add_test(wakes, a_message_that_comes_while_parking_is_seen);
 	tcase_add_test(wakes, millions_of_messages_both_ways_all_arrive);
 	tcase_add_test(wakes, a_worker_is_woken_while_the_sender_computes);
+	tcase_add_test(wakes, a_wake_up_from_between_two_tasks_waits_for_no_task);
 	suite_add_tcase(suite, wakes);
 	tcase_set_tags(foreign, "real"); /* a thread of the system's */
 	tcase_set_timeout(foreign, 60);

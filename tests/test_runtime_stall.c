@@ -292,6 +292,57 @@ START_TEST(waiting_for_a_list_of_tasks_is_no_stall)
 }
 END_TEST
 
+/* ---- Who sleeps beside a message ------------------------------------------------------------ */
+
+static struct weir_event may_hold;
+static _Atomic bool has_returned;
+
+static int hold_until_returned(void *arg)
+{
+	(void)arg;
+	TRY(weir_event_wait(&may_hold));
+	while (!has_returned)
+		;
+	return 0;
+}
+
+/* With many short turns before, so that its worker does not look at the clock behind it. */
+static int let_hold(void *arg)
+{
+	(void)arg;
+	TRY(weir_sleep(20 * WEIR_MS));
+	for (int i = 0; i < 2000; i++)
+		TRY(weir_yield());
+	weir_event_set(&may_hold);
+	return 0;
+}
+
+static int join_beside_a_holder(void *arg)
+{
+	WEIR_SCOPE(holders, WEIR_FOREVER);
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	weir_event_init(&may_hold);
+	TRY(weir_spawn(&holders, hold_until_returned, NULL, .worker = WEIR_ON_WORKER(1)));
+	TRY(weir_spawn(&scope, let_hold, NULL, .worker = WEIR_ON_WORKER(1)));
+	TRY(weir_sleep(5 * WEIR_MS)); /* then it has nobody to look after, and sleeps for good */
+	TRY(weir_scope_wait(&scope));
+	has_returned = true;
+	weir_scope_close(&scope);
+	return weir_scope_wait(&holders);
+}
+
+START_TEST(the_end_of_a_task_is_told_while_the_next_one_computes)
+{
+	set_limit("40");
+	ck_assert_int_eq(setenv("WEIR_QUIET", "1", 1), 0);
+	ck_assert_int_eq(setenv("WEIR_POOL_EPOCH_MS", "60000", 1), 0); /* heaps let workers sleep */
+	ck_assert_int_eq(setenv("WEIR_MEM_DECAY_MS", "3600000", 1), 0);
+	run_on(2, join_beside_a_holder, NULL);
+}
+END_TEST
+
 /* ---- What it costs -------------------------------------------------------------------------- */
 
 /* How often the watcher's thread has gone to sleep; -1 when there is none. */
@@ -410,6 +461,7 @@ Suite *runtime_stall_suite(void)
 		tcase_add_test(signals, reports_come_once_a_second_and_the_others_are_counted);
 		tcase_add_test(signals, quiet_counts_without_a_word);
 		tcase_add_test(signals, after_idleness_it_looks_again);
+		tcase_add_test(signals, the_end_of_a_task_is_told_while_the_next_one_computes);
 		tcase_add_test(signals, a_task_that_has_ended_is_not_looked_at);
 	}
 	suite_add_tcase(suite, signals);

@@ -26,6 +26,13 @@ static int nothing(void *arg)
 	return 0;
 }
 
+/* Idle workers sleep on, though they have things to give back. */
+static void let_heaps_sleep(void)
+{
+	ck_assert_int_eq(setenv("WEIR_POOL_EPOCH_MS", "60000", 1), 0);
+	ck_assert_int_eq(setenv("WEIR_MEM_DECAY_MS", "3600000", 1), 0);
+}
+
 /* ---- Any worker ----------------------------------------------------------------------------- */
 
 enum { WORKERS_MAX = 4 };
@@ -208,6 +215,43 @@ START_TEST(they_run_beside_tasks_that_never_wait)
 }
 END_TEST
 
+static _Atomic bool has_run;
+
+static int note_run(void *arg)
+{
+	(void)arg;
+	has_run = true;
+	return 0;
+}
+
+static int compute_until_run(void *arg)
+{
+	(void)arg;
+	while (!has_run)
+		spin();
+	return 0;
+}
+
+/* Worker 1 is woken for the one, and the other comes for it before it has looked. */
+static int spawn_both(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	TRY(weir_sleep(20 * WEIR_MS)); /* the others park meanwhile */
+	TRY(weir_spawn(&scope, note_run, NULL, .any = true));
+	TRY(weir_spawn(&scope, compute_until_run, NULL, .worker = WEIR_ON_WORKER(1)));
+	(void)compute_until_run(NULL);
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(who_is_woken_for_one_and_has_work_of_its_own_wakes_another)
+{
+	let_heaps_sleep();
+	run_on(3, spawn_both, NULL);
+}
+END_TEST
+
 static int fail_at_once(void *arg)
 {
 	(void)arg;
@@ -354,10 +398,44 @@ static int lose_wakes(void *arg)
 
 START_TEST(a_lost_wake_up_is_noticed_and_made_good)
 {
-	ck_assert_int_eq(setenv("WEIR_POOL_EPOCH_MS", "60000", 1), 0); /* its heap lets it sleep */
-	ck_assert_int_eq(setenv("WEIR_MEM_DECAY_MS", "3600000", 1), 0);
+	let_heaps_sleep();
 	ck_assert_int_eq(setenv("WEIR_STALL_MS", "0", 1), 0); /* its signal ends the wait as well */
 	run_on(2, lose_wakes, NULL);
+}
+END_TEST
+
+static struct weir_notify again;
+
+static int be_notified(void *arg)
+{
+	(void)arg;
+	for (int i = 0; i < 5; i++)
+		TRY(weir_notify_wait(&again));
+	return 0;
+}
+
+/* The same message each time, and its sender sleeps before it is taken. */
+static int notify_every_two_seconds(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	weir_notify_init(&again);
+	TRY(weir_spawn(&scope, be_notified, NULL, .worker = WEIR_ON_WORKER(1)));
+	for (int i = 0; i < 5; i++) {
+		TRY(weir_sleep(2 * WEIR_SEC));
+		weir_notify_one(&again);
+	}
+	TRY(weir_scope_wait(&scope));
+	ck_assert_uint_eq(stats_of(WEIR_ALL_WORKERS).wakes_late, 0);
+	return 0;
+}
+
+/* In virtual time: on every driver. */
+START_TEST(the_same_message_a_second_later_is_not_late)
+{
+	ck_assert_int_eq(weir_sim_run(1, notify_every_two_seconds, NULL, .runs = 20, .workers = 2),
+			 0);
 }
 END_TEST
 
@@ -405,8 +483,7 @@ static int be_lonely(void *arg)
 START_TEST(a_lost_wake_up_from_outside_is_made_good_too)
 {
 	ck_assert_int_eq(unsetenv("WEIR_STALL_MS"), 0); /* it is the watcher that notices */
-	ck_assert_int_eq(setenv("WEIR_POOL_EPOCH_MS", "60000", 1), 0);
-	ck_assert_int_eq(setenv("WEIR_MEM_DECAY_MS", "3600000", 1), 0);
+	let_heaps_sleep();
 	run_on(1, be_lonely, NULL);
 }
 END_TEST
@@ -425,6 +502,7 @@ Suite *runtime_workers_suite(void)
 	tcase_add_test(any, a_tree_of_them_is_run_once_each);
 	tcase_add_test(any, what_has_started_stays);
 	tcase_add_test(any, they_run_beside_tasks_that_never_wait);
+	tcase_add_test(any, who_is_woken_for_one_and_has_work_of_its_own_wakes_another);
 	tcase_add_test(any, cancelling_finds_them_wherever_they_are);
 	tcase_add_test(any, one_that_fails_cancels_the_others);
 	tcase_add_test(any, any_worker_and_one_worker_contradict);
@@ -433,6 +511,7 @@ Suite *runtime_workers_suite(void)
 	tcase_set_timeout(messages, 30);
 	tcase_add_test(messages, messages_are_taken_in_bounded_numbers);
 	tcase_add_test(messages, a_lost_wake_up_is_noticed_and_made_good);
+	tcase_add_test(messages, the_same_message_a_second_later_is_not_late);
 	suite_add_tcase(suite, messages);
 	tcase_set_tags(foreign, "real"); /* threads of the system's */
 	tcase_set_timeout(foreign, 30);
