@@ -391,13 +391,13 @@ void weir__wake(struct weir__task *task)
 uint8_t weir__stack_shift(const struct weir__runtime *runtime, enum weir_stack_class stack_class)
 {
 	static const uint8_t shifts[] = { 0, 0, 1, 3, 5 };
-	uint8_t shift = 0;
+	unsigned i = stack_class;
 
-	if (stack_class != WEIR_STACK_DEFAULT)
-		return shifts[stack_class];
-	while (((size_t)32 << shift) < runtime->config.stack_kb && shift < 5)
-		shift++;
-	return shift;
+	if (stack_class == WEIR_STACK_DEFAULT)
+		for (i = WEIR_STACK_32K; i < WEIR_STACK_1M; i++)
+			if (((size_t)32 << shifts[i]) >= runtime->config.stack_kb)
+				break;
+	return shifts[i];
 }
 
 /* The function of the task is set. */

@@ -165,6 +165,33 @@ START_TEST(the_class_that_fits_has_a_third_to_spare)
 }
 END_TEST
 
+static int use_default_class(void *arg)
+{
+	run_one(use_stack, 100, "default", WEIR_STACK_DEFAULT);
+	ck_assert_int_eq(use_of("default")->stack, *(enum weir_stack_class *)arg);
+	return 0;
+}
+
+START_TEST(a_size_between_two_classes_is_the_larger_one)
+{
+	static const struct {
+		const char *kb;
+		enum weir_stack_class stack;
+	} sizes[] = { { "33", WEIR_STACK_64K },
+		      { "64", WEIR_STACK_64K },
+		      { "100", WEIR_STACK_256K },
+		      { "256", WEIR_STACK_256K },
+		      { "500", WEIR_STACK_1M } };
+
+	set_census("1");
+	for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+		enum weir_stack_class stack = sizes[i].stack;
+		setenv("WEIR_STACK_KB", sizes[i].kb, 1);
+		run_on(1, use_default_class, &stack);
+	}
+}
+END_TEST
+
 static int use_both_classes(void *arg)
 {
 	(void)arg;
@@ -396,6 +423,7 @@ Suite *runtime_census_suite(void)
 	tcase_add_test(tcase, what_a_task_before_has_used_of_the_stack_is_not_counted);
 	tcase_add_test(tcase, a_task_that_has_not_ended_is_measured_too_on_any_worker);
 	tcase_add_test(tcase, the_class_that_fits_has_a_third_to_spare);
+	tcase_add_test(tcase, a_size_between_two_classes_is_the_larger_one);
 	tcase_add_test(tcase, a_place_with_two_classes_has_two_entries);
 	tcase_add_test(tcase, one_in_so_many_is_measured_whatever_the_pattern_of_spawns);
 	tcase_add_test(tcase, what_is_spawned_at_the_start_is_measured_by_default);
