@@ -242,17 +242,15 @@ static void *worker_main(void *arg)
 static int start_thread(struct run *run, unsigned index)
 {
 	struct start *start = malloc(sizeof *start);
-	sigset_t all, old;
+	sigset_t others, old;
 
 	if (!start)
 		return -ENOMEM;
 	*start = (struct start){ run, index };
 	/* signals are for the application's threads: ours take none */
-	sigfillset(&all);
-	sigdelset(&all, SIGSEGV);
-	sigdelset(&all, SIGBUS);
-	sigdelset(&all, SIGURG);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
+	weir__fatal_mask(&others);
+	sigdelset(&others, SIGURG); /* the watcher's question: see capture.c */
+	pthread_sigmask(SIG_SETMASK, &others, &old);
 	int err = -pthread_create(&run->threads[index], NULL, worker_main, start);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (err < 0)

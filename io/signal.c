@@ -131,12 +131,17 @@ static void post_news(struct weir__runtime *runtime)
 
 /* ---- Handlers ----------------------------------------------------------- */
 
-/* First: drain. Second: cancel. A third finds the default action: the process ends. */
+/* First: drain. Second: cancel. A third has its default action: the process ends. */
 static void stop(struct weir__runtime *runtime, int number)
 {
-	if (atomic_load_explicit(&runtime->stop_requests, memory_order_relaxed) >= 1)
+	unsigned before = atomic_load_explicit(&runtime->stop_requests, memory_order_relaxed);
+
+	if (before >= 1)
 		(void)signal(number, SIG_DFL);
-	weir__runtime_stop(runtime);
+	if (before >= 2)
+		(void)raise(number); /* comes when this handler has returned */
+	else
+		weir__runtime_stop(runtime);
 }
 
 static void on_signal(int number)

@@ -401,10 +401,10 @@ static int start_thread(weir_blocking_pool *pool)
 {
 	pthread_attr_t attributes;
 	pthread_t thread;
-	sigset_t all, old;
+	sigset_t others, old;
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
+	weir__fatal_mask(&others);
+	pthread_sigmask(SIG_SETMASK, &others, &old);
 	pthread_attr_init(&attributes);
 	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
 	int err = -pthread_create(&thread, &attributes, thread_main, pool);

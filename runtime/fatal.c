@@ -115,6 +115,14 @@ void weir__fatal_init_process(void)
 	pthread_once(&once, init_once);
 }
 
+void weir__fatal_mask(sigset_t *ret)
+{
+	static const int own[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS };
+	sigfillset(ret);
+	for (size_t i = 0; i < sizeof(own) / sizeof(*own); i++)
+		sigdelset(ret, own[i]);
+}
+
 int weir__fatal_attach_thread(void)
 {
 	if (signal_stack != NULL)

@@ -8,6 +8,7 @@
 #ifndef WEIR_FATAL_H
 #define WEIR_FATAL_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -60,6 +61,12 @@ bool weir__fatal_task_info(struct weir__task_info *ret);
  * to whoever caught it before.
  */
 void weir__fatal_init_process(void);
+
+/*
+ * The signals that threads of ours leave to the application's: all but those that a thread brings
+ * about itself. Were they blocked, the kernel would end the process without a handler's having run.
+ */
+void weir__fatal_mask(sigset_t *ret);
 
 /*
  * Gives the calling thread a stack for signal handlers, without which an overflow cannot be

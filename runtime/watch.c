@@ -402,13 +402,13 @@ static struct weir__watch *watch_new(struct weir__runtime *runtime)
 int weir__watcher_start(struct weir__runtime *runtime)
 {
 	struct weir__watch *watch = watch_new(runtime);
-	sigset_t all, old;
+	sigset_t others, old;
 
 	if (!watch)
 		return -ENOMEM;
 	weir__capture_init_process();
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
+	weir__fatal_mask(&others);
+	pthread_sigmask(SIG_SETMASK, &others, &old);
 	int err = -pthread_create(&watch->thread, NULL, watch_main, watch);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (err < 0) {

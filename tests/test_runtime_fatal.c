@@ -197,6 +197,21 @@ START_TEST(an_earlier_handler_gets_the_other_faults)
 }
 END_TEST
 
+static int touch_nowhere_elsewhere(void *arg)
+{
+	return weir_blocking(touch_nowhere, arg);
+}
+
+START_TEST(an_earlier_handler_gets_the_faults_of_blocking_calls)
+{
+	struct victim victim = { .fn = touch_nowhere_elsewhere };
+	int status = end_of(run_behind_a_handler, &victim);
+	ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 7, "%#x: %s", (unsigned)status,
+		      said);
+	assert_said("earlier handler: 11 at 0x10\n");
+}
+END_TEST
+
 START_TEST(an_earlier_handler_gets_an_overflow_after_the_report)
 {
 	struct victim victim = { .fn = overflow };
@@ -343,6 +358,7 @@ Suite *runtime_fatal_suite(void)
 	tcase_set_timeout(faults, 20);
 	tcase_add_loop_test(faults, another_fault_dies_of_its_signal_without_a_report, 0, 3);
 	tcase_add_test(faults, an_earlier_handler_gets_the_other_faults);
+	tcase_add_test(faults, an_earlier_handler_gets_the_faults_of_blocking_calls);
 	tcase_add_test(faults, an_earlier_handler_gets_an_overflow_after_the_report);
 	tcase_add_test(faults, an_ignored_signal_that_is_sent_stays_ignored);
 	suite_add_tcase(suite, faults);

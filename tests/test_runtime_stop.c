@@ -346,6 +346,49 @@ START_TEST(the_third_signal_is_not_ours_any_more)
 }
 END_TEST
 
+/* That it dies of the signal that it just got: another would hide that it did not. */
+static void assert_killed(pid_t pid, int number)
+{
+	int status = 0;
+
+	for (int i = 0; i < 1000 && !has_ended(pid, &status); i++)
+		(void)usleep(10000);
+	if (status == 0)
+		(void)kill(pid, SIGKILL);
+	ck_assert(WIFSIGNALED(status));
+	ck_assert_int_eq(WTERMSIG(status), number);
+}
+
+/* Whatever the first two were. */
+START_TEST(the_third_signal_of_either_kind_kills)
+{
+	pid_t pid = start_child(ignore_signals);
+
+	for (int i = 0; i < 2; i++)
+		send_signal(pid, SIGINT);
+	send_signal(pid, SIGTERM);
+	assert_killed(pid, SIGTERM);
+}
+END_TEST
+
+/* Told so twice by a task of its own, with a task that does not end: a signal is the third. */
+static int stop_twice_and_stay(void *arg)
+{
+	(void)arg;
+	weir_stop();
+	weir_stop();
+	return ignore_signals(NULL);
+}
+
+START_TEST(a_signal_after_two_calls_kills)
+{
+	pid_t pid = start_child(stop_twice_and_stay);
+
+	ck_assert_int_eq(kill(pid, SIGTERM), 0);
+	assert_killed(pid, SIGTERM);
+}
+END_TEST
+
 START_TEST(handlers_are_put_back)
 {
 	struct sigaction before, during, after;
@@ -393,8 +436,37 @@ START_TEST(threads_of_ours_take_no_signals_and_the_callers_keeps_its_own)
 		ck_assert_int_eq(sigismember(&masks[1], numbers[i]), 1);
 		ck_assert_int_eq(sigismember(&masks[2], numbers[i]), 1);
 	}
-	/* what reports a crash must get through */
-	ck_assert_int_eq(sigismember(&masks[1], SIGSEGV), 0);
+}
+END_TEST
+
+static const int raised[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS };
+
+/* What a thread does to itself: blocked, it would end the process without the handler. */
+static void assert_faults_come(const sigset_t *mask)
+{
+	for (unsigned i = 0; i < sizeof raised / sizeof *raised; i++)
+		ck_assert_msg(sigismember(mask, raised[i]) == 0, "%s", strsignal(raised[i]));
+}
+
+static int note_masks_of_others(void *arg)
+{
+	sigset_t *masks = arg;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	TRY(weir_spawn(&scope, note_mask, &masks[0], .worker = WEIR_ON_WORKER(1)));
+	TRY(weir_blocking(note_mask, &masks[1]));
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(faults_of_threads_of_ours_find_their_handlers)
+{
+	sigset_t masks[2];
+
+	run_on(2, note_masks_of_others, masks);
+	for (unsigned i = 0; i < 2; i++) {
+		assert_faults_come(&masks[i]);
+		ck_assert_int_eq(sigismember(&masks[i], SIGUSR1), 1);
+	}
 }
 END_TEST
 
@@ -419,7 +491,10 @@ Suite *runtime_stop_suite(void)
 	tcase_add_test(signals, who_does_not_end_after_the_second_is_named_and_left_behind);
 	tcase_add_test(signals, who_asks_a_third_time_gets_no_more_time);
 	tcase_add_test(signals, the_third_signal_is_not_ours_any_more);
+	tcase_add_test(signals, the_third_signal_of_either_kind_kills);
+	tcase_add_test(signals, a_signal_after_two_calls_kills);
 	tcase_add_test(signals, handlers_are_put_back);
+	tcase_add_test(signals, faults_of_threads_of_ours_find_their_handlers);
 	tcase_add_test(signals, threads_of_ours_take_no_signals_and_the_callers_keeps_its_own);
 	suite_add_tcase(suite, signals);
 	return suite;
