@@ -90,8 +90,8 @@ void *weir_realloc(void *block, size_t size)
 		return weir__fault() ? weir__refused(size)
 				     : weir__large_realloc(block, usable, size);
 	void *moved = weir_alloc(size);
-	if (moved == NULL)
-		return NULL;
+	if (moved == NULL) /* what is to get smaller can as well stay */
+		return size <= usable && weir__config.debug == 0 ? block : NULL;
 	memcpy(moved, block, size < usable ? size : usable);
 	weir_free(block);
 	return moved;

@@ -330,7 +330,8 @@ WEIR_API WEIR_MUST WEIR_MALLOC(1) void *weir_zalloc(size_t size);
 
 /*
  * Takes `block` (NULL: like weir_alloc) and gives a block of `size` bytes with its content up to
- * the smaller size. On NULL the old block is untouched and still the caller's.
+ * the smaller size. On NULL the old block is untouched and still the caller's; to get smaller does
+ * not fail, but at a debug level.
  */
 WEIR_API WEIR_MUST void *weir_realloc(void *block, size_t size);
 

@@ -53,8 +53,9 @@ static void add_pool(const struct weir__home *home, uint32_t index, struct weir_
 
 static struct weir_pool_stats empty_sum(uint32_t index)
 {
-	return (struct weir_pool_stats){ .name = weir__pools[index].name,
-					 .object_bytes = weir__pools[index].object_bytes };
+	return (struct weir_pool_stats){ .name = WEIR__GET(weir__pools[index].name),
+					 .object_bytes =
+						 WEIR__GET(weir__pools[index].object_bytes) };
 }
 
 static struct weir_pool_stats sum_of(uint32_t index)

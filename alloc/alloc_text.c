@@ -97,15 +97,38 @@ static int end(FILE *out)
 	return fflush(out) != 0 || ferror(out) ? -EIO : 0;
 }
 
-/* Between quotes; both formats escape alike, and a control character is not worth more than a '?'.
+/* Bytes of the UTF-8 character that begins there; 0: none does. */
+static size_t character_bytes(const unsigned char *at)
+{
+	if (at[0] < 0x80)
+		return 1;
+	if (at[0] < 0xc2 || at[0] > 0xf4)
+		return 0;
+	size_t n = at[0] >= 0xf0 ? 4 : at[0] >= 0xe0 ? 3 : 2;
+	for (size_t i = 1; i < n; i++)
+		if ((at[i] & 0xc0) != 0x80) /* its end, maybe */
+			return 0;
+	/* longer than it must be, half of a pair, or beyond the last */
+	bool is_none = (at[0] == 0xe0 && at[1] < 0xa0) || (at[0] == 0xed && at[1] > 0x9f) ||
+		       (at[0] == 0xf0 && at[1] < 0x90) || (at[0] == 0xf4 && at[1] > 0x8f);
+	return is_none ? 0 : n;
+}
+
+/*
+ * Between quotes. Both formats are UTF-8 and escape alike; what is none, and control characters,
+ * are not worth more than a '?'.
  */
 static void write_quoted(FILE *out, const char *text)
 {
 	fputc('"', out);
-	for (; *text != '\0'; text++) {
+	for (size_t n; *text != '\0'; text += n > 0 ? n : 1) {
+		n = character_bytes((const unsigned char *)text);
 		if (*text == '"' || *text == '\\')
 			fputc('\\', out);
-		fputc((unsigned char)*text < ' ' ? '?' : *text, out);
+		if (n == 0 || (unsigned char)*text < ' ')
+			fputc('?', out);
+		else
+			fwrite(text, 1, n, out);
 	}
 	fputc('"', out);
 }
@@ -169,7 +192,15 @@ static void write_workers(FILE *out, size_t heaps)
 		fprintf(out, "weir_heap_worker{heap=\"%zu\"} %d\n", heap, stats.worker);
 }
 
-/* Time is in seconds there. */
+/* Time is in seconds there, whose point is a comma in some locales. */
+static void write_stage(FILE *out, unsigned long long n, bool is_time)
+{
+	if (is_time)
+		fprintf(out, "%llu.%09llu\n", n / 1000000000, n % 1000000000);
+	else
+		fprintf(out, "%llu\n", n);
+}
+
 static void write_stages(FILE *out, const struct weir_mem_stats *stats)
 {
 	for (unsigned i = 0; i < COUNT(stage_figures); i++) {
@@ -178,11 +209,11 @@ static void write_stages(FILE *out, const struct weir_mem_stats *stats)
 		if (is_time)
 			figure.name = "seconds", figure.text = "Time spent in it.";
 		write_family(out, "mem_stage", &figure);
-		for (unsigned level = WEIR_MEM_MEDIUM; level <= WEIR_MEM_CRITICAL; level++)
-			fprintf(out, "weir_mem_stage_%s_total{level=\"%s\"} %.9g\n", figure.name,
-				level_name[level],
-				(double)value(&stats->stages[level], &figure) /
-					(is_time ? 1e9 : 1));
+		for (unsigned level = WEIR_MEM_MEDIUM; level <= WEIR_MEM_CRITICAL; level++) {
+			fprintf(out, "weir_mem_stage_%s_total{level=\"%s\"} ", figure.name,
+				level_name[level]);
+			write_stage(out, value(&stats->stages[level], &figure), is_time);
+		}
 	}
 }
 

@@ -485,6 +485,8 @@ void *weir__alloc_run_aligned(size_t align, size_t size)
 	void *block = home == NULL ? NULL : get_aligned(home, index, align);
 	if (locked)
 		pthread_mutex_unlock(&weir__heaps_lock);
+	if (block == NULL && weir__mode == 0 && !weir__fault()) /* as in weir__alloc_exact() */
+		return weir__large_alloc(size, align);
 	if (block == NULL)
 		return weir__refused(size);
 	weir__watch_alloc(block, size, weir__pools[index].object_bytes);

@@ -207,9 +207,11 @@ static void count_unit(const struct weir__home *home, uint32_t unit, struct leak
 	if (index == 0 || weir__span_first(home, unit) != unit)
 		return; /* no span begins here */
 	uint32_t objects = weir__pools[index].span_objects;
+	size_t object_bytes = weir__pools[index].object_bytes;
+	const char *span = (const char *)weir__unit_at(home, unit)->span;
 	for (uint32_t i = 0; i < objects; i++) {
 		const struct weir__note *note = &home->notes[(size_t)unit * NOTES_PER_UNIT + i];
-		if (note->size == 0)
+		if (note->size == 0 || weir__remote_is_returning(span + i * object_bytes))
 			continue;
 		by_trace[note->allocated].blocks++;
 		by_trace[note->allocated].bytes += note->size - 1;

@@ -214,22 +214,29 @@ static struct weir__home *adopt(void)
 	return home_new();
 }
 
-void weir__heap_on_news(void (*wake)(void *arg), void *arg)
+static void wake_by(struct weir__home *home, void (*wake)(void *arg), void *arg)
 {
-	struct weir__home *home = weir__home_self();
-	if (home == NULL)
-		return;
 	weir__remote_lock();
 	home->wake = wake;
 	home->wake_arg = arg;
 	weir__remote_unlock();
 }
 
-void weir__heap_set_worker(int worker)
+void weir__heap_on_news(void (*wake)(void *arg), void *arg)
 {
 	struct weir__home *home = weir__home_self();
 	if (home != NULL)
-		WEIR__SET(home->worker, worker);
+		wake_by(home, wake, arg);
+}
+
+void weir__heap_set_worker(int worker)
+{
+	struct weir__home *home = weir__home_self();
+	if (home == NULL)
+		return;
+	WEIR__SET(home->worker, worker);
+	home->was_attached = home->turns_itself; /* from here on a loop turns it, between tasks */
+	home->turns_itself = false;
 }
 
 bool weir__heap_has_news(void)
@@ -262,23 +269,33 @@ int weir__heap_attach(void)
 	return 0;
 }
 
+/* What its owner was, beside being its owner. */
+static void end_service(struct weir__home *home)
+{
+	wake_by(home, NULL, NULL);
+	if (home->epoch_ns == CLOCK_STOPPED)
+		home->epoch_ns = 0;
+	home->rests = false;
+	home->turns_itself = home->was_attached;
+	home->was_attached = false;
+	WEIR__SET(home->worker, -1);
+	weir__stacks_drop(home);
+}
+
 void weir__heap_detach(void)
 {
 	struct weir__home *home = weir__home_self();
 	if (home == NULL)
 		return;
-	weir__heap_self = &weir__heap_none;
+	bool stays = home->was_attached;
+	if (!stays)
+		weir__heap_self = &weir__heap_none;
 	weir__remote_post(home);
 	while (weir__remote_waiting(home))
 		weir__remote_drain(home);
-	weir__remote_lock();
-	home->wake = NULL;
-	weir__remote_unlock();
-	home->turns_itself = false;
-	if (home->epoch_ns == CLOCK_STOPPED)
-		home->epoch_ns = 0;
-	WEIR__SET(home->worker, -1);
-	weir__stacks_drop(home);
+	end_service(home);
+	if (stays) /* its thread's, as before it was a worker's */
+		return;
 	for (uint32_t i = 1; i < home->bins_end; i++)
 		weir__cache_close(home, i);
 	weir__runs_purge_all(home);

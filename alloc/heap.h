@@ -221,6 +221,7 @@ struct weir__home {
 	int64_t epoch_ns;     /* when the next epoch begins */
 	uint32_t level;	      /* of memory pressure, as of the last epoch */
 	bool turns_itself;    /* no worker's loop does it: every so many misses do */
+	bool was_attached;    /* before it became a worker's, and is again afterwards */
 	uint32_t misses_seen; /* for that */
 	int64_t guard_left;   /* bytes until the next guarded block; see guard.c */
 	uint32_t guard_index; /* the pool whose next request is to be guarded; 0: none */
@@ -792,6 +793,7 @@ size_t weir__check_room(size_t size);
 
 void weir__check_alloc(void *block, size_t size, void *site);
 
+/* Whether it is out, at debug level 1 and above. */
 bool weir__check_is_out(const struct weir__home *home, const void *block);
 
 /* The size asked for; 0: not known, or not out. */

@@ -23,6 +23,9 @@
 #ifndef MADV_FREE
 #define MADV_FREE 8
 #endif
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24 /* Linux 5.18 */
+#endif
 #ifndef MADV_GUARD_INSTALL
 #define MADV_GUARD_INSTALL 102 /* Linux 6.13 */
 #endif
@@ -89,7 +92,8 @@ void *weir__os_map(size_t bytes, size_t align)
 
 void weir__os_unmap(void *address, size_t bytes)
 {
-	munmap(address, bytes);
+	if (munmap(address, bytes) != 0) /* it would take one more mapping to make the hole */
+		(void)madvise(address, bytes, MADV_DONTNEED);
 	atomic_fetch_sub_explicit(&weir__os_counts.mapped_bytes, bytes, memory_order_relaxed);
 }
 
@@ -127,7 +131,8 @@ static size_t resident_bytes(char *address, size_t bytes)
 size_t weir__os_purge(void *address, size_t bytes)
 {
 	size_t resident = resident_bytes(address, bytes);
-	if (madvise(address, bytes, MADV_DONTNEED) != 0)
+	if (madvise(address, bytes, MADV_DONTNEED) != 0 &&
+	    madvise(address, bytes, MADV_DONTNEED_LOCKED) != 0) /* after mlockall() */
 		return 0;
 	atomic_fetch_add_explicit(&weir__os_counts.purged_bytes, resident, memory_order_relaxed);
 	return resident;

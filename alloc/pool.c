@@ -46,7 +46,7 @@ void weir__pool_describe(struct weir__pool *pool, uint32_t object_bytes)
 {
 	pool->handle.index = (uint32_t)(pool - weir__pools);
 	pool->handle.place = (uint32_t)WEIR__PLACE(pool->handle.index);
-	pool->object_bytes = object_bytes;
+	WEIR__SET(pool->object_bytes, object_bytes);
 	pool->span_units = span_units_for(object_bytes);
 	pool->span_objects = (pool->span_units << WEIR__UNIT_SHIFT) / object_bytes;
 	/*
@@ -69,7 +69,7 @@ void weir__pool_describe(struct weir__pool *pool, uint32_t object_bytes)
 static void name_pool(struct weir__pool *pool, const char *name)
 {
 	size_t last = sizeof(pool->label) - 1;
-	pool->name = name;
+	WEIR__SET(pool->name, name);
 	WEIR__SET(pool->label[last], '\0');
 	for (size_t i = 0; i < last; i++) {
 		WEIR__SET(pool->label[i], *name);
@@ -77,13 +77,14 @@ static void name_pool(struct weir__pool *pool, const char *name)
 	}
 }
 
+/* Classes are whole quarters of their unit. Not by %g, whose point is a comma in some locales. */
 static const char *class_name(unsigned index, size_t bytes)
 {
-	const char *unit = bytes >= 1 << 20 ? "MiB" : bytes >= 1 << 10 ? "KiB" : "B";
-	double n = bytes >= 1 << 20   ? (double)bytes / (1 << 20)
-		   : bytes >= 1 << 10 ? (double)bytes / (1 << 10)
-				      : (double)bytes;
-	snprintf(class_names[index], sizeof(class_names[index]), "%.4g %s", n, unit);
+	static const char *const quarters[] = { "", ".25", ".5", ".75" };
+	unsigned shift = bytes >= 1 << 20 ? 20 : bytes >= 1 << 10 ? 10 : 0;
+	const char *unit = shift == 20 ? "MiB" : shift == 10 ? "KiB" : "B";
+	snprintf(class_names[index], sizeof(class_names[index]), "%zu%s %s", bytes >> shift,
+		 quarters[(bytes * 4 >> shift) & 3], unit);
 	return class_names[index];
 }
 

@@ -246,11 +246,15 @@ static unsigned cgroup_permille(void)
 	return worst;
 }
 
-static double stalled(const char *text, const char *kind)
+/* In hundredths of a percent. Not by strtod(), which wants a comma in some locales. */
+static unsigned stalled(const char *text, const char *kind)
 {
 	const char *line = strstr(text, kind);
 	const char *value = line == NULL ? NULL : strstr(line, "avg10=");
-	return value == NULL ? 0 : strtod(value + strlen("avg10="), NULL);
+	unsigned whole = 0, hundredths = 0;
+	if (value != NULL)
+		(void)sscanf(value, "avg10=%u.%2u", &whole, &hundredths);
+	return whole * 100 + hundredths;
 }
 
 /* The cgroup's own stalls, where they are counted: neighbours at their limits are not ours. */
@@ -304,9 +308,9 @@ static unsigned stall_permille(void)
 		find_stalls(weir__stall_path, sizeof(weir__stall_path));
 	if (!read_text(weir__stall_path, text))
 		return 0;
-	double some = stalled(text, "some") * 100, full = stalled(text, "full") * 333;
-	double worst = some > full ? some : full;
-	return worst > 1000 ? 1000 : (unsigned)worst;
+	unsigned some = stalled(text, "some"), full = stalled(text, "full") * 333 / 100;
+	unsigned worst = some > full ? some : full;
+	return worst > 1000 ? 1000 : worst;
 }
 
 /* ---- Looking -------------------------------------------------------------------------------- */

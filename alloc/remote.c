@@ -42,10 +42,14 @@ static uintptr_t mark_of(const struct weir__returned *block)
 	return ((uintptr_t)&weir__heap_none * 0x9e3779b97f4a7c15u) ^ (uintptr_t)block;
 }
 
-bool weir__remote_is_returning(const void *block)
+/* Of a block in use it may be anything, and be written at this moment. */
+__attribute__((no_sanitize("address", "thread"))) bool weir__remote_is_returning(const void *block)
 {
-	const struct weir__returned *returned = block;
-	return returned->mark == mark_of(returned);
+	const volatile struct weir__returned *returned = block;
+	weir__watch_pause(true);
+	bool is_marked = returned->mark == mark_of(block);
+	weir__watch_pause(false);
+	return is_marked;
 }
 
 static void drain_all(struct weir__home *home)

@@ -149,12 +149,11 @@ static struct memory joined(struct memory a, struct memory b)
 	};
 }
 
-/* Frees units that no span has any more. */
-static void units_free(struct weir__home *home, uint32_t unit, uint32_t units)
+/* They become a free run, with the memory that home.dirty and home.kept say they have. */
+static void units_put(struct weir__home *home, uint32_t unit, uint32_t units)
 {
-	struct memory memory = { units, 0, home->now_ns };
-	bits_set(home->dirty, unit, units, true);
-	bits_set(home->kept, unit, units, false);
+	struct memory memory = { bits_count(home->dirty, unit, units),
+				 bits_count(home->kept, unit, units), home->now_ns };
 	struct weir__span *left = run_before(home, unit);
 	if (left != NULL) {
 		run_unlink(home, left);
@@ -169,6 +168,14 @@ static void units_free(struct weir__home *home, uint32_t unit, uint32_t units)
 		units += right->units;
 	}
 	run_link(home, run_make(home, unit, units, memory));
+}
+
+/* Frees units that no span has any more. */
+static void units_free(struct weir__home *home, uint32_t unit, uint32_t units)
+{
+	bits_set(home->dirty, unit, units, true);
+	bits_set(home->kept, unit, units, false);
+	units_put(home, unit, units);
 }
 
 /* The first run on lists [bin, end) that is long enough; the lists above `bin` all are. */
@@ -579,10 +586,10 @@ void *weir__span_take_aligned(struct weir__home *home, uint32_t index, size_t al
 		-(uint32_t)((uintptr_t)unit_address(home, unit) >> WEIR__UNIT_SHIFT) & (step - 1);
 	uint32_t tail = step - 1 - head;
 	struct weir__span *span = span_begin(home, index, unit + head);
-	if (head > 0)
-		units_free(home, unit, head);
+	if (head > 0) /* nobody has touched them meanwhile */
+		units_put(home, unit, head);
 	if (tail > 0)
-		units_free(home, unit + head + units, tail);
+		units_put(home, unit + head + units, tail);
 	void *block;
 	span_pull(home, span, weir__pools[index].object_bytes, &block, 1);
 	span_relist(&home->bins[index], span);

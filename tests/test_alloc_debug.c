@@ -246,6 +246,44 @@ START_TEST(checks_hold_for_blocks_freed_by_other_threads)
 }
 END_TEST
 
+static void *free_some_and_stay(void *blocks)
+{
+	pthread_barrier_t *meet = ((void **)blocks)[9];
+	ck_assert_int_eq(weir_thread_attach(), 0);
+	for (int i = 0; i < 9; i++) /* too few to be sent */
+		weir_free(((void **)blocks)[i]);
+	pthread_barrier_wait(meet);
+	pthread_barrier_wait(meet);
+	return NULL;
+}
+
+/* With whom they lie, or that nobody has fetched them, is no business of the program's. */
+START_TEST(blocks_on_their_way_home_are_no_leaks)
+{
+	pthread_t thread, other;
+	pthread_barrier_t meet;
+	void *blocks[10] = { [9] = &meet };
+	attach_at((uint32_t)_i);
+	pthread_barrier_init(&meet, NULL, 2);
+	for (size_t i = 0; i < 9; i++)
+		blocks[i] = weir_alloc(i * i * i * 10);
+	void *posted = weir_alloc(300), *kept = weir_alloc(300);
+	pthread_create(&thread, NULL, free_it, posted); /* at once, as it has no heap */
+	pthread_join(thread, NULL);
+	pthread_create(&other, NULL, free_some_and_stay, blocks);
+	pthread_barrier_wait(&meet);
+	ck_assert_uint_eq(weir_mem_leaks(-1), 1);
+	pthread_barrier_wait(&meet);
+	pthread_join(other, NULL);
+	ck_assert_uint_eq(weir_mem_leaks(-1), 1);
+	weir_free(kept);
+	weir__heap_turn(1);
+	ck_assert_uint_eq(weir_mem_leaks(-1), 0);
+	ck_assert_uint_eq(weir__reports, 0);
+	pthread_barrier_destroy(&meet);
+}
+END_TEST
+
 START_TEST(the_level_is_fixed_once_there_are_heaps)
 {
 	struct weir__alloc_config config;
@@ -277,6 +315,7 @@ Suite *alloc_debug_suite(void)
 	tcase_add_test(levels, fresh_and_freed_memory_is_recognised);
 	tcase_add_test(levels, what_was_never_freed_is_reported_by_trace);
 	tcase_add_test(levels, callers_of_one_allocating_function_are_told_apart);
+	tcase_add_loop_test(levels, blocks_on_their_way_home_are_no_leaks, 1, 4);
 	tcase_add_test(levels, the_level_is_fixed_once_there_are_heaps);
 	suite_add_tcase(s, levels);
 	return s;

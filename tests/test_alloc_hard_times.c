@@ -383,6 +383,46 @@ START_TEST(a_large_block_grows_within_the_limit)
 }
 END_TEST
 
+/* Its heap's window is, and the machine is not. */
+START_TEST(a_full_window_is_no_reason_to_refuse_what_has_a_mapping_to_itself)
+{
+	attach();
+	struct weir__home *home = weir__home_self();
+	void *small = weir_alloc(100);
+	home->unit_count = home->frontier;
+	for (size_t align = 64 << 10; align <= 2 << 20; align *= 2) {
+		char *aligned = weir_alloc_aligned(align, 300000);
+		ck_assert_ptr_nonnull(aligned);
+		ck_assert_uint_eq((uintptr_t)aligned % align, 0);
+		aligned[0] = aligned[299999] = 1;
+		weir_free(aligned);
+	}
+	weir_free(small);
+	ck_assert_uint_eq(blocks_in_use(), 0);
+	ck_assert_uint_eq(refusals(), 0);
+}
+END_TEST
+
+START_TEST(a_block_gets_smaller_where_there_is_no_other)
+{
+	static const size_t sizes[] = { 200, 5000, 300000, 20 << 20 };
+	attach();
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
+		char *old = weir_zalloc(sizes[i]);
+		old[16] = 7;
+		weir_mem_fail_after(1);
+		ck_assert_ptr_null(weir_realloc(old, sizes[i] * 3));
+		char *smaller = weir_realloc(old, 20);
+		ck_assert_ptr_nonnull(smaller);
+		ck_assert_int_eq(smaller[16], 7);
+		weir_mem_fail_after(0);
+		weir_free(smaller);
+	}
+	ck_assert_uint_eq(blocks_in_use(), 0);
+	ck_assert_uint_eq(weir__reports, 0);
+}
+END_TEST
+
 /* A block may be half empty then, but not more. */
 START_TEST(much_larger_classes_do_not_serve)
 {
@@ -442,6 +482,10 @@ Suite *alloc_hard_times_suite(void)
 		tcase_add_test(memory, at_the_limit_larger_classes_serve_smaller_ones);
 		tcase_add_test(memory, without_pools_everything_works_and_nothing_is_cached);
 	}
+	tcase_add_test(memory, a_block_gets_smaller_where_there_is_no_other);
+	if (plain) /* else every block is watched, and none comes from elsewhere */
+		tcase_add_test(memory,
+			       a_full_window_is_no_reason_to_refuse_what_has_a_mapping_to_itself);
 	tcase_add_test(memory, each_span_can_be_refused_and_all_is_given_back);
 	suite_add_tcase(s, memory);
 	TCase *threads = tcase_create("threads");

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #include "alloc/heap.h"
@@ -125,6 +126,35 @@ START_TEST(a_clean_run_is_no_reason_to_wake_up)
 	ck_assert_int_eq(weir__runs_due(home, 5000 * WEIR__MS), now + 5000 * WEIR__MS);
 	weir_free(fence);
 	weir_free(end);
+}
+END_TEST
+
+/* What lies before and behind an aligned block was never anybody's. */
+START_TEST(around_an_aligned_block_there_is_nothing_to_give_back)
+{
+	attach(WEIR__PURGE_DONTNEED, WEIR__HUGE_NEVER, WEIR__NUMA_NONE);
+	void *first = weir_alloc(100);
+	char *aligned = weir_alloc_aligned(2 << 20, 100);
+	ck_assert_uint_eq(stats().free_bytes, 0);
+	weir_free(aligned);
+	weir__cache_flush(weir__home_self(), weir__class_pool(WEIR__UNIT_BYTES + 1), 1);
+	ck_assert_uint_eq(stats().free_bytes, 128 << 10); /* what it was, no more */
+	weir_free(first);
+}
+END_TEST
+
+START_TEST(locked_memory_is_given_back_as_well)
+{
+	if (mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) != 0) {
+		puts("skipped: no memory may be locked here");
+		return;
+	}
+	attach(_i == 0 ? WEIR__PURGE_DONTNEED : WEIR__PURGE_FREE, WEIR__HUGE_NEVER,
+	       WEIR__NUMA_NONE);
+	size_t before = rollup("Anonymous");
+	use_and_free();
+	ck_assert_uint_ge(weir_mem_compact(SIZE_MAX, WEIR_MEM_HIGH), BLOCKS * (size_t)BLOCK_BYTES);
+	ck_assert_uint_lt(rollup("Anonymous"), before + BLOCKS / 2 * (size_t)BLOCK_BYTES);
 }
 END_TEST
 
@@ -306,6 +336,8 @@ Suite *alloc_purge_suite(void)
 			       what_is_released_stays_until_the_kernel_or_pressure_wants_it);
 	}
 	tcase_add_test(purging, a_clean_run_is_no_reason_to_wake_up);
+	tcase_add_test(purging, around_an_aligned_block_there_is_nothing_to_give_back);
+	tcase_add_loop_test(purging, locked_memory_is_given_back_as_well, 0, 2);
 	suite_add_tcase(s, purging);
 	TCase *huge = tcase_create("huge_pages");
 	if (plain) {

@@ -6,9 +6,12 @@
 #include <check.h>
 #include <ctype.h>
 #include <errno.h>
+#include <locale.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "alloc/heap.h"
 
@@ -247,6 +250,89 @@ START_TEST(a_stream_that_fails_is_an_error)
 }
 END_TEST
 
+/* ---- Names and locales ---------------------------------------------------------------------- */
+
+/* A name is its owner's, and shown up to 63 bytes. */
+static const struct {
+	const char *name, *shown;
+} names[] = {
+	{ "caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80",
+	  "\"caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80\"" },
+	{ "latin \xe9 and", "\"latin ? and\"" },
+	{ "alone \x80, cut \xe2\x82", "\"alone ?, cut ??\"" },
+	{ "long for / \xc0\xaf and \xe0\x80\xaf", "\"long for / ?? and ???\"" },
+	{ "half \xed\xa0\x80, beyond \xf4\x90\x80\x80 \xf5", "\"half ???, beyond ???? ?\"" },
+	{ "0123456789012345678901234567890123456789012345678901234567890\xe2\x82\xac",
+	  "\"0123456789012345678901234567890123456789012345678901234567890??\"" },
+	{ "del \x7f tab \t", "\"del \x7f tab ?\"" },
+};
+
+START_TEST(names_are_utf_8_or_question_marks)
+{
+	weir_pool *pool;
+	ck_assert_int_eq(weir__heap_attach(), 0);
+	ck_assert_int_eq(weir_pool_new(&pool, .object_bytes = 100, .name = names[_i].name), 0);
+	ck_assert_ptr_nonnull(weir_pool_get(pool));
+	char *json = text_of(weir_mem_write_json), *metrics = text_of(weir_mem_write_openmetrics);
+	ck_assert_msg(strstr(json, names[_i].shown) != NULL, "%s", names[_i].shown);
+	ck_assert_msg(strstr(metrics, names[_i].shown) != NULL, "%s", names[_i].shown);
+	free(json);
+	free(metrics);
+}
+END_TEST
+
+/* What localedef(1) makes of a decimal comma. */
+static const unsigned char comma[] = {
+	0x14, 0x11, 0x03, 0x20, 6, 0, 0,   0,	 0x20, 0, 0,   0,    0x22, 0,	0,   0,	   0x23,
+	0,    0,    0,	  0x24, 0, 0, 0,   0x28, 0,    0, 0,   0x2c, 0,	   0,	0,   0x2c, 0,
+	0,    0,    0x2c, 0,	0, 0, ',', 0,	 0,    0, 'U', 'T',  'F',  '-', '8', 0,
+};
+
+static bool set_comma(void)
+{
+	char directory[] = "/tmp/weir_locale_XXXXXX", path[100];
+	ck_assert_ptr_nonnull(mkdtemp(directory));
+	snprintf(path, sizeof(path), "%s/comma", directory);
+	ck_assert_int_eq(mkdir(path, 0700), 0);
+	snprintf(path, sizeof(path), "%s/comma/LC_NUMERIC", directory);
+	FILE *file = fopen(path, "w");
+	ck_assert_ptr_nonnull(file);
+	fwrite(comma, 1, sizeof(comma), file);
+	fclose(file);
+	setenv("LOCPATH", directory, 1);
+	bool is_set = setlocale(LC_NUMERIC, "comma") != NULL;
+	unlink(path);
+	*strrchr(path, '/') = '\0';
+	rmdir(path);
+	rmdir(directory);
+	return is_set;
+}
+
+START_TEST(where_a_comma_is_written_figures_have_a_point)
+{
+	char text[20];
+	if (!set_comma()) {
+		puts("skipped: this C library has other locales");
+		return;
+	}
+	snprintf(text, sizeof(text), "%.1f", 0.5);
+	ck_assert_str_eq(text, "0,5");
+	have_a_past();
+	(void)weir_mem_compact(SIZE_MAX, WEIR_MEM_HIGH);
+	char *metrics = text_of(weir_mem_write_openmetrics);
+	const char *at = strstr(metrics, "weir_mem_stage_seconds_total{level=\"high\"} 0.0");
+	ck_assert_ptr_nonnull(at);
+	ck_assert(strstr(metrics, "pool=\"1.25 KiB\"}") != NULL);
+	for (at = metrics; *at != '\0'; at += *at != '\0') {
+		at += strcspn(at, " \n");
+		if (*at == ' ') /* no value, label or text has one in a number */
+			ck_assert(!isdigit((unsigned char)at[-1]) ||
+				  at[1 + strspn(at + 1, "0123456789")] != ',');
+	}
+	free(metrics);
+}
+END_TEST
+
 /* ---- What is measured ----------------------------------------------------------------------- */
 
 START_TEST(heaps_that_do_not_exist_are_refused)
@@ -337,6 +423,9 @@ Suite *alloc_text_suite(void)
 	TCase *both = tcase_create("both");
 	tcase_add_test(both, before_the_first_heap_there_is_text_too);
 	tcase_add_test(both, a_stream_that_fails_is_an_error);
+	tcase_add_loop_test(both, names_are_utf_8_or_question_marks, 0,
+			    sizeof(names) / sizeof(*names));
+	tcase_add_test(both, where_a_comma_is_written_figures_have_a_point);
 	suite_add_tcase(s, both);
 	TCase *measured = tcase_create("measured");
 	tcase_add_test(measured, heaps_that_do_not_exist_are_refused);
