@@ -111,8 +111,8 @@ WEIR_API void weir_stop(void);
  * Parks until one of `count` signals comes, and returns its number. From the first call on these
  * signals are the runtime's, until it ends; SIGINT and SIGTERM then do not stop it. One that comes
  * while no task waits for it is kept, once, for the next call; one that comes while several wait is
- * told to all. Returns -EINVAL (none, or SIGKILL, SIGSTOP, SIGSEGV, SIGBUS, SIGURG, or outside
- * tasks), -EBUSY when another runtime of the process has signals, -ECANCELED, -ETIME.
+ * told to all. Returns -EINVAL (none, or SIGKILL, SIGSTOP, SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGURG,
+ * or outside tasks), -EBUSY when another runtime of the process has signals, -ECANCELED, -ETIME.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_signal_wait_any(const int *numbers, size_t count);
 /* weir_signal_wait(SIGHUP, SIGUSR1) */

@@ -68,15 +68,21 @@ static void take_out(struct waiter *waiter)
 		waiter->next->pprev = waiter->pprev;
 }
 
+/* Simulated tasks of another thread are in the list, too: to them no signal comes. */
+static bool is_meant(const struct waiter *waiter, const struct weir__worker *self, uint64_t bits)
+{
+	return waiter->set & bits && waiter->task->worker->runtime == self->runtime;
+}
+
 /* Takes all who wait for any of `bits` out and tells them; a list, not ours after their wake-up. */
-static struct waiter *grant_all(uint64_t bits, uint64_t *told)
+static struct waiter *grant_all(const struct weir__worker *self, uint64_t bits, uint64_t *told)
 {
 	struct waiter *granted = NULL, **tail = &granted, *next;
 
 	lock();
 	for (struct waiter *waiter = waiters; waiter; waiter = next) {
 		next = waiter->next;
-		if (!(waiter->set & bits))
+		if (!is_meant(waiter, self, bits))
 			continue;
 		waiter->number = __builtin_ctzll(waiter->set & bits) + 1;
 		*told |= bit_of(waiter->number);
@@ -89,11 +95,11 @@ static struct waiter *grant_all(uint64_t bits, uint64_t *told)
 	return granted;
 }
 
-static bool is_waited_for(uint64_t bits)
+static bool is_waited_for(const struct weir__worker *self, uint64_t bits)
 {
 	lock();
 	const struct waiter *waiter = waiters;
-	while (waiter && !(waiter->set & bits))
+	while (waiter && !is_meant(waiter, self, bits))
 		waiter = waiter->next;
 	unlock();
 	return waiter != NULL;
@@ -104,7 +110,6 @@ static void hand_out(struct weir__worker *self, struct weir__msg *msg)
 {
 	uint64_t told, left;
 
-	(void)self;
 	(void)msg;
 	atomic_store(&is_posted, false);
 	do {
@@ -112,14 +117,14 @@ static void hand_out(struct weir__worker *self, struct weir__msg *msg)
 		struct waiter *waiter, *next;
 
 		told = 0;
-		for (waiter = grant_all(bits, &told); waiter; waiter = next) {
+		for (waiter = grant_all(self, bits, &told); waiter; waiter = next) {
 			next = waiter->next;
 			weir__wake(waiter->task);
 		}
 		left = bits & ~told;
 		atomic_fetch_or(&come, left);
 		/* one who came in between has not seen it, and did not post */
-	} while (left && is_waited_for(left));
+	} while (left && is_waited_for(self, left));
 }
 
 /* Any thread, handlers too. */
@@ -187,17 +192,22 @@ static bool may_take_quit(const struct weir__runtime *runtime)
 	       (now.sa_handler == SIG_DFL || now.sa_handler == SIG_IGN);
 }
 
-/* True when the signals are `runtime`'s now or were before. */
+/*
+ * True when the signals are `runtime`'s now or were before: then all is set for them, whichever of
+ * its workers has come first.
+ */
 static bool claim(struct weir__runtime *runtime)
 {
-	struct weir__runtime *before = NULL;
-
-	if (!atomic_compare_exchange_strong(&owner, &before, runtime))
-		return before == runtime;
-	news.fn = hand_out;
-	atomic_store(&is_posted, false);
-	atomic_store(&come, 0);
-	return true;
+	lock();
+	struct weir__runtime *before = atomic_load(&owner);
+	if (!before) {
+		news.fn = hand_out;
+		atomic_store(&is_posted, false);
+		atomic_store(&come, 0);
+		atomic_store(&owner, runtime);
+	}
+	unlock();
+	return !before || before == runtime;
 }
 
 void weir__signals_catch(struct weir__runtime *runtime)
@@ -272,7 +282,8 @@ WEIR__WAIT_KIND(abort_wait, "signal", describe_wait);
 /* 0: there is none, or one that is not to be waited for. */
 static uint64_t bits_of(const int *numbers, size_t count)
 {
-	static const int refused[] = { SIGKILL, SIGSTOP, SIGSEGV, SIGBUS, SIGURG };
+	/* a handler of SIGFPE that returns is called again at once, for ever */
+	static const int refused[] = { SIGKILL, SIGSTOP, SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGURG };
 	uint64_t bits = 0;
 
 	for (size_t i = 0; i < count; i++) {
@@ -315,7 +326,7 @@ static int wait_for(struct weir__worker *self, uint64_t bits)
 	waiter.pprev = link;
 	*link = &waiter;
 	unlock();
-	if (atomic_load(&come) & bits)
+	if (!weir__virtual && atomic_load(&come) & bits)
 		post_news(self->runtime);
 	int err = weir__park(self, abort_wait, &waiter);
 	return err < 0 ? err : waiter.number;

@@ -150,7 +150,8 @@ END_TEST
 
 static int wait_for_odd_ones(void *arg)
 {
-	static const int odd[] = { SIGKILL, SIGSTOP, SIGSEGV, SIGBUS, SIGURG, 0, -1, 65, 1000 };
+	static const int odd[] = { SIGKILL, SIGSTOP, SIGSEGV, SIGBUS, SIGILL, SIGFPE,
+				   SIGURG,  0,	     -1,      65,     1000 };
 
 	(void)arg;
 	for (unsigned i = 0; i < sizeof odd / sizeof *odd; i++)
@@ -176,6 +177,72 @@ START_TEST(handlers_go_back_with_the_runtime)
 		ck_assert_int_eq(sigaction(SIGHUP, NULL, &after), 0);
 		ck_assert(after.sa_handler == SIG_IGN);
 	}
+}
+END_TEST
+
+/* ---- Simulated machines --------------------------------------------------------------------- */
+
+static int wait_simulated(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_SEC);
+
+	(void)arg;
+	return weir_signal_wait(SIGUSR1) == -ETIME ? 0 : -EIO;
+}
+
+/* On one thread with the waiter, which is parked meanwhile. */
+static int signal_others(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	TRY(weir_spawn(&scope, wait_simulated, NULL));
+	TRY(weir_yield());
+	TRY(kill(getpid(), SIGUSR1));
+	while (!told[0])
+		usleep(1000);
+	return weir_scope_wait(&scope);
+}
+
+static int simulate(void *arg)
+{
+	(void)arg;
+	return weir_sim_run(1, signal_others, NULL, .calm = true, .workers = 1);
+}
+
+static int wait_beside_a_simulation(void *arg)
+{
+	struct listener listener = { 0, 1 };
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	TRY(weir_spawn(&scope, listen, &listener));
+	TRY(await_listeners(1));
+	TRY(weir_blocking(simulate, NULL));
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(a_signal_is_not_told_to_simulated_tasks)
+{
+	run_on(1, wait_beside_a_simulation, NULL);
+}
+END_TEST
+
+static int leave_one_behind(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_MS);
+
+	(void)arg;
+	expect(weir_signal_wait(SIGUSR1) == -ETIME);
+	return raise(SIGUSR1);
+}
+
+START_TEST(what_came_in_an_earlier_run_comes_to_nobody)
+{
+	run_on(1, leave_one_behind, NULL);
+	ck_assert_int_eq(weir_sim_run(1, wait_simulated, NULL), 0);
+	ck_assert_int_eq(signal(SIGUSR1, SIG_IGN) == SIG_ERR, 0);
+	run_on(1, wait_simulated, NULL);
 }
 END_TEST
 
@@ -236,6 +303,8 @@ Suite *io_signal_suite(void)
 	tcase_add_test(wait, who_waits_for_sigterm_is_not_stopped_by_it);
 	tcase_add_test(wait, what_cannot_be_waited_for_is_refused);
 	tcase_add_test(wait, handlers_go_back_with_the_runtime);
+	tcase_add_test(wait, a_signal_is_not_told_to_simulated_tasks);
+	tcase_add_test(wait, what_came_in_an_earlier_run_comes_to_nobody);
 	suite_add_tcase(suite, wait);
 
 	tcase_set_tags(many, "real");
