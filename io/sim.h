@@ -53,7 +53,8 @@ struct weir__sim_plan {
 void weir__sim_plan_draw(struct weir__sim *sim, const struct weir_sim_opts *opts);
 /*
  * For programs that were not written for the simulator: takes out what no machine does to them, a
- * worker's tasks in another order than they became ready, and listeners with hardly a backlog.
+ * worker's tasks in another order than they became ready, listeners with hardly a backlog, streams
+ * that hold less than a pipe does, and a clock that who computes would read for ever.
  */
 void weir__sim_plan_spare(struct weir__sim *sim);
 /* Options of the runtime that nobody has set. */

@@ -8,6 +8,8 @@
  */
 #include "io/sim.h"
 
+enum { PIPE_BYTES_LEAST = 64 << 10 }; /* of a pipe of Linux; its sockets hold more */
+
 uint64_t weir__sim_random(struct weir__sim *sim)
 {
 	/* xoroshiro128+ */
@@ -132,6 +134,10 @@ void weir__sim_plan_spare(struct weir__sim *sim)
 {
 	sim->plan.reorder = 0;
 	sim->plan.backlog_least = 512;
+	if (sim->plan.pipe_bytes < PIPE_BYTES_LEAST)
+		sim->plan.pipe_bytes = PIPE_BYTES_LEAST;
+	if (sim->plan.tick_ns < WEIR_US)
+		sim->plan.tick_ns = WEIR_US;
 }
 
 static void set(struct weir__config *config, enum weir__option option, uint64_t value)

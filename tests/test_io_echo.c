@@ -319,8 +319,9 @@ static int read_lines(void *arg)
 	ck_assert_mem_eq(got, "two", 3);
 	ck_assert_int_eq(weir_read_until(ends.near, '\n', got, sizeof(got)), 1); /* its rest */
 	ck_assert_int_eq(weir_read_full(ends.near, got, 2), 0);
-	ck_assert_int_eq(weir_recv(ends.near, &buf), 3); /* what the readers left */
-	ck_assert_mem_eq(buf.data, "ree", 3);
+	ssize_t n = weir_recv(ends.near, &buf); /* what the readers left, or the first of it */
+	ck_assert(n > 0 && n <= 3 && memcmp(buf.data, "ree", (size_t)n) == 0);
+	ck_assert_int_eq(weir_read_full(ends.near, got, 3 - (size_t)n), 0);
 	put(ends.far, "half");
 	ck_assert_int_eq(weir_shutdown(ends.far), 0);
 	ck_assert_int_eq(weir_read_until(ends.near, '\n', got, sizeof(got)), -ENODATA);

@@ -23,8 +23,8 @@ static int half_close(void *arg)
 	ck_assert_int_eq(weir_recv(ends.far, &buf), 0); /* and stays so */
 	ck_assert_ptr_null(buf.block);
 	put(ends.far, "answer");
-	ck_assert_int_eq(weir_recv(ends.near, &buf), 6);
-	ck_assert_mem_eq(buf.data, "answer", 6);
+	ck_assert_int_eq(weir_read_full(ends.near, got, 6), 0);
+	ck_assert_mem_eq(got, "answer", 6);
 	weir_conn_close(ends.far);
 	ends.far = NULL;
 	ck_assert_int_eq(weir_recv(ends.near, &buf), 0);
@@ -248,7 +248,10 @@ static int end_stuck(void *arg)
 
 START_TEST(a_deadline_ends_a_parked_call_with_etime)
 {
-	struct stuck stuck = { .in = (enum parked)_i, .timeout_ns = 30 * WEIR_MS };
+	const char *driver = getenv("WEIR_DRIVER");
+	/* simulated, a thread may stand still for longer than 30 ms before it is stuck */
+	int64_t ms = driver && strcmp(driver, "sim") == 0 ? 300 : 30;
+	struct stuck stuck = { .in = (enum parked)_i, .timeout_ns = ms * WEIR_MS };
 	run_on(1, end_stuck, &stuck);
 }
 END_TEST

@@ -47,7 +47,7 @@ static void use_listener(void *arg)
 /* Idle, with bytes that were read ahead, and with a peer that has closed. */
 static int post_all(void *arg)
 {
-	char first;
+	char first, rest[2];
 	(void)arg;
 
 	open_ends(&ends, "127.0.0.1:0");
@@ -59,7 +59,7 @@ static int post_all(void *arg)
 	ck_assert_int_eq(weir_post(0, use_conn, ends.far), 0);
 	settle();
 	weir_auto_buf buf = WEIR_BUF_INIT;
-	ck_assert_int_eq(weir_recv(ends.far, &buf), 2); /* nothing was lost to them */
+	ck_assert_int_eq(weir_read_full(ends.far, rest, 2), 0); /* nothing was lost to them */
 	ck_assert_int_eq(weir_shutdown(ends.near), 0);
 	settle();
 	ck_assert_int_eq(weir_post(0, use_conn, ends.far), 0);
