@@ -237,8 +237,11 @@ void weir__buffer_ring_shrink(struct weir__buffer_ring *group, bool kernel_is_st
 		return;
 	retire_ring(group);
 	/* without a ring the next receive finds none, and fills it again */
-	if (group->target > 0 && weir__buffer_ring_fill(group) < 0)
+	if (group->target > 0 && weir__buffer_ring_fill(group) < 0) {
+		if (!group->ring) /* refused: until then no lease comes back to it */
+			group->target = 0;
 		return;
+	}
 	if (group->circulating == 0)
 		forget_table(group);
 }

@@ -82,8 +82,8 @@ struct weir__acceptor {
 
 /* If it is parked. */
 void weir__acceptor_wake(struct weir__acceptor *acceptor);
-/* The descriptor belongs to nobody yet: it is queued or closed. */
-void weir__acceptor_queue(struct weir__acceptor *acceptor, int fd);
+/* The descriptor belongs to nobody yet: it is queued, or (-ENOMEM) closed. */
+int weir__acceptor_queue(struct weir__acceptor *acceptor, int fd);
 /* Clients a worker may have of the `asked`, 0 being no wish, with the descriptors that there are.
  */
 unsigned weir__serve_conns_max(const struct weir__worker *self, unsigned asked);

@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "alloc/opts.h"
 #include "io/conn.h"
@@ -68,14 +69,14 @@ static void accept_done(struct weir__op *op)
 	struct weir__acceptor *acceptor = op->owner;
 
 	if (op->res >= 0)
-		weir__acceptor_queue(acceptor, op->res);
+		(void)weir__acceptor_queue(acceptor, op->res);
 	else if (op->res != -ECANCELED)
 		acceptor->error = op->res;
 	acceptor->is_accepting = op->more;
 	weir__acceptor_wake(acceptor);
 }
 
-void weir__acceptor_queue(struct weir__acceptor *acceptor, int fd)
+int weir__acceptor_queue(struct weir__acceptor *acceptor, int fd)
 {
 	struct weir__handle handle = { .fd = fd, .is_direct = acceptor->op.accepted_direct };
 	size_t end = acceptor->accepted_first + acceptor->accepted_count;
@@ -85,13 +86,14 @@ void weir__acceptor_queue(struct weir__acceptor *acceptor, int fd)
 		int *grown = weir_realloc(acceptor->accepted, cap * sizeof *grown);
 		if (!grown) {
 			acceptor->io->ops->close(acceptor->io, &handle);
-			return;
+			return -ENOMEM;
 		}
 		acceptor->accepted = grown;
 		acceptor->accepted_cap = cap;
 	}
 	acceptor->accepted[end] = fd;
 	acceptor->accepted_count++;
+	return 0;
 }
 
 unsigned weir__serve_conns_max(const struct weir__worker *self, unsigned asked)
@@ -215,10 +217,22 @@ static int place_client(struct weir__acceptor *acceptor, int fd)
 	return err;
 }
 
-/* Makes clients of what was accepted. A client there is no memory for is turned away. */
+/* One more may start. In a lane it may: home has counted it. */
+static bool has_place(const struct weir__acceptor *acceptor)
+{
+	if (!acceptor->handle)
+		return true;
+	return acceptor->lane ? weir__lanes_room(acceptor->serve) > 0
+			      : acceptor->open < acceptor->conns_max;
+}
+
+/*
+ * Makes clients of what was accepted. A client there is no memory for is turned away; one beyond
+ * conns_max, when more came at once than our backlog should hold, waits here, unless we drain.
+ */
 static void start_clients(struct weir__acceptor *acceptor)
 {
-	while (acceptor->accepted_count > 0) {
+	while (acceptor->accepted_count > 0 && (acceptor->is_draining || has_place(acceptor))) {
 		int fd = acceptor->accepted[acceptor->accepted_first++];
 		int err = place_client(acceptor, fd);
 
@@ -230,10 +244,16 @@ static void start_clients(struct weir__acceptor *acceptor)
 			acceptor->error = err;
 		}
 	}
+	if (acceptor->accepted_count > 0)
+		memmove(acceptor->accepted, acceptor->accepted + acceptor->accepted_first,
+			acceptor->accepted_count * sizeof *acceptor->accepted);
 	acceptor->accepted_first = 0;
 }
 
-/* Errors of accept that pass: something ran out, or the client was gone before we saw it. */
+/*
+ * Errors of accept that pass: something ran out, the client was gone before we saw it, or its
+ * network was: accept(2) has the list.
+ */
 static bool is_passing(int err)
 {
 	switch (err) {
@@ -246,6 +266,12 @@ static bool is_passing(int err)
 	case -EINTR:
 	case -EAGAIN:
 	case -EPERM: /* a firewall rule */
+	case -ENETDOWN:
+	case -ENETUNREACH:
+	case -EHOSTDOWN:
+	case -EHOSTUNREACH:
+	case -ENONET:
+	case -ENOPROTOOPT:
 		return true;
 	default:
 		return false;
@@ -292,7 +318,7 @@ static int accept_some(struct weir__acceptor *acceptor)
 	} else if (acceptor->op.multi && room(acceptor) <= (unsigned)acceptor->backlog) {
 		stop_accept(acceptor);
 	}
-	if (acceptor->accepted_count > 0)
+	if (acceptor->accepted_count > 0 && has_place(acceptor))
 		return 0;
 	if (room(acceptor) > 0)
 		acceptor->is_full = false;

@@ -29,7 +29,8 @@ static void on_handover(struct weir__worker *self, struct weir__msg *msg)
 	struct weir__acceptor *acceptor = handover->lane->acceptor;
 
 	(void)self;
-	weir__acceptor_queue(acceptor, handover->fd);
+	if (weir__acceptor_queue(acceptor, handover->fd) < 0)
+		weir__lane_release(acceptor);
 	weir__acceptor_wake(acceptor);
 	weir_free(handover);
 }

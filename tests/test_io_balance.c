@@ -337,6 +337,109 @@ START_TEST(a_server_that_hands_over_ends_at_any_time)
 }
 END_TEST
 
+/* ---- One after the other ---- */
+
+static int come_singly(void *arg)
+{
+	struct server server = { .balance = WEIR_BALANCE_HANDOFF };
+	weir_auto_listener listener = NULL;
+	struct weir_serve_stats stats;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	TRY(weir_listen(&listener, "127.0.0.1:0"));
+	server.listener = listener;
+	TRY(weir_spawn(&scope, serve, &server));
+	for (unsigned i = 0; i < CLIENTS; i++) {
+		weir_conn *conn = NULL;
+		TRY(hold_clients(weir_listener_address(listener), 1, &conn));
+		weir_conn_close(conn);
+		do {
+			TRY(weir_sleep(WEIR_US));
+			weir_serve_stats_get(&stats);
+		} while (stats.open > 0);
+	}
+	return 0;
+}
+
+START_TEST(of_workers_with_equally_few_each_has_its_turn)
+{
+	run_on(2, come_singly, NULL);
+	ck_assert_uint_ge(served[0], CLIENTS / 4);
+	ck_assert_uint_ge(served[1], CLIENTS / 4);
+}
+END_TEST
+
+/* ---- Without memory ---- */
+
+enum { SITES_MAX = 40 };
+
+/* As many as there is room for are served at once. */
+static int fill_places(const char *address)
+{
+	weir_conn *conns[2] = { NULL };
+	WEIR_SCOPE(patience, 5 * WEIR_SEC);
+
+	int err = hold_clients(address, 2, conns);
+	weir_conn_close(conns[0]);
+	if (err == 0)
+		weir_conn_close(conns[1]);
+	return err;
+}
+
+static int connect_plainly(const char *address)
+{
+	struct sockaddr_in to = { .sin_family = AF_INET };
+	unsigned port;
+
+	ck_assert_int_eq(sscanf(address, "127.0.0.1:%u", &port), 1);
+	to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	to.sin_port = htons((uint16_t)port);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	ck_assert_int_eq(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
+	return fd;
+}
+
+/* Nobody has memory from the nth request on, while one client comes. */
+static int refuse_one(unsigned nth, bool *ret_is_last)
+{
+	struct server server = { .balance = WEIR_BALANCE_HANDOFF, .conns_max = 1 };
+	weir_auto_listener listener = NULL;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	TRY(weir_listen(&listener, "127.0.0.1:0"));
+	server.listener = listener;
+	TRY(weir_spawn(&scope, serve, &server));
+	(void)weir_mem_fail_after(UINT64_MAX);
+	for (int i = 0; i < 3; i++) /* its acceptor is there, and its heap counts */
+		TRY(weir_call_on(1, nothing, NULL));
+	int fd = connect_plainly(weir_listener_address(listener));
+	(void)weir_mem_fail_after(nth);
+	int err = weir_sleep(5 * WEIR_MS);
+	*ret_is_last = weir_mem_fail_after(0) < nth;
+	close(fd);
+	return err < 0 ? err : fill_places(weir_listener_address(listener));
+}
+
+static int refuse_in_turn(void *arg)
+{
+	bool is_last = false;
+
+	(void)arg;
+	for (unsigned nth = 1; !is_last; nth++) {
+		ck_assert_uint_lt(nth, SITES_MAX);
+		int err = refuse_one(nth, &is_last);
+		ck_assert_msg(err == 0, "%u: %s", nth, weir_errname(err));
+	}
+	return 0;
+}
+
+START_TEST(a_client_without_memory_takes_nobodys_place)
+{
+	run_on(2, refuse_in_turn, NULL);
+}
+END_TEST
+
 static int drain(void *arg)
 {
 	struct server server = { .balance = WEIR_BALANCE_HANDOFF };
@@ -380,6 +483,7 @@ Suite *io_balance_suite(void)
 	tcase_add_loop_test(balance, no_worker_has_more_than_conns_max, 0, 2);
 	tcase_add_test(balance, one_host_has_one_worker);
 	tcase_add_test(balance, clients_without_a_host_go_where_there_are_fewest);
+	tcase_add_test(balance, of_workers_with_equally_few_each_has_its_turn);
 	tcase_add_test(balance, a_server_that_hands_over_ends_at_any_time);
 	tcase_add_test(balance, draining_serves_those_who_were_handed_over);
 	suite_add_tcase(suite, balance);
@@ -388,6 +492,7 @@ Suite *io_balance_suite(void)
 	tcase_set_tags(balance, "fast real");
 	tcase_set_timeout(balance, 20);
 	tcase_add_test(balance, hosts_are_spread_and_each_keeps_its_worker);
+	tcase_add_test(balance, a_client_without_memory_takes_nobodys_place);
 	suite_add_tcase(suite, balance);
 	return suite;
 }

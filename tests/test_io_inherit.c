@@ -76,6 +76,62 @@ START_TEST(an_inherited_socket_is_served_by_all_workers)
 }
 END_TEST
 
+/* ---- A backlog longer than we know ---- */
+
+static struct {
+	unsigned now, most;
+} crowd;
+
+static int count_crowd(weir_conn *conn)
+{
+	char byte;
+
+	if (++crowd.now > crowd.most)
+		crowd.most = crowd.now;
+	int err = weir_read_full(conn, &byte, 1);
+	crowd.now--;
+	return err == 0 && weir_write(conn, &byte, 1) == 1 ? 0 : -EIO;
+}
+
+static int serve_few(void *listener)
+{
+	return weir_serve(listener, count_crowd, .conns_max = 3);
+}
+
+static int talk_later(void *arg)
+{
+	weir_auto_conn conn = NULL;
+	char byte = 'l';
+
+	ck_assert_int_eq(weir_connect(&conn, arg), 0);
+	settle();
+	ck_assert_int_eq(weir_write(conn, &byte, 1), 1);
+	return weir_read_full(conn, &byte, 1);
+}
+
+static int crowd_in(void *arg)
+{
+	weir_auto_listener listener = NULL;
+
+	ck_assert_int_eq(weir_listen(&listener, name_of(*(int *)arg), .backlog = 1), 0);
+	WEIR_SCOPE(server, WEIR_FOREVER);
+	WEIR_SCOPE(clients, WEIR_FOREVER);
+	for (int i = 0; i < 20; i++)
+		spawn(&clients, talk_later, (void *)(uintptr_t)weir_listener_address(listener));
+	ck_assert_int_eq(weir_sleep(5 * WEIR_MS), 0);
+	spawn(&server, serve_few, listener);
+	return weir_scope_wait(&clients);
+}
+
+START_TEST(no_more_than_conns_max_however_many_were_accepted_at_once)
+{
+	int fd = listening();
+
+	run_on(1, crowd_in, &fd);
+	ck_assert_uint_eq(crowd.most, 3);
+}
+END_TEST
+
 enum { FIRST_FREE = 40 }; /* a place that no descriptor of the test's has */
 
 static int listen_by_name(void *arg)
@@ -288,6 +344,7 @@ Suite *io_inherit_suite(void)
 	tcase_set_timeout(real, 20);
 	suite_add_tcase(suite, real);
 	tcase_add_loop_test(real, an_inherited_socket_is_served_by_all_workers, 1, 3);
+	tcase_add_test(real, no_more_than_conns_max_however_many_were_accepted_at_once);
 	tcase_add_test(real, a_service_manager_names_sockets);
 	tcase_add_test(real, what_does_not_listen_is_not_taken);
 	tcase_add_test(real, a_unix_sockets_file_stays_with_who_took_over);

@@ -4,6 +4,7 @@
  * library is the business of tests/sim.c.
  */
 #include <check.h>
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -299,6 +300,27 @@ START_TEST(a_script_makes_an_operation_fail)
 }
 END_TEST
 
+static const int passing[] = { -EMFILE,	     -ENFILE,	   -ENOMEM,    -ECONNABORTED,
+			       -ENETUNREACH, -ENETDOWN,	   -EHOSTDOWN, -EHOSTUNREACH,
+			       -ENONET,	     -ENOPROTOOPT, -EPROTO };
+
+static void break_first_accept(struct weir_sim_op *op, void *arg)
+{
+	if (strcmp(op->name, "accept") == 0 && op->nth == 1)
+		op->error = *(const int *)arg;
+}
+
+/* What accept(2) tells of a client, or of want, ends no server. */
+START_TEST(a_server_outlives_errors_of_accepting)
+{
+	int err = passing[_i];
+
+	ck_assert_int_eq(run_sim(1, echo_service, ":0", .script = break_first_accept,
+				 .script_arg = &err, .calm = true, .workers = 1),
+			 0);
+}
+END_TEST
+
 START_TEST(a_short_send_is_gone_on_with_however_often)
 {
 	struct weir_sim_faults short_io = { .short_io = 900 };
@@ -406,6 +428,8 @@ Suite *io_sim_suite(void)
 	tcase_add_test(verdicts, a_simulation_inside_a_runtime_is_refused);
 	suite_add_tcase(suite, verdicts);
 	tcase_add_test(faults, a_script_makes_an_operation_fail);
+	tcase_add_loop_test(faults, a_server_outlives_errors_of_accepting, 0,
+			    sizeof passing / sizeof *passing);
 	tcase_add_test(faults, a_short_send_is_gone_on_with_however_often);
 	tcase_add_test(faults, nobody_listens_there);
 	tcase_add_test(faults, failures_are_errors_and_leave_nothing);
