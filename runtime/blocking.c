@@ -376,14 +376,21 @@ static void run(weir_blocking_pool *pool, struct job *job)
 	pool->busy -= is_abandoned;
 }
 
-static void *thread_main(void *arg)
+static void take_name(const weir_blocking_pool *pool)
 {
-	weir_blocking_pool *pool = arg;
 	char name[16];
 
 	snprintf(name, sizeof name, "weir/%s", pool->name);
 	(void)pthread_setname_np(pthread_self(), name);
+}
+
+static void *thread_main(void *arg)
+{
+	weir_blocking_pool *pool = arg;
+
 	pthread_mutex_lock(&pool->lock);
+	if (!pool->is_freed) /* else its name may be gone: others have done what this was for */
+		take_name(pool);
 	do
 		while (pool->head)
 			run(pool, take(pool));

@@ -71,10 +71,12 @@ static bool heap_grow(struct heap *heap, size_t need)
 
 	while (cap < need)
 		cap *= 2;
+	if (cap > UINT32_MAX)
+		return false;
 	void *at = heap->at ? mremap(heap->at, heap->cap, cap, MREMAP_MAYMOVE)
 			    : mmap(NULL, cap, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
 				   -1, 0);
-	if (at == MAP_FAILED || cap > UINT32_MAX)
+	if (at == MAP_FAILED)
 		return false;
 	heap->at = at;
 	heap->cap = cap;

@@ -211,6 +211,32 @@ static int call_other(void *arg)
 	return !looks_out(self) || found > 0 ? 0 : -EIO;
 }
 
+/* What has been in vain is tried again after so many sleeps. */
+static int rest_from_looking(void *arg)
+{
+	struct weir__worker *self = weir__worker_self();
+	uint64_t found, before = looks(&found);
+
+	(void)arg;
+	self->lookout = (struct weir__lookout){ .is_on = true, .rest = 5 };
+	for (int i = 0; i < 100 && self->lookout.rest > 0; i++) {
+		ck_assert_uint_eq(looks(&found), before);
+		TRY(weir_sleep(100 * WEIR_US));
+	}
+	ck_assert(self->lookout.rest == 0 || !looks_out(self));
+	TRY(weir_sleep(100 * WEIR_US));
+	ck_assert(looks(&found) > before || !looks_out(self));
+	return 0;
+}
+
+START_TEST(who_rests_looks_again_after_so_many_sleeps)
+{
+	setenv("WEIR_LOOKOUT_US", "1000", 1);
+	ck_assert_int_eq(weir_run(rest_from_looking, NULL, .workers = 1, .signals_ignored = true),
+			 0);
+}
+END_TEST
+
 START_TEST(a_message_of_another_worker_ends_it)
 {
 	setenv("WEIR_LOOKOUT_US", "1000", 1);
@@ -242,6 +268,7 @@ Suite *io_lookout_suite(void)
 
 	tcase_set_timeout(worker, 30);
 	tcase_add_test(worker, what_is_looked_out_for_arrives);
+	tcase_add_test(worker, who_rests_looks_again_after_so_many_sleeps);
 	tcase_add_test(worker, a_message_of_another_worker_ends_it);
 	tcase_add_test(worker, nobody_looks_out_when_not_told_to);
 	suite_add_tcase(suite, worker);

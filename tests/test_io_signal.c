@@ -129,6 +129,86 @@ START_TEST(a_cancelled_waiter_takes_no_signal_with_it)
 }
 END_TEST
 
+static int wait_for_own(void *arg)
+{
+	return weir_signal_wait(*(int *)arg) == *(int *)arg ? 0 : -EIO;
+}
+
+/* Three who wait for one each: nobody is told of another's. */
+static int send_each(void *arg)
+{
+	static int numbers[] = { SIGHUP, SIGUSR1, SIGUSR2 };
+	struct weir_join joins[3];
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	for (int i = 0; i < 3; i++)
+		TRY(weir_spawn(&scope, wait_for_own, &numbers[i], .join = &joins[i]));
+	TRY(weir_sleep(5 * WEIR_MS));
+	for (int i = 3; i-- > 0;) {
+		int result = 1;
+		TRY(kill(getpid(), numbers[i]));
+		TRY(weir_join_wait(&joins[i], &result));
+		ck_assert_int_eq(result, 0);
+		TRY(weir_sleep(WEIR_MS));
+		for (int k = 0; k < i; k++)
+			ck_assert(!weir_join_has_ended(&joins[k]));
+	}
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(who_waits_for_another_signal_is_not_told)
+{
+	run_on(1, send_each, NULL);
+}
+END_TEST
+
+static _Atomic bool is_parked, is_told;
+
+static int note_signal(void *arg)
+{
+	(void)arg;
+	told[0] = weir_signal_wait(SIGUSR1);
+	return 0;
+}
+
+/* The signal has been handed out, and what tells the task of it is not here yet. */
+static int cancel_who_was_told(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	TRY(weir_spawn(&scope, note_signal, NULL));
+	TRY(weir_sleep(5 * WEIR_MS));
+	is_parked = true;
+	while (!is_told)
+		spin();
+	weir_scope_cancel(&scope);
+	return weir_scope_wait(&scope) == -ECANCELED ? 0 : -EIO;
+}
+
+static int tell_on_worker_0(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	TRY(weir_spawn(&scope, cancel_who_was_told, NULL, .worker = WEIR_ON_WORKER(1)));
+	while (!is_parked)
+		TRY(weir_sleep(WEIR_MS));
+	TRY(kill(getpid(), SIGUSR1));
+	TRY(weir_sleep(20 * WEIR_MS));
+	is_told = true;
+	TRY(weir_scope_wait(&scope));
+	ck_assert_int_eq(told[0], SIGUSR1);
+	return 0;
+}
+
+START_TEST(who_was_told_and_is_cancelled_has_been_told)
+{
+	run_on(2, tell_on_worker_0, NULL);
+}
+END_TEST
+
 static int wait_for_term(void *arg)
 {
 	WEIR_SCOPE(scope, 10 * WEIR_MS);
@@ -142,9 +222,18 @@ static int wait_for_term(void *arg)
 	return weir_signal_wait(SIGTERM) == SIGTERM ? 7 : -EIO;
 }
 
+static int send_term(void *arg)
+{
+	(void)arg;
+	TRY(kill(getpid(), SIGTERM));
+	return weir_sleep(1000 * WEIR_SEC);
+}
+
 START_TEST(who_waits_for_sigterm_is_not_stopped_by_it)
 {
 	ck_assert_int_eq(weir_run(wait_for_term, NULL, .workers = 2), 7);
+	/* the next runtime is */
+	ck_assert_int_eq(weir_run(send_term, NULL, .workers = 1), -ECANCELED);
 }
 END_TEST
 
@@ -300,6 +389,8 @@ Suite *io_signal_suite(void)
 	tcase_add_test(wait, all_who_wait_are_told);
 	tcase_add_test(wait, a_signal_nobody_waited_for_is_kept_once);
 	tcase_add_test(wait, a_cancelled_waiter_takes_no_signal_with_it);
+	tcase_add_test(wait, who_waits_for_another_signal_is_not_told);
+	tcase_add_test(wait, who_was_told_and_is_cancelled_has_been_told);
 	tcase_add_test(wait, who_waits_for_sigterm_is_not_stopped_by_it);
 	tcase_add_test(wait, what_cannot_be_waited_for_is_refused);
 	tcase_add_test(wait, handlers_go_back_with_the_runtime);

@@ -5,6 +5,7 @@
 #include <alloca.h>
 #include <string.h>
 
+#include "runtime/task.h"
 #include "tests/runtime_test.h"
 
 /* What the runtime's own frames may add: more of them where each call is checked. */
@@ -100,6 +101,8 @@ static int deep_then_shallow(void *arg)
 	ck_assert_uint_gt(use_of("deep")->deepest_bytes, 30000);
 	ck_assert_uint_lt(use_of("shallow")->deepest_bytes, 100 + FRAMES_MAX);
 	ck_assert_uint_eq(use_of("shallow")->measured, 10);
+	run_one(use_stack, 100, "deep", WEIR_STACK_64K); /* it is the deepest that counts */
+	ck_assert_uint_gt(use_of("deep")->deepest_bytes, 30000);
 	return 0;
 }
 
@@ -132,6 +135,45 @@ START_TEST(a_task_that_has_not_ended_is_measured_too_on_any_worker)
 {
 	set_census("1");
 	run_on(2, look_at_sleepers, NULL);
+}
+END_TEST
+
+static struct weir_event may_end[3];
+
+static int wait_to_end(void *arg)
+{
+	return weir_event_wait(arg);
+}
+
+/* In every order but that of their beginning and its reverse. */
+static int end_in_turn(void *arg)
+{
+	static const unsigned orders[][3] = { { 0, 2, 1 }, { 1, 0, 2 }, { 1, 2, 0 }, { 2, 0, 1 } };
+
+	const struct weir__census *census = &weir__worker_self()->runtime->census;
+	const struct weir__measured *before = census->running; /* this one */
+
+	(void)arg;
+	for (unsigned i = 0; i < 4; i++) {
+		WEIR_SCOPE(scope, WEIR_FOREVER);
+		for (unsigned k = 0; k < 3; k++) {
+			weir_event_init(&may_end[k]);
+			TRY(weir_spawn(&scope, wait_to_end, &may_end[k]));
+		}
+		for (unsigned k = 0; k < 3; k++) {
+			TRY(weir_sleep(WEIR_MS));
+			weir_event_set(&may_end[orders[i][k]]);
+		}
+		TRY(weir_scope_wait(&scope));
+		ck_assert_ptr_eq(census->running, before);
+	}
+	return 0;
+}
+
+START_TEST(those_that_are_measured_end_in_any_order)
+{
+	set_census("1");
+	run_on(1, end_in_turn, NULL);
 }
 END_TEST
 
@@ -422,6 +464,7 @@ Suite *runtime_census_suite(void)
 	tcase_add_test(tcase, a_task_s_stack_is_measured_to_the_frame);
 	tcase_add_test(tcase, what_a_task_before_has_used_of_the_stack_is_not_counted);
 	tcase_add_test(tcase, a_task_that_has_not_ended_is_measured_too_on_any_worker);
+	tcase_add_test(tcase, those_that_are_measured_end_in_any_order);
 	tcase_add_test(tcase, the_class_that_fits_has_a_third_to_spare);
 	tcase_add_test(tcase, a_size_between_two_classes_is_the_larger_one);
 	tcase_add_test(tcase, a_place_with_two_classes_has_two_entries);

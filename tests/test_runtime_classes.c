@@ -109,6 +109,30 @@ START_TEST(an_idle_class_has_saved_nothing_up)
 }
 END_TEST
 
+/* It parks after each turn, and is ready again one turn of the other later. */
+START_TEST(who_pauses_for_a_moment_owes_what_it_has_used)
+{
+	uint64_t ns[WEIR__PRIORITIES] = { 0 };
+	bool is_away = false;
+
+	set_up_worker();
+	weir__ready(&worker, &tasks[WEIR_PRIORITY_NORMAL], 0);
+	weir__ready(&worker, &tasks[WEIR_PRIORITY_BACKGROUND], 0);
+	for (int i = 0; i < 20000; i++) {
+		struct weir__task *task = take();
+		ns[task->priority] += 20000;
+		if (task->priority == WEIR_PRIORITY_NORMAL) {
+			weir__ready(&worker, task, 0);
+			if (is_away)
+				weir__ready(&worker, &tasks[WEIR_PRIORITY_BACKGROUND], 0);
+		}
+		is_away = task->priority == WEIR_PRIORITY_BACKGROUND;
+		weir__class_next(&worker, 20000);
+	}
+	check_ratio(ns, WEIR_PRIORITY_NORMAL, WEIR_PRIORITY_BACKGROUND, 10);
+}
+END_TEST
+
 START_TEST(of_equals_the_higher_is_first_and_order_within_stays)
 {
 	struct weir__task more[2] = { { .priority = WEIR_PRIORITY_HIGH },
@@ -370,6 +394,7 @@ Suite *runtime_classes_suite(void)
 	tcase_add_test(turns_case, time_is_shared_as_the_shares_say);
 	tcase_add_test(turns_case, counts_that_wrap_are_compared_all_the_same);
 	tcase_add_test(turns_case, an_idle_class_has_saved_nothing_up);
+	tcase_add_test(turns_case, who_pauses_for_a_moment_owes_what_it_has_used);
 	tcase_add_test(turns_case, of_equals_the_higher_is_first_and_order_within_stays);
 	tcase_add_test(turns_case, the_higher_class_is_first_and_children_inherit);
 	suite_add_tcase(suite, turns_case);

@@ -43,6 +43,8 @@ START_TEST(a_few_short_sleeps_ended_by_messages_begin_a_try)
 	struct weir__linger linger = { 0 };
 
 	ck_assert_uint_eq(sleeps_until_try(&linger, SHORT_NS, true), WEIR__LINGER_SLEEPS_MIN);
+	/* the other side has to wake up for its first answer */
+	ck_assert_int_gt(linger.allowance_ns, 2 * MAX_NS);
 }
 END_TEST
 
@@ -305,6 +307,27 @@ static int sleep_beside_messages(void *arg)
 	return 0;
 }
 
+/* The kernel answers what it has been given. */
+static int connect_and_linger(void *arg)
+{
+	struct weir__worker *self = weir__worker_self();
+	weir_auto_listener listener = NULL;
+	weir_auto_conn conn = NULL;
+
+	(void)arg;
+	TRY(weir_listen(&listener, "127.0.0.1:0"));
+	if (!self->driver->ops->is_ready)
+		return 0; /* what it waits for would not end it */
+	self->linger.allowance_ns = WEIR_FOREVER / 2;
+	return weir_connect(&conn, weir_listener_address(listener));
+}
+
+START_TEST(what_is_queued_is_handed_over_before_it)
+{
+	run_on(1, connect_and_linger, NULL);
+}
+END_TEST
+
 START_TEST(a_timer_ends_it)
 {
 	run_on(1, sleep_beside_messages, NULL);
@@ -334,6 +357,7 @@ Suite *runtime_linger_suite(void)
 	tcase_add_test(workers, who_shares_the_senders_cpu_does_not_linger);
 	tcase_add_test(workers, an_idle_worker_does_not_linger);
 	tcase_add_test(workers, a_timer_ends_it);
+	tcase_add_test(workers, what_is_queued_is_handed_over_before_it);
 	suite_add_tcase(suite, workers);
 	return suite;
 }

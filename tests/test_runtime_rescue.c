@@ -17,14 +17,15 @@ enum { SLEEPS = 50 };
 
 static atomic_bool is_to_hold;
 static sem_t is_held, may_go;
-static cpu_set_t before, after; /* where worker 1 may run */
+static cpu_set_t before, after; /* where the one that is held may run */
+static unsigned held = 1, helper;
 
 static void hold(unsigned worker, void *user)
 {
 	bool yes = true;
 
 	(void)user;
-	if (worker != 1 || !atomic_compare_exchange_strong(&is_to_hold, &yes, false))
+	if (worker != held || !atomic_compare_exchange_strong(&is_to_hold, &yes, false))
 		return;
 	(void)sched_getaffinity(0, sizeof before, &before);
 	sem_post(&is_held);
@@ -37,7 +38,7 @@ static uint64_t rescues(void)
 {
 	struct weir_worker_stats stats;
 
-	ck_assert_int_eq(weir_worker_stats_get(0, &stats), 0);
+	ck_assert_int_eq(weir_worker_stats_get((int)helper, &stats), 0);
 	return stats.rescues;
 }
 
@@ -54,7 +55,23 @@ static int nothing(void *arg)
 	return 0;
 }
 
-/* What comes for worker 1 while it is held on its way to sleep. */
+/* Where they stay when they are let go. */
+static int move_to(void *arg)
+{
+	cpu_set_t allowed, one;
+	int cpu = 0, skip = *(int *)arg;
+
+	(void)sched_getaffinity(0, sizeof allowed, &allowed);
+	skip %= CPU_COUNT(&allowed);
+	while (!CPU_ISSET(cpu, &allowed) || skip-- > 0)
+		cpu++;
+	CPU_ZERO(&one);
+	CPU_SET(cpu, &one);
+	(void)sched_setaffinity(0, sizeof one, &one);
+	return sched_setaffinity(0, sizeof allowed, &allowed);
+}
+
+/* What comes for the other worker while it is held on its way to sleep. */
 enum comes { NOTHING, A_MESSAGE, A_COMPLETION };
 
 static int ends[2]; /* of a pipe */
@@ -68,20 +85,21 @@ static int wait_for_a_byte(void *arg)
 	return byte.result == POLLIN ? 0 : -EIO;
 }
 
-/* Worker 0 sleeps and sleeps meanwhile. */
+/* The helper sleeps and sleeps meanwhile. */
 static int sleep_beside(void *arg)
 {
 	enum comes comes = *(enum comes *)arg;
 	WEIR_SCOPE(scope, WEIR_FOREVER);
 
-	TRY(weir_spawn(&scope, wait_for_a_byte, NULL, .worker = WEIR_ON_WORKER(1)));
+	TRY(weir_spawn(&scope, wait_for_a_byte, NULL, .worker = WEIR_ON_WORKER(held)));
 	for (int i = 0; i < 2; i++) /* it has begun to wait when the second one is answered */
-		TRY(weir_call_on(1, nothing, NULL));
-	TRY(weir_call_on(1, order_hold, NULL));
+		TRY(weir_call_on(held, move_to, &i));
+	TRY(move_to(&(int){ 0 }));
+	TRY(weir_call_on(held, order_hold, NULL));
 	while (sem_wait(&is_held) < 0)
 		;
 	if (comes == A_MESSAGE)
-		TRY(weir_spawn(&scope, nothing, NULL, .worker = WEIR_ON_WORKER(1)));
+		TRY(weir_spawn(&scope, nothing, NULL, .worker = WEIR_ON_WORKER(held)));
 	if (comes == A_COMPLETION)
 		expect(write(ends[1], "", 1) == 1);
 	for (int i = 0; i < SLEEPS; i++)
@@ -93,6 +111,11 @@ static int sleep_beside(void *arg)
 	return weir_scope_wait(&scope);
 }
 
+static int run_helper(void *arg)
+{
+	return weir_call_on(helper, sleep_beside, arg);
+}
+
 static bool is_helped(enum comes comes)
 {
 	const struct weir_thread_hooks hooks = { .park = hold };
@@ -101,13 +124,21 @@ static bool is_helped(enum comes comes)
 	ck_assert_int_eq(pipe(ends), 0);
 	ck_assert_int_eq(sem_init(&is_held, 0, 0), 0);
 	ck_assert_int_eq(sem_init(&may_go, 0, 0), 0);
-	ck_assert_int_eq(weir_run(sleep_beside, &arg, .workers = 2, .hooks = &hooks), 0);
+	ck_assert_int_eq(weir_run(run_helper, &arg, .workers = 2, .hooks = &hooks), 0);
 	ck_assert(CPU_EQUAL(&before, &after));
 	return arg > 0;
 }
 
 START_TEST(a_worker_that_was_woken_and_has_no_cpu_is_made_room_for)
 {
+	ck_assert(is_helped(A_MESSAGE));
+}
+END_TEST
+
+START_TEST(worker_0_is_no_exception)
+{
+	held = 0;
+	helper = 1;
 	ck_assert(is_helped(A_MESSAGE));
 }
 END_TEST
@@ -184,6 +215,7 @@ Suite *runtime_rescue_suite(void)
 	tcase_set_tags(rescue, "real fast");
 	tcase_set_timeout(rescue, 30);
 	tcase_add_test(rescue, a_worker_that_was_woken_and_has_no_cpu_is_made_room_for);
+	tcase_add_test(rescue, worker_0_is_no_exception);
 	tcase_add_test(rescue, so_is_one_that_has_a_completion);
 	tcase_add_test(rescue, one_that_sleeps_is_left_alone);
 	tcase_add_test(rescue, with_no_time_set_none_is_made_room_for);

@@ -12,6 +12,7 @@
 #include <limits.h>
 
 #include "runtime/wait.h"
+#include "tests/descriptors.h"
 #include "tests/parties.h"
 
 enum { CHANS = 4 };
@@ -373,6 +374,9 @@ static int wait_for_pipe(void *arg)
 	ck_assert_int_eq(weir_fd_wait(file, POLLIN), POLLIN);
 	ck_assert_int_eq(weir_fd_wait(-1, POLLIN), -EBADF);
 	ck_assert_int_eq(weir_fd_wait(100000, POLLIN), -EBADF);
+	struct weir_case none = weir_case_fd(-1, POLLIN);
+	ck_assert_int_eq(weir_select_try(&none, 1), 0);
+	ck_assert_int_eq(none.result, -EBADF);
 	for (int n = 0; n < 3; n++) { /* forgotten, again and again */
 		WEIR_SCOPE(soon, WEIR_MS);
 		ck_assert_int_eq(weir_fd_wait(ends[0], POLLIN), -ETIME);
@@ -400,6 +404,52 @@ static int wait_for_pipe(void *arg)
 START_TEST(a_descriptor_is_a_case_among_others)
 {
 	run_on(1, wait_for_pipe, NULL);
+}
+END_TEST
+
+/* Ready in one turn: one of them is taken, and the other has been told in vain. */
+static int write_both(void *arg)
+{
+	const int *writers = arg;
+
+	TRY(weir_sleep(100 * WEIR_US));
+	expect(write(writers[0], "x", 1) == 1);
+	expect(write(writers[1], "x", 1) == 1);
+	return 0;
+}
+
+static int wait_for_both(void *arg)
+{
+	int first[2], second[2], before = count_descriptors();
+	char byte;
+
+	(void)arg;
+	ck_assert_int_eq(pipe(first), 0);
+	ck_assert_int_eq(pipe(second), 0);
+	for (int n = 0; n < 20; n++) {
+		WEIR_SCOPE(scope, WEIR_FOREVER);
+		TRY(weir_spawn(&scope, write_both, (int[]){ first[1], second[1] }));
+		struct weir_case cases[] = { weir_case_fd(first[0], POLLIN),
+					     weir_case_fd(second[0], POLLIN) };
+		int which = weir_select(cases, 2);
+		ck_assert_int_ge(which, 0);
+		ck_assert_int_eq(cases[which].result, POLLIN);
+		TRY(weir_scope_wait(&scope));
+		expect(read(first[0], &byte, 1) == 1);
+		expect(read(second[0], &byte, 1) == 1);
+	}
+	for (int i = 0; i < 2; i++) {
+		ck_assert_int_eq(close(first[i]), 0);
+		ck_assert_int_eq(close(second[i]), 0);
+	}
+	TRY(weir_sleep(WEIR_MS)); /* what was forgotten is let go of */
+	ck_assert_int_eq(count_descriptors(), before);
+	return 0;
+}
+
+START_TEST(of_two_descriptors_that_get_ready_together_one_is_taken)
+{
+	run_on(1, wait_for_both, NULL);
 }
 END_TEST
 
@@ -729,6 +779,7 @@ Suite *runtime_select_suite(void)
 	tcase_set_tags(descriptors, "fast real"); /* the system's */
 	tcase_set_timeout(descriptors, 10);
 	tcase_add_test(descriptors, a_descriptor_is_a_case_among_others);
+	tcase_add_test(descriptors, of_two_descriptors_that_get_ready_together_one_is_taken);
 	tcase_add_test(descriptors, a_descriptor_that_lost_may_be_closed);
 	suite_add_tcase(suite, descriptors);
 

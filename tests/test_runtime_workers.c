@@ -60,12 +60,65 @@ static int spawn_and_compute(void *arg)
 		spin();
 	ck_assert_uint_eq(ran_on[0], 0);
 	ck_assert_uint_eq(stats_of(WEIR_ALL_WORKERS).steals >= 100, 1);
-	return weir_scope_wait(&scope);
+	TRY(weir_scope_wait(&scope));
+	ck_assert_uint_eq(stats_of(WEIR_ALL_WORKERS).tasks, 1); /* this one */
+	return 0;
 }
 
 START_TEST(tasks_of_a_busy_worker_start_elsewhere)
 {
 	run_on(2 + (unsigned)_i, spawn_and_compute, NULL);
+}
+END_TEST
+
+static _Atomic bool is_held;
+static _Atomic uint64_t taken;
+
+static int hold_worker(void *arg)
+{
+	(void)arg;
+	is_held = true;
+	while (is_held)
+		spin();
+	return 0;
+}
+
+/* The first of those that worker 1 has taken; the others wait behind it. */
+static int note_taken(void *arg)
+{
+	if (taken == 0)
+		taken = stats_of(1).steals;
+	return note_worker(arg);
+}
+
+/* Worker 1 has nothing to do when it comes back, and this one does not let its own worker go. */
+static int spawn_beside_holder(void *arg)
+{
+	unsigned count = *(unsigned *)arg;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	taken = 0;
+	TRY(weir_spawn(&scope, hold_worker, NULL, .worker = WEIR_ON_WORKER(1)));
+	while (!is_held)
+		spin();
+	for (unsigned i = 0; i < count; i++)
+		TRY(weir_spawn(&scope, note_taken, NULL, .any = true));
+	is_held = false;
+	while (taken == 0)
+		spin();
+	*(unsigned *)arg = (unsigned)taken;
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(an_idle_worker_takes_half_and_sixteen_at_most)
+{
+	static const unsigned most[][2] = { { 1, 1 }, { 2, 1 }, { 8, 4 }, { 9, 5 }, { 40, 16 } };
+
+	for (size_t i = 0; i < sizeof most / sizeof *most; i++) {
+		unsigned count = most[i][0];
+		run_on(2, spawn_beside_holder, &count);
+		ck_assert_uint_eq(count, most[i][1]);
+	}
 }
 END_TEST
 
@@ -497,6 +550,7 @@ Suite *runtime_workers_suite(void)
 
 	tcase_set_timeout(any, 30);
 	tcase_add_loop_test(any, tasks_of_a_busy_worker_start_elsewhere, 0, 3);
+	tcase_add_test(any, an_idle_worker_takes_half_and_sixteen_at_most);
 	tcase_add_test(any, a_parked_worker_is_woken_for_them);
 	tcase_add_test(any, no_worker_parks_beside_one);
 	tcase_add_test(any, a_tree_of_them_is_run_once_each);
