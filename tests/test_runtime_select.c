@@ -426,9 +426,10 @@ static int wait_for_both(void *arg)
 	(void)arg;
 	ck_assert_int_eq(pipe(first), 0);
 	ck_assert_int_eq(pipe(second), 0);
+	int writers[] = { first[1], second[1] };
 	for (int n = 0; n < 20; n++) {
 		WEIR_SCOPE(scope, WEIR_FOREVER);
-		TRY(weir_spawn(&scope, write_both, (int[]){ first[1], second[1] }));
+		TRY(weir_spawn(&scope, write_both, writers));
 		struct weir_case cases[] = { weir_case_fd(first[0], POLLIN),
 					     weir_case_fd(second[0], POLLIN) };
 		int which = weir_select(cases, 2);
