@@ -12,7 +12,7 @@
  * llhttp does the parsing. The idea: while a client is silent it owns nothing but its task. Bytes
  * arrive in a lease; a request gets its state from a typed pool when its first byte is there; the
  * answers to all the requests of one read are built in one leased buffer and sent with one call.
- * Nothing here calls malloc.
+ * Nothing that answers these calls malloc, but for the text of /metrics.
  */
 #include <llhttp.h>
 #include <stdarg.h>
@@ -729,6 +729,10 @@ int main(int argc, char **argv)
 {
 	if (argc > 2)
 		patience_ns = atoi(argv[2]) * WEIR_SEC;
+	if (argc > 3 || patience_ns <= 0) {
+		fprintf(stderr, "usage: %s [ADDRESS [SECONDS]]\n", argv[0]);
+		return 2;
+	}
 	int err = weir_run(start, argc > 1 ? argv[1] : "127.0.0.1:8080");
 
 	if (err < 0 && err != -ECANCELED)

@@ -173,7 +173,9 @@ static int serve(const char *address)
 	fflush(stdout);
 	WEIR_SCOPE(all, WEIR_FOREVER);
 	err = weir_spawn(&all, sweep, NULL, .name = "sweeper");
-	return err < 0 ? err : weir_serve(ln, serve_client, .name = "client");
+	if (err == 0)
+		err = weir_serve(ln, serve_client, .name = "client");
+	return err == -ECANCELED ? weir_scope_wait(&all) : err; /* the sweeper's reason, if it is */
 }
 
 static int start(void *address)

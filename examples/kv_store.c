@@ -10,6 +10,7 @@
 enum { SWEEP_KEYS = 256 }; /* expired at one go before others may run */
 
 static const int64_t SWEEP_NS = 10 * WEIR_MS; /* keys that expire closer together go together */
+static const int64_t NAP_MS_MAX = 86400000;   /* far from what nanoseconds cannot count */
 
 struct map keyspace;
 uint64_t expired_keys;
@@ -112,7 +113,8 @@ static int sweep_wait(void)
 
 	sweep_at_ms = INT64_MAX;
 	if (keyspace.ranked_len > 0) {
-		ns = (int64_t)keyspace.ranked[0]->order * WEIR_MS - weir_now();
+		int64_t ms = (int64_t)keyspace.ranked[0]->order - weir_now() / WEIR_MS;
+		ns = (ms < NAP_MS_MAX ? ms : NAP_MS_MAX) * WEIR_MS;
 		ns = ns < SWEEP_NS ? SWEEP_NS : ns;
 		sweep_at_ms = (weir_now() + ns) / WEIR_MS;
 	}

@@ -509,9 +509,9 @@ WEIR_API WEIR_MUST WEIR_NONNULL ssize_t weir_file_read_at(weir_file *file, void 
 
 /*
  * Writes `len` bytes of `data`, borrowed, at `offset`; at the end, whatever `offset` is, of a file
- * opened with O_APPEND. Returns the byte count: fewer when cancelled, late or failed midway, and
- * the next call says why; -ENOSPC, -EDQUOT, -EFBIG (the file system's limit or RLIMIT_FSIZE, whose
- * signal nobody gets), -EIO.
+ * opened with O_APPEND, where more than 1 MiB may be parted by what others append. Returns the byte
+ * count: fewer when cancelled, late or failed midway, and the next call says why; -ENOSPC, -EDQUOT,
+ * -EFBIG (the file system's limit or RLIMIT_FSIZE, whose signal nobody gets), -EIO.
  */
 WEIR_API WEIR_MUST WEIR_NONNULL ssize_t weir_file_write_at(weir_file *file, const void *data,
 							   size_t len, int64_t offset);
@@ -545,7 +545,10 @@ WEIR_API WEIR_MUST WEIR_NONNULL int weir_file_load(const char *path, size_t byte
 
 /*
  * Names in the file system, on the same terms. weir_path_stat() follows symbolic links;
- * weir_path_remove() takes files and links, and directories that are empty (-ENOTEMPTY).
+ * weir_path_remove() takes files and links, and directories that are empty (-ENOTEMPTY);
+ * weir_path_rename() replaces what `to` names. Return 0, -ENOENT, -ENOTDIR, -EACCES, -EPERM,
+ * -EROFS, -ENAMETOOLONG, -ELOOP; making also -EEXIST, -ENOSPC; renaming also -EISDIR, -ENOTEMPTY,
+ * -EINVAL (into itself), -EXDEV (to another file system).
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_path_stat(const char *path, struct stat *ret);
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_path_remove(const char *path);
@@ -732,7 +735,7 @@ struct weir_sim_faults {
 
 	unsigned reset;		 /* a transfer finds its connection broken: -ECONNRESET */
 	unsigned refuse;	 /* connecting: -ECONNREFUSED or -ETIMEDOUT */
-	unsigned no_descriptors; /* accepting, connecting: -EMFILE */
+	unsigned no_descriptors; /* accepting, connecting, opening: -EMFILE */
 	unsigned no_memory;	 /* allocations */
 	unsigned io_error;	 /* an operation on a file: -EIO */
 	unsigned no_space;	 /* writing one: -ENOSPC, a part being written perhaps */

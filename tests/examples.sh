@@ -416,6 +416,17 @@ expires() {
 
 help_starts() { cli COMMAND DOCS && cli COMMAND COUNT | grep -qE '^[0-9]+$' && cli INFO | grep -q redis_version && cli CONFIG GET save; }
 
+# Further away than nanoseconds can count: and the sweeper sleeps meanwhile.
+expires_in_the_far_future() {
+	gives OK SET far 1 PX 4000000000000000 && gives 1 PEXPIRE far 4400000000000000 || return
+	local before after
+	before=$(cli INFO stats | tr -d '\r' | sed -n 's/^turns://p')
+	sleep 1
+	after=$(cli INFO stats | tr -d '\r' | sed -n 's/^turns://p')
+	[ $((after - before)) -lt 50 ] || { echo "$((after - before)) turns in a second"; return 1; }
+	gives 1 GET far && gives 1 DEL far
+}
+
 clients_of_kv() { cli INFO clients | tr -d '\r' | sed -n 's/^connected_clients://p'; }
 
 half_open_kv() { gives PONG PING && benchmark_clean 1 && rss_below 300; }
@@ -432,6 +443,7 @@ test_kv() {
 	claim 'redis-cli: each command answers as Redis does' session
 	claim 'redis-cli: strings, lists, sets, hashes, sorted sets' types
 	claim 'keys expire, looked at or not' expires
+	claim 'a key that expires in 130,000 years' expires_in_the_far_future
 	claim 'what redis-cli asks at its start' help_starts
 	claim 'redis-cli -3' resp3
 	claim 'a value of 3 MB' value_of_megabytes

@@ -2,13 +2,18 @@
 /*
  * hostile: a client that behaves badly, for tests/examples.sh. Plain sockets, nothing of weir.
  *
- *   hostile 127.0.0.1:8080 corpus http        malformed requests and what must come back
- *   hostile 127.0.0.1:8080 fuzz http 7 1000   the same, mutated (seed, rounds): each connection
- * must end hostile 127.0.0.1:8080 slow http          a byte at a time both ways, through small
- * socket buffers hostile 127.0.0.1:8080 reset http 500     half a request or an unread answer, then
- * a reset hostile 127.0.0.1:8080 flood http 20000   that many clients at once, each wants one
- * answer hostile 127.0.0.1:8080 hold kv 100        opens clients that stop inside a request, until
- * stdin ends
+ *   hostile 127.0.0.1:8080 corpus http
+ *           malformed requests and what must come back
+ *   hostile 127.0.0.1:8080 fuzz http 7 1000
+ *           the same, mutated (seed, rounds): each connection must end
+ *   hostile 127.0.0.1:8080 slow http
+ *           a byte at a time both ways, through small socket buffers
+ *   hostile 127.0.0.1:8080 reset http 500
+ *           half a request or an unread answer, then a reset
+ *   hostile 127.0.0.1:8080 flood http 20000
+ *           that many clients at once, each wants one answer
+ *   hostile 127.0.0.1:8080 hold kv 100
+ *           opens clients that stop inside a request, until stdin ends
  *
  * Exit code 0: everything was as it must be. What was not is printed. The only waits are for the
  * peer, 30 s at most.
