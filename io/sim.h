@@ -269,7 +269,11 @@ void weir__sim_datagram_free(struct weir__sim_socket *socket);
 /* Virtual time begins here: far from 0, where a time could be taken for a duration. */
 #define WEIR__SIM_START_NS (1000 * WEIR_SEC)
 
-enum { WEIR__SIM_WORKERS_MAX = 16, WEIR__SIM_FD_FIRST = 1 << 20 };
+enum {
+	WEIR__SIM_WORKERS_MAX = 16,
+	WEIR__SIM_FD_FIRST = 1 << 20,
+	WEIR__SIM_PORTS = 32768, /* to be given out for port 0, in turn */
+};
 
 struct weir__sim {
 	struct weir__runtime *runtime;

@@ -73,11 +73,16 @@ int weir__sim_datagram_open(struct weir__io *io, struct weir__address *address, 
 
 	if (shared && !port)
 		return -EOPNOTSUPP;
-	if (address->len == sizeof address->any.sa_family)
+	bool is_nameless = address->len == sizeof address->any.sa_family;
+	bool chooses = port && *port == 0;
+	int tries = WEIR__SIM_PORTS;
+	if (is_nameless)
 		choose_name(sim, address);
-	else if (port && *port == 0)
-		*port = weir__sim_next_port(sim);
-	else if (is_taken(sim, address, shared))
+	do {
+		if (chooses)
+			*port = weir__sim_next_port(sim);
+	} while (is_taken(sim, address, shared && !chooses) && chooses && --tries > 0);
+	if (is_taken(sim, address, shared && !chooses))
 		return -EADDRINUSE;
 	struct weir__sim_socket *socket = weir__sim_socket_new(sim, WEIR__SIM_DGRAM);
 	if (socket) {

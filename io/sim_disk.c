@@ -310,7 +310,10 @@ static int step_open(struct weir__sim *sim, const struct weir__file_op *file)
 		node = new_node(sim, file->path, S_IFREG | (file->mode & 07777));
 	if (!node)
 		return -ENOMEM;
-	return open_node(sim, node, is_new ? file->flags & ~O_EXCL : file->flags);
+	int fd = open_node(sim, node, is_new ? file->flags & ~O_EXCL : file->flags);
+	if (fd < 0 && is_new) /* a kernel takes the descriptor first */
+		lose_name(node);
+	return fd;
 }
 
 static int step_stat(struct weir__sim *sim, const struct weir__file_op *file,
@@ -358,21 +361,27 @@ static int step_make(struct weir__sim *sim, const struct weir__file_op *file)
 }
 
 /* What lies in a directory goes with it. */
-static int move_below(struct weir__sim *sim, const char *from, const char *to)
+static int move_below(struct weir__sim *sim, const struct weir__sim_node *dir, const char *to)
 {
-	size_t len = strlen(from);
+	char *from = strdup(dir->path); /* it goes on the way */
+	size_t len = from ? strlen(from) : 0;
 
+	if (!from)
+		return -ENOMEM;
 	for (struct weir__sim_node *node = sim->nodes; node; node = node->next) {
 		if (!node->path || strncmp(node->path, from, len) != 0 ||
 		    (node->path[len] != '/' && node->path[len] != '\0'))
 			continue;
 		char *path = malloc(strlen(to) + strlen(node->path + len) + 1);
-		if (!path)
+		if (!path) {
+			free(from);
 			return -ENOMEM;
+		}
 		strcpy(stpcpy(path, to), node->path + len);
 		free(node->path);
 		node->path = path;
 	}
+	free(from);
 	return 0;
 }
 
@@ -384,13 +393,16 @@ static int step_rename(struct weir__sim *sim, const struct weir__file_op *file)
 
 	if (err < 0 || node == old)
 		return err;
+	size_t len = strlen(node->path);
+	if (strncmp(file->path_to, node->path, len) == 0 && file->path_to[len] == '/')
+		return -EINVAL; /* into itself, where nobody would find it */
 	if (old && is_dir(old) != is_dir(node))
 		return is_dir(old) ? -EISDIR : -ENOTDIR;
 	if (old && is_dir(old) && has_children(sim, old))
 		return -ENOTEMPTY;
 	if (old)
 		lose_name(old);
-	return move_below(sim, file->path, file->path_to);
+	return move_below(sim, node, file->path_to);
 }
 
 /* The pointers, then what they point at: as file_call.c lays them out. */

@@ -16,7 +16,7 @@
 
 #include "io/stream.h"
 
-enum { CONNECT_TRIES_MAX = 6, PORT_FIRST = 32768 };
+enum { CONNECT_TRIES_MAX = 6, PORT_FIRST = 65536 - WEIR__SIM_PORTS };
 #define CONNECT_RETRY_NS WEIR_SEC
 
 /* ---- Descriptors -------------------------------------------------------- */
@@ -670,11 +670,15 @@ static int sim_listen(struct weir__io *io, struct weir__address *address, int ba
 {
 	struct weir__sim *sim = sim_of(io);
 	uint16_t *port = weir__sim_port_of(address);
+	int tries = WEIR__SIM_PORTS;
 
 	(void)nagle;
-	if (port && *port == 0)
-		*port = weir__sim_next_port(sim);
-	else if (is_taken(sim, address))
+	bool chooses = port && *port == 0;
+	do {
+		if (chooses)
+			*port = weir__sim_next_port(sim);
+	} while (is_taken(sim, address) && chooses && --tries > 0);
+	if (is_taken(sim, address))
 		return -EADDRINUSE;
 	return add_listener(sim, address, backlog);
 }

@@ -156,6 +156,34 @@ START_TEST(an_error_comes_behind_what_was_read_before_it)
 }
 END_TEST
 
+/* Each allocation in turn: the channel's, the reader's, the source's leases. */
+static int without_memory(void *arg)
+{
+	int64_t n = -ENOMEM, refused = 0;
+
+	(void)arg;
+	for (unsigned nth = 1; n == -ENOMEM; nth++) {
+		struct slow slow = { .pieces = 9, .piece_bytes = 5000, .sink_ns = WEIR_MS };
+		int64_t moved = 0;
+		(void)weir_mem_fail_after(nth);
+		n = copy_slow(&slow, 3, 0, &moved);
+		(void)weir_mem_fail_after(0);
+		ck_assert(n == -ENOMEM || n == 45000);
+		ck_assert_int_eq(moved, (int64_t)slow.taken);
+		ck_assert(!slow.is_wrong);
+		refused += n == -ENOMEM;
+	}
+	ck_assert_int_gt(refused, 5);
+	return 0;
+}
+
+/* A lease that could be read and not handed on is given back: the simulator counts them. */
+START_TEST(without_memory_it_ends_and_keeps_nothing)
+{
+	ck_assert_int_eq(weir_sim_run(1, without_memory, NULL, .calm = true, .workers = 1), 0);
+}
+END_TEST
+
 static int limited_ahead(void *arg)
 {
 	struct slow slow = { .pieces = 100, .piece_bytes = 100, .sink_ns = WEIR_MS };
@@ -186,6 +214,7 @@ Suite *io_copy_ahead_suite(void)
 	tcase_add_test(ahead, what_takes_time_at_both_ends_overlaps);
 	tcase_add_loop_test(ahead, so_many_leases_are_read_ahead_and_no_more, 0, 2);
 	tcase_add_test(ahead, an_error_comes_behind_what_was_read_before_it);
+	tcase_add_test(ahead, without_memory_it_ends_and_keeps_nothing);
 	tcase_add_test(ahead, nothing_is_read_ahead_beyond_the_limit);
 	return suite;
 }

@@ -287,6 +287,40 @@ START_TEST(who_takes_nothing_is_silent_too)
 }
 END_TEST
 
+/* Both have spoken, and one takes nothing of it, though the other way would go on for ever. */
+static int full_one_way(void *arg)
+{
+	struct road road = { .idle_ns = WEIR_SEC };
+	struct request request = { .len = 1 << 20 };
+	int64_t begun = weir_now();
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+	WEIR_SCOPE(writing, WEIR_FOREVER);
+
+	(void)arg;
+	open_road(&road, "127.0.0.1:0");
+	request.conn = road.in.near;
+	request.data = pattern(request.len);
+	spawn(&writing, write_all, &request);
+	spawn(&scope, copy_both, &road);
+	while (!road.is_over && weir_now() - begun < 60 * WEIR_SEC) {
+		put(road.out.far, "x");
+		ck_assert_int_eq(weir_sleep(100 * WEIR_MS), 0);
+	}
+	ck_assert(road.is_over);
+	ck_assert_int_eq(road.result, -ETIME);
+	ck_assert_int_gt(road.back, 0);
+	weir_scope_close(&writing);
+	free((void *)request.data);
+	close_road(&road);
+	return 0;
+}
+
+START_TEST(patience_with_who_takes_nothing_ends_while_others_speak)
+{
+	ck_assert_int_eq(weir_sim_run(1, full_one_way, NULL, .calm = true, .workers = 1), 0);
+}
+END_TEST
+
 /* ---- The suite ------------------------------------------------------------------------------- */
 
 Suite *io_copy_both_suite(void)
@@ -305,5 +339,6 @@ Suite *io_copy_both_suite(void)
 	tcase_set_tags(silence, "fast");
 	tcase_add_loop_test(silence, silence_of_both_ends_them, 0, 2);
 	tcase_add_test(silence, who_takes_nothing_is_silent_too);
+	tcase_add_test(silence, patience_with_who_takes_nothing_ends_while_others_speak);
 	return suite;
 }

@@ -539,9 +539,9 @@ END_TEST
 
 static int by_name(void *arg)
 {
-	static const char *const wrong[] = { "localhost",   "localhost:", "localhost:99999",
-					     "a b:80",	    "-x:80",	  ":localhost:80",
-					     "localhost:8o" };
+	static const char *const wrong[] = { "localhost",    "localhost:",	"localhost:99999",
+					     "a b:80",	     "-x:80",		":localhost:80",
+					     "localhost:8o", "localhost:65536", ".:80" };
 	weir_auto_listener listener = NULL;
 	weir_auto_conn conn = NULL;
 	char text[64];
@@ -562,6 +562,30 @@ static int by_name(void *arg)
 	ck_assert_ptr_null(conn);
 	return 0;
 }
+
+/* RFC 1035 has 253 bytes; where one more were cut off, another host would be asked. */
+static int by_long_name(void *arg)
+{
+	weir_auto_conn conn = NULL;
+	char text[300];
+
+	(void)arg;
+	for (int i = 0; i < 254; i++)
+		text[i] = i % 60 == 59 ? '.' : 'a';
+	strcpy(text + 254, ":80");
+	ck_assert_int_eq(weir_connect(&conn, text), -EINVAL);
+	strcpy(text + 253 - 8, ".invalid:80"); /* the longest there may be */
+	ck_assert_int_eq(strcspn(text, ":"), 253);
+	int err = weir_connect(&conn, text);
+	ck_assert(err == -ENOENT || err == -EAGAIN || err == -EIO);
+	return 0;
+}
+
+START_TEST(a_name_is_as_long_as_names_may_be)
+{
+	run_on(1, by_long_name, NULL);
+}
+END_TEST
 
 START_TEST(a_name_is_looked_up_and_its_addresses_are_tried)
 {
@@ -598,6 +622,7 @@ Suite *io_echo_suite(void)
 	tcase_set_tags(real, "net real"); /* arrivals in one piece, names of the system's */
 	tcase_add_test(real, a_lease_can_be_narrowed_sent_and_kept);
 	tcase_add_test(real, a_name_is_looked_up_and_its_addresses_are_tried);
+	tcase_add_test(real, a_name_is_as_long_as_names_may_be);
 	TCase *stopped = add_case(suite, "stopped");
 	tcase_set_tags(stopped, "real"); /* a process as a whole */
 	tcase_add_test(stopped, who_waits_to_connect_may_be_stopped_meanwhile);
