@@ -887,9 +887,10 @@ WEIR_API WEIR_MUST WEIR_NONNULL int weir_process_wait(weir_process *process, int
 WEIR_API WEIR_NONNULL int weir_process_kill(weir_process *process, int number);
 
 /*
- * Takes it: kills the child if it still runs (SIGKILL, not its own children), waits for its end and
- * closes its streams. Parks, without being a cancellation point. Accepts NULL. With
- * weir_auto_process this happens on every way out of the block, cancellation among them.
+ * Takes it: lets go of who waits for it (-ECANCELED), kills the child if it still runs (SIGKILL,
+ * not its own children), waits for its end and closes its streams. Parks, without being a
+ * cancellation point. Accepts NULL. With weir_auto_process this happens on every way out of the
+ * block, cancellation among them.
  */
 WEIR_API void weir_process_close(weir_process *process);
 

@@ -35,7 +35,9 @@ struct weir_process {
 	pid_t pid;
 	bool has_ended; /* and was waited for: `status` holds */
 	bool is_awaited;
-	int status; /* as of waitpid(2), or -errno */
+	bool is_closing;
+	struct weir__task *closer; /* parked until nobody waits */
+	int status;		   /* as of waitpid(2), or -errno */
 	weir_conn *streams[STREAMS];
 };
 
@@ -150,16 +152,17 @@ static int open_pidfd(weir_process *process)
 {
 	int fd = (int)syscall(SYS_pidfd_open, process->pid, 0);
 
-	if (fd >= 0) {
-		process->handle.fd = fd; /* close-on-exec by itself */
-		return 0;
-	}
-	int err = -errno;
-	if (!is_child(process->pid)) {
+	int err = fd < 0 ? -errno : 0;
+	if (!is_child(process->pid)) { /* asked now: so it was ours when it was opened */
+		if (fd >= 0)
+			(void)close(fd);
 		process->has_ended = true;
 		process->status = -ECHILD;
 		return 0;
 	}
+	process->handle.fd = fd; /* close-on-exec by itself */
+	if (fd >= 0)
+		return 0;
 	(void)kill(process->pid, SIGKILL);
 	(void)waitpid(process->pid, NULL, 0);
 	return err;
@@ -244,6 +247,22 @@ static int await_end(weir_process *process)
 	return res < 0 ? res : 0;
 }
 
+/* Until it has ended, or 0 or why not. A closer waits until we are through with it. */
+static int await_status(struct weir__worker *self, weir_process *process)
+{
+	int err = 0;
+
+	while (!process->has_ended && err == 0) {
+		err = process->is_closing ? -ECANCELED : weir__interrupted(self, self->current);
+		if (err == 0)
+			err = await_end(process);
+		take_status(process, false);
+	}
+	if (process->closer)
+		weir__ready(self, process->closer, 0);
+	return process->has_ended ? 0 : err;
+}
+
 int weir_process_wait(weir_process *process, int *ret)
 {
 	struct weir__worker *self = weir__worker_self();
@@ -252,20 +271,16 @@ int weir_process_wait(weir_process *process, int *ret)
 		return -EXDEV;
 	if (!self->current)
 		return -EINVAL;
+	if (process->is_closing)
+		return -ECANCELED;
 	if (process->is_awaited)
 		return -EBUSY;
-	while (!process->has_ended) {
-		int err = weir__interrupted(self, self->current);
-		if (err == 0)
-			err = await_end(process);
-		take_status(process, false);
-		if (err < 0 && !process->has_ended)
-			return err;
-	}
-	if (process->status < 0)
-		return process->status;
-	*ret = process->status;
-	return 0;
+	int err = await_status(self, process);
+	if (err == 0)
+		err = process->status < 0 ? process->status : 0;
+	if (err == 0)
+		*ret = process->status;
+	return err;
 }
 
 int weir_process_kill(weir_process *process, int number)
@@ -293,8 +308,15 @@ void weir_process_close(weir_process *process)
 {
 	if (!process)
 		return;
-	WEIR_ASSERT(process->io->worker == weir__worker_self() && process->io->worker->current &&
-		    !process->is_awaited);
+	struct weir__worker *self = process->io->worker;
+	WEIR_ASSERT(self == weir__worker_self() && self->current);
+	process->is_closing = true;
+	if (process->is_awaited) {
+		weir__handle_cancel(process->io, &process->handle);
+		process->closer = self->current;
+		weir__park_for(self, "process close");
+		process->closer = NULL;
+	}
 	if (!process->has_ended)
 		bury(process);
 	if (process->handle.fd >= 0)

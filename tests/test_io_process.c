@@ -262,6 +262,46 @@ START_TEST(one_task_of_its_worker_waits)
 }
 END_TEST
 
+struct ended {
+	weir_process *child;
+	int result;
+	bool is_over;
+};
+
+static int wait_until_closed(void *arg)
+{
+	struct ended *ended = arg;
+	int status;
+
+	ended->result = weir_process_wait(ended->child, &status);
+	ended->is_over = true;
+	return 0;
+}
+
+static int close_under_a_waiter(void *arg)
+{
+	struct ended ended = { .result = 77 };
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	TRY(weir_process_spawn(&ended.child, ARGV("sleep", "1000")));
+	last_pid = weir_process_id(ended.child);
+	TRY(weir_spawn(&scope, wait_until_closed, &ended,
+		       .worker = WEIR_ON_WORKER((unsigned)weir_worker_index())));
+	TRY(weir_sleep(5 * WEIR_MS));
+	expect(!ended.is_over);
+	weir_process_close(ended.child);
+	expect(ended.is_over && ended.result == -ECANCELED);
+	expect(kill(last_pid, 0) == -1 && errno == ESRCH);
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(closing_ends_who_waits_for_it)
+{
+	run_on(1, close_under_a_waiter, NULL);
+}
+END_TEST
+
 /* ---- Many ----------------------------------------------------------------------------------- */
 
 static int run_true(void *arg)
@@ -408,6 +448,7 @@ Suite *io_process_suite(void)
 	tcase_add_test(child, a_child_that_ignores_sigterm_is_waited_for_and_killed);
 	tcase_add_loop_test(child, leaving_kills_and_buries, 0, 2);
 	tcase_add_test(child, one_task_of_its_worker_waits);
+	tcase_add_test(child, closing_ends_who_waits_for_it);
 	tcase_add_test(child, many_children_leave_no_zombie_and_no_descriptor);
 	tcase_add_test(child, where_sigchld_is_ignored_children_start_and_their_status_is_unknown);
 	tcase_add_test(child, a_child_does_not_ignore_sigpipe_with_its_parent);
