@@ -414,6 +414,35 @@ START_TEST(a_receiver_lets_waiting_senders_in_without_memory)
 }
 END_TEST
 
+/* Where all of it fits into one block, the place that is given up is the reserve. */
+static int go_round(void *arg)
+{
+	weir_auto_chan own = weir_chan_new(512, 7);
+	struct stream stream = { own, 512, 0, 0 };
+	unsigned char item[512] = { 0 };
+
+	(void)arg;
+	send_all(&stream, 7);
+	weir_mem_fail_after(1);
+	WEIR_SCOPE(scope, WEIR_MS);
+	int err = weir_chan_send(own, item);
+	weir_scope_close(&scope);
+	for (int i = 0; i < 20; i++) {
+		expect(try_recv_next(&stream) == 0);
+		expect(try_send_next(&stream) == 0);
+	}
+	weir_mem_fail_after(0);
+	ck_assert_int_eq(err, -ETIME);
+	receive_all(&stream);
+	return 0;
+}
+
+START_TEST(a_channel_of_one_block_needs_no_other)
+{
+	run_on(1, go_round, NULL);
+}
+END_TEST
+
 /* Who cannot have the reserve is told, and does not wait. */
 static int lack_the_reserve(void *arg)
 {
@@ -606,6 +635,7 @@ Suite *runtime_room_suite(void)
 	tcase_add_test(rules, every_call_that_sends_says_so);
 	tcase_add_test(rules, what_is_waited_for_needs_no_room);
 	tcase_add_loop_test(rules, a_receiver_lets_waiting_senders_in_without_memory, 0, 3);
+	tcase_add_test(rules, a_channel_of_one_block_needs_no_other);
 	tcase_add_test(rules, who_cannot_have_the_reserve_does_not_wait);
 	suite_add_tcase(suite, rules);
 

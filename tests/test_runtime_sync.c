@@ -400,153 +400,6 @@ START_TEST(who_was_counted_in_at_a_barrier_has_come)
 }
 END_TEST
 
-/* ---- Who was let on may end the object ------------------------------------------------------- */
-
-static _Atomic bool is_through;
-
-static int come_late(void *arg)
-{
-	TRY(weir_once(arg, nothing, NULL));
-	is_through = true;
-	return 0;
-}
-
-/* We are who has run it, and have not let go of the lock yet. */
-static int hold_once(void *arg)
-{
-	struct weir_once own = { { NULL } };
-	struct weir__lock *lock = (void *)((char *)&own + 1); /* behind its state */
-	WEIR_SCOPE(scope, WEIR_FOREVER);
-
-	(void)arg;
-	TRY(weir_once(&own, nothing, NULL));
-	weir__lock(lock);
-	TRY(weir_spawn(&scope, come_late, &own, .worker = WEIR_ON_WORKER(1)));
-	compute(3 * WEIR_MS);
-	ck_assert(!is_through);
-	weir__unlock(lock);
-	TRY(weir_scope_wait(&scope));
-	ck_assert(is_through);
-	return 0;
-}
-
-START_TEST(who_finds_it_done_waits_for_who_did_it)
-{
-	run_on(2, hold_once, NULL);
-}
-END_TEST
-
-enum { CROWD = 150 }; /* more than are let go under one lock */
-
-static struct {
-	struct weir__lock lock;
-	struct weir__waitq queue;
-} place;
-static unsigned crowd_come, crowd_gone;
-
-static int wait_in_place(void *arg)
-{
-	static const struct weir__about about = { "place", NULL };
-	struct weir__worker *self = weir__worker_self();
-	struct weir__waiter waiter;
-
-	(void)arg;
-	weir__waiter_init(&waiter, self->current);
-	weir__lock(&place.lock);
-	weir__waitq_add(&place.lock, &place.queue, &waiter);
-	weir__unlock(&place.lock);
-	crowd_come++;
-	TRY(weir__wait(self, &waiter, &about));
-	crowd_gone++;
-	return 0;
-}
-
-/* So many of this worker. */
-static int gather_crowd(struct weir_scope *scope, unsigned count)
-{
-	for (unsigned i = 0; i < count; i++)
-		TRY(weir_spawn(scope, wait_in_place, NULL));
-	while (crowd_come < count)
-		TRY(weir_yield());
-	return 0;
-}
-
-static int end_place(void *arg)
-{
-	(void)arg;
-	weir__waitq_done(&place.lock, &place.queue);
-	is_through = true;
-	return 0;
-}
-
-/* Some have been woken, one of which may be the one that ends it; the others lie with us. */
-static int let_go_slowly(void *arg)
-{
-	struct weir__worker *self = weir__worker_self();
-	struct weir__release release;
-	WEIR_SCOPE(scope, WEIR_FOREVER);
-
-	(void)arg;
-	TRY(gather_crowd(&scope, CROWD));
-	weir__lock(&place.lock);
-	weir__release_begin(self, &place.queue, 0, &release);
-	weir__unlock(&place.lock);
-	TRY(weir_spawn(&scope, end_place, NULL, .worker = WEIR_ON_WORKER(1)));
-	compute(3 * WEIR_MS);
-	ck_assert(!is_through);
-	weir__release_end(self, &place.lock, &release);
-	TRY(weir_scope_wait(&scope));
-	ck_assert(is_through);
-	ck_assert_uint_eq(crowd_gone, CROWD);
-	return 0;
-}
-
-START_TEST(the_end_waits_for_who_lets_many_go)
-{
-	run_on(2, let_go_slowly, NULL);
-}
-END_TEST
-
-/*
- * Nobody ends it: the last to return takes its memory away. One is leaving as the others are let
- * go, and needs the lock for that; the last of those has to be kept back until nobody does.
- */
-static int release_all(void *arg)
-{
-	(void)arg;
-	weir__release_all(weir__worker_self(), &place.lock, &place.queue, 0);
-	return 0;
-}
-
-static int leave_among_many(void *arg)
-{
-	WEIR_SCOPE(scope, WEIR_FOREVER);
-
-	(void)arg;
-	TRY(gather_crowd(&scope, 65));
-	struct weir__waiter *waiter = weir__waitq_head(&place.queue);
-	atomic_store(&waiter->own_claim, WEIR__CLAIM_ENDED);
-	atomic_store(&waiter->place, WEIR__PLACE_LEAVING);
-	TRY(weir_spawn(&scope, release_all, NULL, .worker = WEIR_ON_WORKER(1)));
-	while (crowd_gone < 63)
-		TRY(weir_yield());
-	TRY(weir_sleep(3 * WEIR_MS));
-	ck_assert_uint_eq(crowd_gone, 63);
-	weir__lock(&place.lock);
-	weir__link_del(&waiter->link);
-	weir__unlock(&place.lock);
-	weir__ready(waiter->task->worker, waiter->task, -ECANCELED);
-	TRY(weir_scope_wait(&scope));
-	ck_assert_uint_eq(crowd_gone, 64);
-	return 0;
-}
-
-START_TEST(of_many_one_goes_on_when_all_is_over)
-{
-	run_on(2, leave_among_many, NULL);
-}
-END_TEST
-
 static int lag_behind(void *arg)
 {
 	weir_auto_broadcast own = weir_broadcast_new(sizeof(int), 4);
@@ -554,7 +407,9 @@ static int lag_behind(void *arg)
 	int item = 99;
 
 	(void)arg;
+	TRY(weir_broadcast_send(own, &item)); /* before there is a reader */
 	weir_reader_init(&reader, own);
+	ck_assert_int_eq(weir_reader_try_recv(&reader, &item), -EAGAIN);
 	for (int i = 0; i < 10; i++)
 		TRY(weir_broadcast_send(own, &i));
 	ck_assert_int_eq(weir_reader_recv(&reader, &item), -EOVERFLOW);
@@ -592,6 +447,11 @@ static int follow_value(void *arg)
 	for (item = 2; item < 9; item++)
 		weir_watch_set(own, &item);
 	TRY(weir_watch_wait(own, &version, &got)); /* the latest, not every one */
+	ck_assert_int_eq(got, 8);
+	ck_assert_uint_eq(weir_watch_get(own, &got), version);
+	version = UINT64_MAX; /* no version of its: another, too */
+	got = 0;
+	TRY(weir_watch_wait(own, &version, &got));
 	ck_assert_int_eq(got, 8);
 	ck_assert_uint_eq(weir_watch_get(own, &got), version);
 	weir_watch_close(own);
@@ -698,9 +558,6 @@ Suite *runtime_sync_suite(void)
 	tcase_set_timeout(threads, 10);
 	tcase_add_test(threads, who_leaves_a_barrier_late_is_not_taken_off_the_next_round);
 	tcase_add_test(threads, who_was_counted_in_at_a_barrier_has_come);
-	tcase_add_test(threads, who_finds_it_done_waits_for_who_did_it);
-	tcase_add_test(threads, the_end_waits_for_who_lets_many_go);
-	tcase_add_test(threads, of_many_one_goes_on_when_all_is_over);
 	suite_add_tcase(suite, threads);
 	return suite;
 }
