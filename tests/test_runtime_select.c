@@ -152,6 +152,7 @@ static int select_nothing(void *arg)
 	ck_assert_int_eq(weir_select(cases, 0), -EINVAL);
 	ck_assert_int_eq(weir_select(cases, WEIR_CASES_MAX + 1), -EINVAL);
 	ck_assert_int_eq(weir_select_try(cases, 0), -EINVAL);
+	ck_assert_int_eq(weir_select_try(cases, WEIR_CASES_MAX + 1), -EINVAL);
 	ck_assert_int_eq(weir_select_try(cases, WEIR_CASES_MAX), -EAGAIN);
 	WEIR_SCOPE(scope, WEIR_MS);
 	ck_assert_int_eq(weir_select(cases, WEIR_CASES_MAX), -ETIME);
@@ -212,6 +213,7 @@ static int run_out(void *arg)
 	ck_assert_uint_eq(item, 9);
 	cases[1] = weir_case_timer(0);
 	ck_assert_int_eq(weir_select(cases, 4), 1);
+	ck_assert_int_eq(weir_select_try(cases, 4), 1);
 	cases[1] = weir_case_timer(WEIR_SEC);
 	{
 		WEIR_SCOPE(scope, WEIR_MS); /* the scope's deadline is not the case's */
