@@ -48,7 +48,7 @@ static void leave_barrier(struct weir__waiter *waiter, struct weir__wakes *wakes
 	if (waiter->count == barrier->round)
 		barrier->arrived--;
 	else
-		waiter->result = 0;
+		waiter->result = 0; /* it may not have been met there */
 }
 
 int weir_barrier_wait(struct weir_barrier *public_barrier)

@@ -103,6 +103,8 @@ enum { AT_ONCE = 64 }; /* are let go under one lock */
 
 struct hall {
 	struct weir_event door;
+	struct weir_barrier barrier;
+	struct weir_scope *scope;
 	bool is_closed;
 	unsigned let_on;
 };
@@ -139,6 +141,41 @@ static int letting_go(void *arg)
 		weir_event_set(&hall.door);
 	if (err == 0)
 		err = weir_scope_wait(&scope);
+	claim(err < 0 || hall.let_on == count || !sim_is_plain);
+	return err;
+}
+
+/* The first who comes through has all the others cancelled: they have come all the same. */
+static int come_in_time(void *arg)
+{
+	struct hall *hall = arg;
+	int err = weir_barrier_wait(&hall->barrier);
+
+	claim(err >= 0 || !sim_is_plain);
+	hall->let_on += err >= 0;
+	if (err >= 0 && !hall->is_closed) {
+		hall->is_closed = true;
+		weir_scope_cancel(hall->scope);
+	}
+	return depended_on(err < 0 ? err : 0);
+}
+
+static int coming_in_time(void *arg)
+{
+	struct hall hall = { .let_on = 0 };
+	unsigned count = AT_ONCE + 2 + (unsigned)pick(8);
+	int err = 0;
+
+	(void)arg;
+	weir_barrier_init(&hall.barrier, count);
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+	hall.scope = &scope;
+	for (unsigned i = 0; i < count && err == 0; i++)
+		err = weir_spawn(&scope, come_in_time, &hall, .worker = some_worker());
+	if (err == 0 || hall.is_closed)
+		err = weir_scope_wait(&scope);
+	if (hall.is_closed && err == -ECANCELED)
+		err = 0;
 	claim(err < 0 || hall.let_on == count || !sim_is_plain);
 	return err;
 }
@@ -194,6 +231,7 @@ static int batches(void *arg)
 const struct sim_scenario sim_ending_scenarios[] = {
 	{ "generators", generators },
 	{ "letting_go", letting_go },
+	{ "coming_in_time", coming_in_time },
 	{ "batches", batches },
 	{ NULL, NULL },
 };
