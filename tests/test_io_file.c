@@ -11,28 +11,7 @@
 #include <unistd.h>
 
 #include "tests/child.h"
-#include "tests/descriptors.h"
-#include "tests/runtime_test.h"
-
-/* A name of this process's own, in turn out of four. */
-static const char *name_of(const char *what)
-{
-	static char names[4][64];
-	static unsigned next;
-	char *name = names[next++ % 4];
-
-	snprintf(name, sizeof names[0], "/tmp/weir-test-%d-%s", (int)getpid(), what);
-	return name;
-}
-
-/* Runs fn on two workers; no descriptor is left. */
-static void run_file_test(weir_fn fn)
-{
-	int before = count_descriptors();
-
-	run_on(2, fn, NULL);
-	ck_assert_int_eq(count_descriptors(), before);
-}
+#include "tests/file_test.h"
 
 static void fill(char *data, size_t len, unsigned key)
 {
@@ -244,81 +223,6 @@ static int share_a_file(void *arg)
 START_TEST(many_tasks_of_two_workers_use_one_file)
 {
 	run_file_test(share_a_file);
-}
-END_TEST
-
-static int read_until_closed(void *arg)
-{
-	weir_file *file = arg;
-	static _Thread_local char in[1 << 16];
-
-	for (int i = 0; i < 4; i++) {
-		ssize_t n = weir_file_read_at(file, in, sizeof in, 0);
-		expect(n == sizeof in);
-	}
-	return 0;
-}
-
-static int close_in_use(void *arg)
-{
-	static char out[1 << 16];
-	weir_file *file;
-	WEIR_SCOPE(scope, WEIR_FOREVER);
-
-	(void)arg;
-	TRY(weir_file_open(&file, name_of("closed"), O_RDWR | O_CREAT | O_TRUNC));
-	expect(weir_file_write_at(file, out, sizeof out, 0) == sizeof out);
-	for (unsigned i = 0; i < 8; i++)
-		TRY(weir_spawn(&scope, read_until_closed, file, .worker = WEIR_ON_WORKER(i % 2)));
-	TRY(weir_scope_wait(&scope));
-	weir_file_close(file);
-	return weir_path_remove(name_of("closed"));
-}
-
-START_TEST(readers_of_two_workers_end_and_the_file_is_closed)
-{
-	for (int i = 0; i < ROUNDS(20); i++)
-		run_file_test(close_in_use);
-}
-END_TEST
-
-struct call {
-	weir_file *file;
-	bool has_begun;
-	int result;
-};
-
-/* Which no driver does without parking. */
-static int sync_once(void *arg)
-{
-	struct call *call = arg;
-
-	call->has_begun = true;
-	call->result = weir_file_sync(call->file);
-	return 0;
-}
-
-static int close_under_a_call(void *arg)
-{
-	struct call call = { .result = 77 };
-	WEIR_SCOPE(scope, WEIR_FOREVER);
-
-	(void)arg;
-	TRY(weir_file_open(&call.file, name_of("busy"), O_RDWR | O_CREAT | O_TRUNC));
-	expect(weir_file_write_at(call.file, "busy", 4, 0) == 4);
-	TRY(weir_spawn(&scope, sync_once, &call,
-		       .worker = WEIR_ON_WORKER((unsigned)weir_worker_index())));
-	while (!call.has_begun)
-		TRY(weir_yield());
-	weir_file_close(call.file);
-	expect(call.result == 0);
-	TRY(weir_scope_wait(&scope));
-	return weir_path_remove(name_of("busy"));
-}
-
-START_TEST(closing_waits_for_a_call_that_is_under_way)
-{
-	run_file_test(close_under_a_call);
 }
 END_TEST
 
@@ -659,129 +563,6 @@ START_TEST(outside_tasks_there_are_no_files)
 }
 END_TEST
 
-/* ---- Cancelling ----------------------------------------------------------------------------- */
-
-/* Every call once; the first error. */
-static int call_everything(void)
-{
-	weir_auto_file file = NULL;
-	struct stat st;
-	char in[16], *text, **names;
-	size_t len;
-
-	TRY(weir_file_open(&file, name_of("calls"), O_RDWR | O_CREAT));
-	TRY((int)weir_file_write_at(file, "text", 4, 0));
-	TRY(weir_file_truncate(file, 4));
-	TRY(weir_file_sync_data(file));
-	TRY((int)weir_file_read_at(file, in, sizeof in, 0));
-	TRY(weir_file_stat(file, &st));
-	TRY((int)weir_file_size(file));
-	TRY(weir_path_stat(name_of("calls"), &st));
-	TRY(weir_file_load(name_of("calls"), 100, &text, &len));
-	weir_free(text);
-	TRY(weir_dir_list("/tmp", &names));
-	weir_free(names);
-	TRY(weir_path_rename(name_of("calls"), name_of("renamed")));
-	return weir_path_remove(name_of("renamed"));
-}
-
-static int call_until_late(void *arg)
-{
-	int err;
-
-	(void)arg;
-	do {
-		err = call_everything();
-		if (err == -ENOENT) /* renamed by a call that was interrupted after it */
-			err = 0;
-	} while (err == 0);
-	return err;
-}
-
-static int run_out_of_time(void *arg)
-{
-	uint64_t seed = test_seed();
-
-	(void)arg;
-	for (int i = 0; i < ROUNDS(200); i++) {
-		WEIR_SCOPE(scope, (int64_t)(random_next(&seed) % 300000));
-		int err = call_until_late(NULL);
-		expect(err == -ETIME);
-	}
-	(void)!weir_path_remove(name_of("calls"));
-	(void)!weir_path_remove(name_of("renamed"));
-	return 0;
-}
-
-START_TEST(a_deadline_ends_every_call)
-{
-	run_file_test(run_out_of_time);
-}
-END_TEST
-
-static int call_until_cancelled(void *result)
-{
-	return *(int *)result = call_until_late(NULL);
-}
-
-static int cancel_calls(void *arg)
-{
-	uint64_t seed = test_seed();
-	int result;
-
-	(void)arg;
-	for (int i = 0; i < ROUNDS(200); i++) {
-		result = -ECANCELED; /* should it not even begin */
-		{
-			WEIR_SCOPE(scope, WEIR_FOREVER);
-			TRY(weir_spawn(&scope, call_until_cancelled, &result,
-				       .worker = WEIR_ON_WORKER((unsigned)i % 2)));
-			TRY(weir_sleep((int64_t)(random_next(&seed) % 300000)));
-		}
-		expect(result == -ECANCELED);
-	}
-	(void)!weir_path_remove(name_of("calls"));
-	(void)!weir_path_remove(name_of("renamed"));
-	return 0;
-}
-
-START_TEST(a_cancellation_ends_every_call)
-{
-	run_file_test(cancel_calls);
-}
-END_TEST
-
-static int call_when_cancelled(void *arg)
-{
-	weir_file *file = NULL;
-	char byte = 7, **names = NULL;
-	struct stat st;
-
-	(void)arg;
-	TRY(weir_file_open(&file, name_of("late"), O_RDWR | O_CREAT));
-	WEIR_SCOPE(scope, WEIR_FOREVER);
-	weir_scope_cancel(&scope);
-	weir_file *none = NULL;
-	expect(weir_file_open(&none, name_of("late"), O_RDWR) == -ECANCELED && !none);
-	expect(weir_file_read_at(file, &byte, 1, 0) == -ECANCELED && byte == 7);
-	expect(weir_file_write_at(file, "x", 1, 0) == -ECANCELED);
-	expect(weir_file_sync(file) == -ECANCELED && weir_file_truncate(file, 1) == -ECANCELED);
-	expect(weir_file_size(file) == -ECANCELED && weir_file_stat(file, &st) == -ECANCELED);
-	expect(weir_path_rename("/tmp", "/tmp") == -ECANCELED);
-	expect(weir_path_remove(name_of("late")) == -ECANCELED);
-	expect(weir_dir_make(name_of("late"), 0700) == -ECANCELED);
-	expect(weir_dir_list("/tmp", &names) == -ECANCELED && !names);
-	weir_file_close(file); /* which works nevertheless */
-	WEIR_SHIELD(clean_up, WEIR_SEC);
-	return weir_path_remove(name_of("late"));
-}
-
-START_TEST(a_cancelled_task_does_nothing_to_files_but_close_them)
-{
-	run_file_test(call_when_cancelled);
-}
-END_TEST
-
 /* ---- Seeing --------------------------------------------------------------------------------- */
 
 static int count_calls(void *arg)
@@ -824,7 +605,6 @@ Suite *io_file_suite(void)
 	TCase *names = tcase_create("names");
 	TCase *errors = tcase_create("errors");
 	TCase *machine = tcase_create("machine"); /* what only a real one has */
-	TCase *cancelling = tcase_create("cancelling");
 
 	tcase_set_tags(bytes, "fast");
 	tcase_add_test(bytes, what_is_written_is_read_and_the_end_is_short);
@@ -835,8 +615,6 @@ Suite *io_file_suite(void)
 	tcase_add_test(bytes, what_files_do_is_counted);
 	suite_add_tcase(suite, bytes);
 	tcase_add_test(many, many_tasks_of_two_workers_use_one_file);
-	tcase_add_test(many, readers_of_two_workers_end_and_the_file_is_closed);
-	tcase_add_test(many, closing_waits_for_a_call_that_is_under_way);
 	suite_add_tcase(suite, many);
 	tcase_set_tags(names, "fast");
 	tcase_add_test(names, names_are_made_moved_listed_and_removed);
@@ -856,9 +634,5 @@ Suite *io_file_suite(void)
 	tcase_add_test(machine, the_limit_of_file_sizes_is_efbig_and_kills_nobody);
 	tcase_add_test(machine, no_descriptor_is_emfile);
 	suite_add_tcase(suite, machine);
-	tcase_add_test(cancelling, a_deadline_ends_every_call);
-	tcase_add_test(cancelling, a_cancellation_ends_every_call);
-	tcase_add_test(cancelling, a_cancelled_task_does_nothing_to_files_but_close_them);
-	suite_add_tcase(suite, cancelling);
 	return suite;
 }
