@@ -279,26 +279,34 @@ ssize_t weir_recv(weir_conn *conn, weir_buf *ret)
 	return await_arrival(self, conn, ret);
 }
 
-/*
- * Makes conn->front hold unread bytes. Positive, 0 at the end of the stream, or -errno. Between our
- * wake-up and now another reader may have taken what had come: then we wait for the next.
- */
+/* Between our wake-up and now another reader has taken what had come: we wait for the next. */
+static __attribute__((noinline)) ssize_t fill_again(struct weir__worker *self, weir_conn *conn)
+{
+	ssize_t n;
+
+	do {
+		n = weir__interrupted(self, self->current);
+		if (n == 0)
+			n = next_lease(self, conn, &conn->front);
+		conn->is_drained = false;
+	} while (n > 0 && !conn->front.block);
+	return n;
+}
+
+/* Makes conn->front hold unread bytes. Positive, 0 at the end of the stream, or -errno. */
 static ssize_t fill_front(struct weir__worker *self, weir_conn *conn)
 {
-	ssize_t n = take_turns(self, conn);
+	int err = take_turns(self, conn);
 
-	if (n == 0 && conn->front.block) {
+	if (err < 0)
+		return err;
+	if (conn->front.block) {
 		self->budget--;
 		return 1;
 	}
-	while (n == 0) {
-		n = next_lease(self, conn, &conn->front);
-		conn->is_drained = false;
-		if (n <= 0 || conn->front.block)
-			return n;
-		n = weir__interrupted(self, self->current);
-	}
-	return n;
+	ssize_t n = next_lease(self, conn, &conn->front);
+	conn->is_drained = false;
+	return n <= 0 || conn->front.block ? n : fill_again(self, conn);
 }
 
 static void consume_front(weir_conn *conn, size_t n)

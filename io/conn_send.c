@@ -93,17 +93,26 @@ static int await_sent(struct weir__worker *self, weir_conn *conn, int64_t until_
 	return err;
 }
 
-int weir__conn_may_send(struct weir__worker *self, weir_conn *conn)
+/* Again: who ran between our wake-up and now may have sent, or cancelled us. */
+static __attribute__((noinline)) int await_idle(struct weir__worker *self, weir_conn *conn)
 {
-	int err = weir__conn_may_park(conn, self);
+	int err;
 
-	/* again: who ran between our wake-up and now may have sent, or cancelled us */
-	while (err == 0 && conn->send_state != WEIR__SEND_IDLE) {
+	do {
 		err = await_sent(self, conn, INT64_MAX);
 		if (err == 0)
 			err = conn->is_closing ? -ECANCELED
 					       : weir__interrupted(self, self->current);
-	}
+	} while (err == 0 && conn->send_state != WEIR__SEND_IDLE);
+	return err;
+}
+
+int weir__conn_may_send(struct weir__worker *self, weir_conn *conn)
+{
+	int err = weir__conn_may_park(conn, self);
+
+	if (err == 0 && conn->send_state != WEIR__SEND_IDLE)
+		err = await_idle(self, conn);
 	return err;
 }
 

@@ -145,9 +145,8 @@ static void open_slot(struct weir__wheel *wheel, unsigned level, unsigned slot)
 	}
 }
 
-void weir__wheel_advance(struct weir__wheel *wheel, int64_t now_ns)
+static __attribute__((noinline)) void open_slots(struct weir__wheel *wheel, uint64_t now)
 {
-	uint64_t now = (uint64_t)now_ns >> WEIR__TICK_SHIFT;
 	unsigned level, slot;
 	uint64_t tick;
 
@@ -155,6 +154,15 @@ void weir__wheel_advance(struct weir__wheel *wheel, int64_t now_ns)
 		wheel->tick = tick;
 		open_slot(wheel, level, slot);
 	}
+}
+
+void weir__wheel_advance(struct weir__wheel *wheel, int64_t now_ns)
+{
+	uint64_t now = (uint64_t)now_ns >> WEIR__TICK_SHIFT;
+
+	/* As long as no higher digit changes, what expires lies in the lowest level. */
+	if (wheel->occupied[0] || (now ^ wheel->tick) >= WEIR__WHEEL_SLOTS)
+		open_slots(wheel, now);
 	if (wheel->tick < now)
 		wheel->tick = now;
 }

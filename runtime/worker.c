@@ -330,14 +330,11 @@ bool weir__worker_has_news(struct weir__worker *self)
  * does what it should this never adds a wake-up, but for a sender that was held up for so long
  * between its message and its wake-up. Returns when to look again.
  */
-static int64_t watch_target(struct weir__worker *self)
+static __attribute__((noinline)) int64_t watch_target(struct weir__worker *self)
 {
 	struct weir__worker *target = self->posted_to;
-	const struct weir__msg *head;
+	const struct weir__msg *head = atomic_load_explicit(&target->inbox, memory_order_relaxed);
 
-	if (!target)
-		return INT64_MAX;
-	head = atomic_load_explicit(&target->inbox, memory_order_relaxed);
 	if (!head || !atomic_load_explicit(&target->is_settled, memory_order_relaxed)) {
 		self->posted_to = NULL;
 		return INT64_MAX;
@@ -363,7 +360,7 @@ int64_t weir__worker_settle(struct weir__worker *self)
 		return 0;
 	int64_t until = weir__wheel_next(&self->wheel);
 	int64_t heap = weir__heap_idle(self->now_ns);
-	int64_t late = watch_target(self);
+	int64_t late = self->posted_to ? watch_target(self) : INT64_MAX;
 
 	self->heap_until_ns = heap;
 	if (late < until)
@@ -490,6 +487,20 @@ static void note_sleep(struct weir__worker *self, int64_t before_ns)
 			   self->runtime->linger_ns);
 }
 
+/* What ended a sleep, and how long it was. */
+static inline void note_wake(struct weir__worker *self, int64_t before_ns, int64_t wait_until_ns,
+			     bool is_woken, unsigned completions)
+{
+	if (!is_woken && completions > 0)
+		self->counts.wakes_io++;
+	else if (!is_woken)
+		count_timeout(self, before_ns, wait_until_ns);
+	if (self->runtime->linger_ns)
+		note_sleep(self, before_ns);
+	if (self->runtime->lookout_ns)
+		weir__lookout_slept(self, completions);
+}
+
 bool weir__worker_turn(struct weir__worker *self, int64_t wait_until_ns)
 {
 	int64_t before_ns = self->now_ns;
@@ -511,21 +522,14 @@ bool weir__worker_turn(struct weir__worker *self, int64_t wait_until_ns)
 	}
 	unsigned completions = self->driver->ops->reap(self->driver);
 	self->now_ns = weir__clock_ns();
-	if (wait_until_ns && !is_woken) {
-		if (completions > 0)
-			self->counts.wakes_io++;
-		else
-			count_timeout(self, before_ns, wait_until_ns);
-	}
-	if (wait_until_ns && self->runtime->linger_ns)
-		note_sleep(self, before_ns);
-	if (wait_until_ns && self->runtime->lookout_ns)
-		weir__lookout_slept(self, completions);
+	if (wait_until_ns)
+		note_wake(self, before_ns, wait_until_ns, is_woken, completions);
 	expire_timers(self);
 	if (__builtin_expect(
 		    atomic_load_explicit(&self->runtime->is_unwatched, memory_order_relaxed), 0))
 		be_watched(self);
-	handle_messages(self);
+	if (self->taken || atomic_load_explicit(&self->inbox, memory_order_relaxed))
+		handle_messages(self);
 	if (self->index == 0)
 		handle_stop(self);
 	if (!wait_until_ns) /* else weir__worker_settle() has done it a moment ago */
