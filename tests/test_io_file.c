@@ -179,6 +179,30 @@ START_TEST(direct_io_takes_aligned_blocks)
 }
 END_TEST
 
+static int create_with_modes(void *arg)
+{
+	weir_auto_file usual = NULL;
+	weir_auto_file secret = NULL;
+	struct stat st;
+
+	(void)arg;
+	TRY(weir_file_open(&usual, name_of("usual"), O_WRONLY | O_CREAT | O_EXCL));
+	TRY(weir_file_open(&secret, name_of("secret"), O_WRONLY | O_CREAT | O_EXCL, .mode = 0600));
+	TRY(weir_file_stat(usual, &st));
+	expect((st.st_mode & 0777) == 0664);
+	TRY(weir_file_stat(secret, &st));
+	expect((st.st_mode & 0777) == 0600);
+	TRY(weir_path_remove(name_of("usual")));
+	return weir_path_remove(name_of("secret"));
+}
+
+START_TEST(who_may_read_a_new_file_is_asked_for_or_as_usual)
+{
+	(void)umask(002);
+	run_file_test(create_with_modes);
+}
+END_TEST
+
 /* ---- Many ----------------------------------------------------------------------------------- */
 
 enum { PARTS = 64, PART_BYTES = 5000 };
@@ -563,6 +587,45 @@ START_TEST(outside_tasks_there_are_no_files)
 }
 END_TEST
 
+/* ---- Turns ---------------------------------------------------------------------------------- */
+
+static unsigned turns;
+static bool is_read;
+
+static int count_turns(void *arg)
+{
+	(void)arg;
+	while (!is_read) {
+		turns++;
+		TRY(weir_yield());
+	}
+	return 0;
+}
+
+/* Nothing of it waits for a disk; but nobody has the worker for himself. */
+static int read_much_from_memory(void *arg)
+{
+	weir_auto_file zero = NULL;
+	static char in[1 << 16];
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	TRY(weir_file_open(&zero, "/dev/zero", O_RDONLY));
+	TRY(weir_spawn(&scope, count_turns, NULL,
+		       .worker = WEIR_ON_WORKER((unsigned)weir_worker_index())));
+	for (int i = 0; i < 1000; i++)
+		expect(weir_file_read_at(zero, in, sizeof in, 0) == sizeof in);
+	is_read = true;
+	TRY(weir_scope_wait(&scope));
+	return turns >= 1000 / 128 ? 0 : -EIO; /* WEIR_BUDGET */
+}
+
+START_TEST(reading_what_is_in_memory_lets_others_have_their_turn)
+{
+	run_on(1, read_much_from_memory, NULL);
+}
+END_TEST
+
 /* ---- Seeing --------------------------------------------------------------------------------- */
 
 static int count_calls(void *arg)
@@ -629,6 +692,8 @@ Suite *io_file_suite(void)
 	tcase_set_tags(machine, "real");
 	tcase_add_test(machine, a_file_that_does_not_know_its_size_is_read_to_its_end);
 	tcase_add_test(machine, what_is_not_in_memory_comes_from_the_disk);
+	tcase_add_test(machine, who_may_read_a_new_file_is_asked_for_or_as_usual);
+	tcase_add_test(machine, reading_what_is_in_memory_lets_others_have_their_turn);
 	tcase_add_test(machine, a_full_disk_is_enospc);
 	tcase_add_test(machine, a_fifo_is_no_file_and_opening_it_waits_for_nobody);
 	tcase_add_test(machine, the_limit_of_file_sizes_is_efbig_and_kills_nobody);

@@ -2,6 +2,7 @@
 /*
  * Children: start, talk to, wait for, kill. None is left behind, nor a descriptor.
  */
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -309,6 +310,35 @@ START_TEST(closing_ends_who_waits_for_it)
 }
 END_TEST
 
+/* A worker's thread takes no signals; its children do. */
+static int terminate(void *arg)
+{
+	weir_auto_process child = NULL;
+	int status;
+	WEIR_SCOPE(patience, 10 * WEIR_SEC);
+
+	(void)arg;
+	TRY(weir_process_spawn(&child, ARGV("sleep", "1000")));
+	TRY(weir_process_kill(child, SIGTERM));
+	TRY(weir_process_wait(child, &status));
+	return WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM ? 0 : -EIO;
+}
+
+static int terminate_on_each(void *arg)
+{
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	TRY(weir_spawn(&scope, terminate, arg, .worker = WEIR_ON_WORKER(0)));
+	TRY(weir_spawn(&scope, terminate, arg, .worker = WEIR_ON_WORKER(1)));
+	return weir_scope_wait(&scope);
+}
+
+START_TEST(a_child_of_any_worker_takes_signals)
+{
+	run_on(2, terminate_on_each, NULL);
+}
+END_TEST
+
 /* ---- Many ----------------------------------------------------------------------------------- */
 
 static int run_true(void *arg)
@@ -388,13 +418,28 @@ START_TEST(a_child_does_not_ignore_sigpipe_with_its_parent)
 }
 END_TEST
 
+enum { DESCRIPTORS = 1000 };
+
+/* By every program that is started now. */
+static bool is_inherited(int fd)
+{
+	int flags = fcntl(fd, F_GETFD);
+
+	return flags >= 0 && !(flags & FD_CLOEXEC);
+}
+
 static int run_echo(void *arg)
 {
 	weir_auto_process child = NULL;
+	static bool was_open[DESCRIPTORS];
 	char text[16];
 
 	(void)arg;
+	for (int fd = 0; fd < DESCRIPTORS; fd++)
+		was_open[fd] = is_inherited(fd);
 	TRY(weir_process_spawn(&child, ARGV("cat"), .in = WEIR_STDIO_PIPE, .out = WEIR_STDIO_PIPE));
+	for (int fd = 0; fd < DESCRIPTORS; fd++) /* nothing for who else is started */
+		expect(was_open[fd] || !is_inherited(fd));
 	TRY(weir_write(weir_process_stdin(child), "hello", 5));
 	TRY(weir_shutdown(weir_process_stdin(child)));
 	TRY(read_all(weir_process_stdout(child), text, sizeof text));
@@ -454,6 +499,7 @@ Suite *io_process_suite(void)
 	tcase_add_loop_test(child, leaving_kills_and_buries, 0, 2);
 	tcase_add_test(child, one_task_of_its_worker_waits);
 	tcase_add_test(child, closing_ends_who_waits_for_it);
+	tcase_add_test(child, a_child_of_any_worker_takes_signals);
 	tcase_add_test(child, many_children_leave_no_zombie_and_no_descriptor);
 	tcase_add_test(child, where_sigchld_is_ignored_children_start_and_their_status_is_unknown);
 	tcase_add_test(child, a_child_does_not_ignore_sigpipe_with_its_parent);
