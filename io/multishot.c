@@ -15,10 +15,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <weir/alloc.h>
+#include "io/ring.h"
 
 enum { GROUP = 7, ENTRIES = 2, BUFFER_BYTES = 64, WAIT_NS = 20000000 };
-static const uint64_t RECEIVE = 1, CANCEL = 2;
+/* What may be left of the trial in the completion queue is nobody's. */
+static const uint64_t RECEIVE = (uint64_t)WEIR__CODE_IGNORE << 32 | 1,
+		      CANCEL = (uint64_t)WEIR__CODE_IGNORE << 32 | 2;
 
 /* The next completion of the receive, or -ETIME. `more` says whether others follow. */
 static int next(struct io_uring *uring, bool *more)

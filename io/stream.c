@@ -178,11 +178,16 @@ static void leave(weir_stream *stream)
 /* Parks until it may be ready for `events`. 0, or why the wait has ended. */
 static int await(weir_stream *stream, unsigned events)
 {
+	struct weir__worker *self = stream->io->worker;
 	struct weir__op op;
 
+	/* cancelled between the wake-up of the last wait and now: nobody interrupts it again */
+	int res = weir__interrupted(self, self->current);
+	if (res < 0)
+		return res;
 	weir__op_init(&op, WEIR__OP_POLL, &stream->handle);
 	op.len = events;
-	int res = weir__op_run(stream->io, &op);
+	res = weir__op_run(stream->io, &op);
 	if (res >= 0 && stream->is_closing)
 		return -ECANCELED;
 	return res < 0 ? res : 0;

@@ -177,6 +177,35 @@ START_TEST(a_sender_waits_for_a_unix_receiver_whose_queue_is_full)
 }
 END_TEST
 
+/* Who has read once and does so no more takes no more either, be it for others to keep. */
+static int stop_reading(void *arg)
+{
+	struct pair pair;
+	struct stuffer stuffer = { .pair = &pair };
+	int number;
+	(void)arg;
+	open_pair(&pair, 2);
+	WEIR_SCOPE(stuffing, WEIR_FOREVER);
+	spawn(&stuffing, stuff, &stuffer);
+	ck_assert_int_eq(weir_dgram_read(pair.far, &number, sizeof(int), NULL), sizeof(int));
+	int sent = wait_until_stuffed(&stuffer);
+	ck_assert_int_gt(sent, 0);
+	for (int i = 1; i < sent; i++) {
+		ck_assert_int_eq(weir_dgram_read(pair.far, &number, sizeof(int), NULL),
+				 sizeof(int));
+		ck_assert_int_eq(number, i);
+	}
+	weir_scope_close(&stuffing);
+	close_pair(&pair);
+	return 0;
+}
+
+START_TEST(who_does_not_read_has_its_sender_wait)
+{
+	run(stop_reading);
+}
+END_TEST
+
 static int close_full(void *arg)
 {
 	struct pair pair;
@@ -212,6 +241,7 @@ Suite *io_datagram_ending_suite(void)
 	tcase_add_loop_test(ending, closing_ends_the_receive_of_another_task, 0, all);
 	tcase_add_loop_test(ending, closing_drops_what_nobody_has_read, 0, all);
 	tcase_add_test(ending, a_sender_waits_for_a_unix_receiver_whose_queue_is_full);
+	tcase_add_test(ending, who_does_not_read_has_its_sender_wait);
 	tcase_add_test(ending, closing_ends_a_send_that_waits);
 	return suite;
 }

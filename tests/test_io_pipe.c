@@ -257,6 +257,62 @@ START_TEST(closing_ends_who_waits_on_it)
 }
 END_TEST
 
+struct robbed {
+	int fds[2];
+	struct weir_scope *scope;
+	ssize_t result;
+};
+
+static int read_what_another_takes(void *arg)
+{
+	struct robbed *robbed = arg;
+	weir_auto_stream in = NULL;
+	char byte;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	TRY(weir_stream_from(&in, robbed->fds[0]));
+	robbed->scope = &scope;
+	robbed->result = weir_stream_read(in, &byte, 1);
+	return 0;
+}
+
+static uint64_t turns_here(void)
+{
+	struct weir_worker_stats stats;
+
+	expect(weir_worker_stats_get(weir_worker_index(), &stats) == 0);
+	return stats.turns;
+}
+
+/* The reader is woken, and before its turn the byte is gone, and it is cancelled. */
+static int take_and_cancel(void *arg)
+{
+	struct robbed robbed = { .result = 1 };
+	char byte;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	(void)arg;
+	expect(pipe(robbed.fds) == 0);
+	TRY(weir_spawn(&scope, read_what_another_takes, &robbed, .worker = here()));
+	TRY(weir_sleep(WEIR_MS));
+	uint64_t turns = turns_here();
+	expect(write(robbed.fds[1], "b", 1) == 1);
+	while (turns_here() == turns)
+		TRY(weir_yield());
+	expect(read(robbed.fds[0], &byte, 1) == 1);
+	weir_scope_cancel(robbed.scope);
+	TRY(weir_scope_wait(&scope));
+	close(robbed.fds[0]);
+	close(robbed.fds[1]);
+	return robbed.result == -ECANCELED ? 0 : -EIO;
+}
+
+START_TEST(who_is_robbed_and_cancelled_before_its_turn_waits_no_more)
+{
+	run_pipe_test(take_and_cancel);
+}
+END_TEST
+
 static int write_more_than_fits(void *arg)
 {
 	static char big[1 << 20];
@@ -500,6 +556,7 @@ Suite *io_pipe_suite(void)
 	suite_add_tcase(suite, waiting);
 	tcase_set_tags(machine, "real");
 	tcase_add_test(machine, a_program_s_own_sigpipe_is_neither_eaten_nor_made);
+	tcase_add_test(machine, who_is_robbed_and_cancelled_before_its_turn_waits_no_more);
 	tcase_add_test(machine, the_wrong_end_is_ebadf);
 	tcase_add_test(machine, no_descriptor_is_emfile);
 	suite_add_tcase(suite, machine);

@@ -77,6 +77,69 @@ START_TEST(reading_what_is_there_lets_others_have_their_turn)
 }
 END_TEST
 
+/* ---- Datagrams ------------------------------------------------------------------------------- */
+
+enum { DATAGRAMS = 8, EACH_TURN = 3 }; /* with a budget of one less */
+
+static weir_dgram *dgram;
+static struct weir_address own_address;
+
+static ssize_t send_datagram(void)
+{
+	return weir_dgram_send(dgram, "d", 1, &own_address);
+}
+
+static ssize_t read_datagram(void)
+{
+	char byte;
+
+	return weir_dgram_read(dgram, &byte, 1, NULL);
+}
+
+static ssize_t lend_datagram(void)
+{
+	weir_auto_buf buf = WEIR_BUF_INIT;
+
+	return weir_dgram_recv(dgram, &buf, NULL);
+}
+
+static ssize_t (*const dgram_calls[])(void) = { send_datagram, read_datagram, lend_datagram };
+
+static int call_beside(void *arg)
+{
+	ssize_t (*const *call)(void) = arg;
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+
+	ck_assert_int_eq(weir_dgram_open(&dgram, own_name("turns")), 0);
+	ck_assert_int_eq(weir_address_parse(&own_address, weir_dgram_address(dgram)), 0);
+	if (*call != send_datagram) {
+		ck_assert_int_eq(send_datagram(), 1);
+		ck_assert_int_eq(read_datagram(), 1); /* from now on it receives */
+		for (int i = 0; i < DATAGRAMS; i++) {
+			ck_assert_int_eq(send_datagram(), 1);
+			ck_assert_int_eq(weir_sleep(WEIR_US), 0);
+		}
+		settle();
+	}
+	spawn(&scope, count_turns, NULL);
+	ck_assert_int_eq(weir_yield(), 0);
+	turns = 0;
+	for (int i = 0; i < DATAGRAMS; i++)
+		ck_assert_int_eq((*call)(), 1);
+	is_over = true;
+	ck_assert_uint_ge(turns, DATAGRAMS / EACH_TURN);
+	ck_assert_int_eq(weir_scope_wait(&scope), 0);
+	weir_dgram_close(dgram);
+	return 0;
+}
+
+START_TEST(datagrams_that_need_no_wait_let_others_have_their_turn)
+{
+	setenv("WEIR_BUDGET", "2", 1);
+	run_on(1, call_beside, (void *)&dgram_calls[_i]);
+}
+END_TEST
+
 static int close_far(void *arg)
 {
 	(void)arg;
@@ -197,6 +260,8 @@ Suite *io_turns_suite(void)
 	tcase_set_tags(quick, "fast");
 	tcase_add_loop_test(quick, reading_what_is_there_lets_others_have_their_turn, 0,
 			    COUNT(readers));
+	tcase_add_loop_test(quick, datagrams_that_need_no_wait_let_others_have_their_turn, 0,
+			    COUNT(dgram_calls));
 	tcase_add_loop_test(
 		quick, closed_in_such_a_turn_the_connection_is_as_if_its_reader_had_been_parked, 0,
 		COUNT(readers));
