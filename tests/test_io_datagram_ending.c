@@ -177,6 +177,8 @@ START_TEST(a_sender_waits_for_a_unix_receiver_whose_queue_is_full)
 }
 END_TEST
 
+enum { KERNELS = 600 }; /* the kernel's queue of a Unix socket holds no more, by far */
+
 /* Who has read once and does so no more takes no more either, be it for others to keep. */
 static int stop_reading(void *arg)
 {
@@ -189,7 +191,7 @@ static int stop_reading(void *arg)
 	spawn(&stuffing, stuff, &stuffer);
 	ck_assert_int_eq(weir_dgram_read(pair.far, &number, sizeof(int), NULL), sizeof(int));
 	int sent = wait_until_stuffed(&stuffer);
-	ck_assert_int_gt(sent, 0);
+	ck_assert_int_le(sent, 64 + 2 * KERNELS);
 	for (int i = 1; i < sent; i++) {
 		ck_assert_int_eq(weir_dgram_read(pair.far, &number, sizeof(int), NULL),
 				 sizeof(int));

@@ -172,6 +172,29 @@ static int fill_then_read(void *arg)
 	return 0;
 }
 
+static void *read_all_late(void *arg)
+{
+	usleep(50000); /* the connection is being closed */
+	return read_all(arg);
+}
+
+/* The last lease has found no room yet when the connection is closed: it goes out all the same. */
+static int fill_then_close(void *arg)
+{
+	struct reader reader = { .fd = -1 };
+	weir_conn *conn = meet(arg, &reader.fd);
+	unsigned count = fill(conn);
+	WEIR_SCOPE(patience, PATIENCE_S * WEIR_SEC);
+
+	reader.chunks = count;
+	ck_assert_int_eq(pthread_create(&reader.thread, NULL, read_all_late, &reader), 0);
+	weir_conn_close(conn);
+	pthread_join(reader.thread, NULL);
+	ck_assert(reader.is_right);
+	close(reader.fd);
+	return 0;
+}
+
 struct closing {
 	weir_conn *conn;
 	struct weir_scope *scope;
@@ -338,6 +361,12 @@ START_TEST(what_a_full_socket_refused_arrives_in_order)
 }
 END_TEST
 
+START_TEST(a_close_lets_what_has_no_room_yet_go_out)
+{
+	run_with_stranger(fill_then_close);
+}
+END_TEST
+
 START_TEST(a_refused_send_ends_when_it_was_cancelled)
 {
 	run_with_stranger(close_on_full);
@@ -370,6 +399,7 @@ Suite *io_quiet_suite(void)
 	tcase_add_test(tcase, a_second_send_needs_no_other_event);
 	tcase_add_test(tcase, closing_after_a_send_needs_no_other_event);
 	tcase_add_test(tcase, what_a_full_socket_refused_arrives_in_order);
+	tcase_add_test(tcase, a_close_lets_what_has_no_room_yet_go_out);
 	tcase_add_test(tcase, a_refused_send_ends_when_it_was_cancelled);
 	tcase_add_test(tcase, a_send_that_breaks_midway_ends_once);
 	tcase_add_test(tcase, no_refusal_is_overlooked_when_the_completion_queue_overflows);

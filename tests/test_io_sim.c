@@ -329,6 +329,51 @@ START_TEST(a_short_send_is_gone_on_with_however_often)
 }
 END_TEST
 
+enum { MUCH = 1 << 20 };
+
+static int be_silent(weir_conn *conn)
+{
+	(void)conn;
+	return weir_sleep(WEIR_FOREVER);
+}
+
+static int serve_silence(void *listener)
+{
+	return weir_serve(listener, be_silent);
+}
+
+/* To a peer that reads nothing. */
+static int send_and_close(void *address)
+{
+	weir_auto_listener listener = NULL;
+	weir_auto_buf buf = WEIR_BUF_INIT;
+	weir_conn *conn = NULL;
+	int err = weir_listen(&listener, address);
+
+	WEIR_SCOPE(server, WEIR_FOREVER);
+	if (err == 0)
+		err = weir_spawn(&server, serve_silence, listener);
+	if (err == 0)
+		err = weir_connect(&conn, weir_listener_address(listener));
+	if (err == 0)
+		err = weir_buf_get(&buf, MUCH);
+	if (err < 0)
+		return err;
+	memset(buf.data, 's', MUCH);
+	buf.len = MUCH;
+	expect(weir_send(conn, &buf) == MUCH);
+	int64_t before = weir_now();
+	weir_conn_close(conn);
+	int64_t lingered = weir_now() - before;
+	return lingered >= 4 * WEIR_SEC && lingered < 6 * WEIR_SEC ? 0 : -ETIME;
+}
+
+START_TEST(a_close_waits_five_seconds_for_who_does_not_read)
+{
+	ck_assert_int_eq(weir_sim_run(1, send_and_close, ":0", .calm = true, .runs = 20), 0);
+}
+END_TEST
+
 static int connect_nowhere(void *address)
 {
 	weir_conn *conn;
@@ -428,6 +473,7 @@ Suite *io_sim_suite(void)
 	tcase_add_test(verdicts, a_simulation_inside_a_runtime_is_refused);
 	suite_add_tcase(suite, verdicts);
 	tcase_add_test(faults, a_script_makes_an_operation_fail);
+	tcase_add_test(faults, a_close_waits_five_seconds_for_who_does_not_read);
 	tcase_add_loop_test(faults, a_server_outlives_errors_of_accepting, 0,
 			    sizeof passing / sizeof *passing);
 	tcase_add_test(faults, a_short_send_is_gone_on_with_however_often);
