@@ -285,6 +285,58 @@ static int end_before_cancelled(void *arg)
 	return 0;
 }
 
+/* ---- A completion too late ------------------------------------------------------------------- */
+
+static int stale_fd;
+
+/* The NOP's completion becomes that of an accept long gone, with a client. */
+static void forge(int taken)
+{
+	struct io_uring_cq *cq = &own_ring()->uring.cq;
+
+	(void)taken;
+	for (unsigned at = *cq->khead; at != __atomic_load_n(cq->ktail, __ATOMIC_ACQUIRE); at++) {
+		struct io_uring_cqe *cqe = &cq->cqes[at & cq->ring_mask];
+		if (cqe->user_data == weir__ring_special(WEIR__CODE_IGNORE, 99)) {
+			cqe->user_data =
+				weir__ring_special(WEIR__OP_ACCEPT | WEIR__CODE_WANTS_FD, 0) |
+				(uint64_t)77 << WEIR__GENERATION_SHIFT;
+			cqe->res = stale_fd;
+		}
+	}
+}
+
+static uint64_t stale_completions(void)
+{
+	struct weir_worker_stats stats;
+
+	ck_assert_int_eq(weir_worker_stats_get(0, &stats), 0);
+	return stats.stale_completions;
+}
+
+static int hear_of_a_late_client(void *arg)
+{
+	struct weir__ring *ring = own_ring();
+	int pair[2];
+	char byte;
+
+	(void)arg;
+	if (!ring)
+		return 0;
+	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	stale_fd = pair[0];
+	uint64_t before = stale_completions();
+	struct io_uring_sqe *sqe = weir__ring_get_sqe(ring);
+	io_uring_prep_nop(sqe);
+	sqe->user_data = weir__ring_special(WEIR__CODE_IGNORE, 99);
+	after_enter = forge;
+	ck_assert_int_eq(weir_sleep(WEIR_MS), 0);
+	ck_assert_uint_eq(stale_completions(), before + 1);
+	ck_assert_int_eq(recv(pair[1], &byte, 1, MSG_DONTWAIT), 0); /* the other end is closed */
+	close(pair[1]);
+	return 0;
+}
+
 /* ---- An entry too late ------------------------------------------------------------------------
  */
 
@@ -340,6 +392,12 @@ START_TEST(what_ends_before_its_cancellation_found_an_entry_leaves_nothing)
 }
 END_TEST
 
+START_TEST(a_client_of_an_accept_that_is_no_more_is_closed_and_counted)
+{
+	run_refused(hear_of_a_late_client, 0);
+}
+END_TEST
+
 START_TEST(a_signal_is_heard_that_comes_when_its_worker_goes_to_sleep)
 {
 	run_refused(hear_a_signal, 0);
@@ -361,6 +419,7 @@ Suite *io_ring_full_suite(void)
 			    REFUSALS_MAX + 1);
 	tcase_add_loop_test(tcase, what_ends_before_its_cancellation_found_an_entry_leaves_nothing,
 			    0, REFUSALS_MAX + 1);
+	tcase_add_test(tcase, a_client_of_an_accept_that_is_no_more_is_closed_and_counted);
 	tcase_add_test(tcase, a_signal_is_heard_that_comes_when_its_worker_goes_to_sleep);
 	suite_add_tcase(suite, tcase);
 	return suite;
