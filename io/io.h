@@ -700,8 +700,8 @@ struct weir_copy_both_opts {
 	int64_t *a_to_b; /* as `moved` above */
 	int64_t *b_to_a;
 	int64_t idle_ns;    /* ends with -ETIME when nothing has come from either for so long (twice
-			       as long at most), or one has taken nothing of what waits for it; 0:
-			       patience */
+			       as long at most), or one has not taken all of a lease that waits for
+			       it; 0: patience */
 	bool ends_together; /* the end of one is the end of both: what the other still has to say
 			       is not waited for */
 };
