@@ -172,13 +172,14 @@ $B/bench/count_malloc.so: bench/count_malloc.c Makefile
 $B/libweir.a: $(OBJS)
 	$(call say,AR) rm -f $@; $(AR) rcs $@ $^
 $B/libweir.so.$(VERSION): $(OBJS)
-	$(call say,LD) $(CC) $(LIBFLAGS) -shared $(if $(SAN),,-Wl,-z,defs) -Wl,--version-script=io/libweir.map \
+	$(call say,LD) $(CC) $(LIBFLAGS) -shared $(if $(SAN),,-Wl,-z,defs) -Wl,-z,nodelete -Wl,--version-script=io/libweir.map \
 		-Wl,-soname,$(SONAME) $^ $(LDLIBS) -o $@
 $B/libweir.so: $B/libweir.so.$(VERSION)
 	@ln -sf $(<F) $B/$(SONAME) && ln -sf $(SONAME) $@
 # The allocator alone, under the names of the malloc family, and the option table.
+# Initialised before all else, so that its handlers are the last before a fork and the first after it: others may allocate.
 $B/libweir-malloc.so: $B/alloc/preload/malloc.o $(filter $B/alloc/% $B/runtime/config%,$(OBJS)) alloc/preload/malloc.map
-	$(call say,LD) $(CC) $(LIBFLAGS) -shared $(if $(SAN),,-Wl,-z,defs) \
+	$(call say,LD) $(CC) $(LIBFLAGS) -shared $(if $(SAN),,-Wl,-z,defs) -Wl,-z,initfirst \
 		-Wl,--version-script=$(lastword $^) $(filter %.o,$^) -o $@
 $(EXAMPLES): %: %.o $B/libweir.a
 	$(call say,LD) $(CC) $(BASE) $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS) -o $@

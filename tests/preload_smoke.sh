@@ -69,11 +69,113 @@ cat >"$dir/unit.c" <<'C'
 int main(void) { puts("compiled"); return 0; }
 C
 
+# A library that is initialised before the one in LD_PRELOAD, and whose handlers of fork() allocate.
+cat >"$dir/early.c" <<'C'
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+static void *block;
+static void swap(void)
+{
+	free(block);
+	block = malloc(20 << 20);
+	for (int i = 0; i < 1000; i++)
+		free(malloc(i * 100));
+}
+__attribute__((constructor)) static void early(void) { pthread_atfork(swap, swap, swap); }
+void early_used(void) { swap(); }
+C
+cat >"$dir/forks.c" <<'C'
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+void early_used(void);
+static void *churn(void *unused)
+{
+	void *held[100] = { unused };
+	for (unsigned i = 0; i < 200000; i++) {
+		free(held[i % 100]);
+		held[i % 100] = malloc(i * 37 % 5000);
+	}
+	for (unsigned i = 0; i < 100; i++)
+		free(held[i]);
+	return NULL;
+}
+int main(void)
+{
+	pthread_t thread[3];
+	void *block = &block;
+	int status, ended = 0, none = posix_memalign(&block, 3, 10);
+	early_used();
+	for (int i = 0; i < 3; i++)
+		pthread_create(&thread[i], NULL, churn, NULL);
+	for (int i = 0; i < 50; i++) {
+		pid_t child = fork();
+		if (child == 0) {
+			alarm(20);
+			pthread_create(&thread[0], NULL, churn, NULL);
+			pthread_join(thread[0], NULL);
+			_exit(0);
+		}
+		ended += waitpid(child, &status, 0) == child && status == 0;
+	}
+	for (int i = 0; i < 3; i++)
+		pthread_join(thread[i], NULL);
+	errno = 0;
+	printf("%d children, %d %d", ended, none == EINVAL, block == (void *)&block);
+	printf(" %d %d\n", posix_memalign(&block, 64, (size_t)1 << 62) == ENOMEM, errno);
+	return 0;
+}
+C
+# What is freed goes back whichever call of the family a program uses.
+cat >"$dir/aligned.c" <<'C'
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+static long resident(void)
+{
+	long size = 0, pages = 0;
+	FILE *file = fopen("/proc/self/statm", "r");
+	if (fscanf(file, "%ld %ld", &size, &pages) != 2)
+		pages = 0;
+	fclose(file);
+	return pages * 4;
+}
+int main(void)
+{
+	enum { BLOCKS = 2000, BYTES = 32 << 10, SMALL = 400 };
+	static void *block[BLOCKS], *small[SMALL];
+	for (int i = 0; i < BLOCKS; i++)
+		memset(block[i] = aligned_alloc(4096, BYTES), 1, BYTES);
+	long most = resident();
+	for (int i = 0; i < BLOCKS; i++)
+		free(block[i]);
+	for (int n = 0; n < 100 && resident() > most / 2; n++, usleep(50000)) {
+		for (int i = 0; i < SMALL; i++)
+			small[i] = aligned_alloc(64, 64 * (n + 1));
+		for (int i = 0; i < SMALL; i++)
+			free(small[i]);
+	}
+	fputs(resident() > most / 2 ? "kept\n" : "went back\n", stderr);
+	return 0;
+}
+C
+
 both git git -C "$(dirname "$0")/.." log --stat -20
 both python3 python3 "$dir/churn.py"
 both overflow python3 "$dir/overflow.py"
 both sqlite3 sqlite3 :memory: ".read $dir/fill.sql"
 both gcc gcc -O2 -S -o - "$dir/unit.c"
+if gcc -shared -fPIC -o "$dir/libearly.so" "$dir/early.c" 2>/dev/null; then
+	gcc -o "$dir/forks" "$dir/forks.c" -L"$dir" -learly -Wl,-rpath,"$dir" -pthread
+	gcc -o "$dir/aligned" "$dir/aligned.c"
+	both forks timeout 60 "$dir/forks"
+fi
 both sort sh -c 'seq 100000 | sort --parallel=4 -R --random-source=/dev/zero | md5sum'
 if command -v redis-server >/dev/null && command -v redis-benchmark >/dev/null; then
 	LD_PRELOAD=$library redis-server --port 0 --unixsocket "$dir/redis" --save '' >"$dir/redis.log" 2>&1 &
@@ -107,6 +209,7 @@ for block in (a, b, a):
 PY
 says 'WEIR_MEM_DEBUG="9": want' WEIR_MEM_DEBUG=9 sh -c :
 says 'WEIR_MEM_DEBUG *3 *environment' WEIR_MEM_DEBUG=3 env WEIR_VERBOSE=1 sh -c :
+[ -x "$dir/aligned" ] && says 'went back' WEIR_MEM_DECAY_MS=50 "$dir/aligned"
 if command -v python3 >/dev/null; then
 	says MemoryError WEIR_MEM_LIMIT=20m python3 -c 'b"x" * 10**8'
 	says 'freed twice' WEIR_MEM_DEBUG=1 python3 "$dir/twice.py"

@@ -5,8 +5,8 @@
  * It is there so that other people's programs and allocator suites can judge the allocator;
  * programs that use weir do not need it. Every thread gets a heap of its own when it first misses,
  * and hands it over when it exits. What a thread does after that, and what happens while it is
- * being set up, goes to the heap that threads without one share. Nobody turns a loop here, so every
- * 64th miss is a turn.
+ * being set up, goes to the heap that threads without one share. Nobody turns a loop here, so a
+ * heap turns itself, at every 64th miss.
  *
  * This stands above the option table, unlike the rest of the allocator: the first request reads the
  * WEIR_POOL_... and WEIR_MEM_... variables. One that does not parse is named, and the program gets
@@ -31,12 +31,11 @@ EXPORT void free_sized(void *block, size_t size);
 EXPORT void free_aligned_sized(void *block, size_t align, size_t size);
 EXPORT void cfree(void *block);
 
-enum { MISSES_PER_TURN = 64, ALIGN_MAX = 2 << 20 };
+enum { ALIGN_MAX = 2 << 20 };
 
 enum thread_state { THREAD_NEW, THREAD_BUSY, THREAD_ATTACHED, THREAD_GONE };
 
 static __thread enum thread_state state;
-static __thread unsigned misses;
 static pthread_key_t exit_key;
 static bool exit_key_made;
 
@@ -81,6 +80,8 @@ static void thread_begin(void)
 		weir__heap_detach();
 		attached = false;
 	}
+	if (attached)
+		weir__home_self()->turns_itself = true;
 	state = attached ? THREAD_ATTACHED : THREAD_GONE;
 }
 
@@ -88,8 +89,6 @@ static __attribute__((noinline)) void *malloc_slow(size_t size)
 {
 	if (state == THREAD_NEW)
 		thread_begin();
-	else if (++misses % MISSES_PER_TURN == 0)
-		weir__heap_turn(weir__os_now());
 	void *block = weir__alloc_slow(size);
 	if (block == NULL)
 		errno = ENOMEM;
@@ -183,7 +182,9 @@ EXPORT int posix_memalign(void **ret, size_t align, size_t size)
 {
 	if (align % sizeof(void *) != 0 || (align & (align - 1)) != 0 || align == 0)
 		return EINVAL;
+	int saved = errno; /* the error is what it returns, and nothing else */
 	void *block = aligned(align, size);
+	errno = saved;
 	if (block == NULL)
 		return ENOMEM;
 	*ret = block;
