@@ -371,6 +371,39 @@ static void random_trace(unsigned seed)
 	demand(t, 0);
 }
 
+/* Single steps, as a table. */
+START_TEST(single_steps_of_the_law_are_what_it_says)
+{
+	const int64_t s = 1000 * WEIR__MS, now = 1000 * s;
+	const struct weir__epoch missed = { .refills = 1 };
+	struct weir__law law = { .swing = 50, .hit_rate = 0.1, .flushed_ns = now - s };
+	struct weir__alloc_config config;
+	law.used_ns = now;
+	ck_assert_uint_ge(weir__law_next(&law, &missed, 20, 4, now), 50);
+	law.flushed_ns = now - 11 * s; /* it did not overflow lately: a larger one is no use */
+	ck_assert_uint_eq(weir__law_next(&law, &missed, 20, 4, now), 20);
+	law.used_ns = now - 100 * s; /* hardly hits and long unused: down, but to what it needs */
+	ck_assert_uint_eq(weir__law_next(&law, &missed, 60, 4, now), 50);
+	law.swing = 0;
+	ck_assert_uint_eq(weir__law_next(&law, &missed, 10, 8, now), 8);
+	configure(WEIR__ADAPT_THRESHOLD, 16 << 20);
+	weir__alloc_config_get(&config);
+	config.shrink_percent = 20;
+	config.band_percent = 1000;
+	ck_assert_int_eq(weir__alloc_configure(&config), 0);
+	ck_assert_uint_eq(weir__law_next(&law, &missed, 4, 4, now), 1); /* and never 0 */
+}
+END_TEST
+
+/* A block of ten megabytes that is free leaves the small classes what they need. */
+START_TEST(the_one_object_each_cache_may_hold_costs_no_budget)
+{
+	ck_assert_int_eq(weir__heap_attach(), 0);
+	weir_free(weir_alloc(10 << 20));
+	ck_assert_uint_lt(weir__home_self()->cap_bytes, 1 << 20);
+}
+END_TEST
+
 START_TEST(a_thousand_random_traces_break_no_invariant)
 {
 	unsigned seed = (unsigned)time(NULL);
@@ -412,6 +445,8 @@ Suite *alloc_adapt_suite(void)
 	TCase *law = tcase_create("law");
 	tcase_set_timeout(law, 30);
 	tcase_add_test(law, any_constant_need_ends_within_the_band_and_stays_there);
+	tcase_add_test(law, single_steps_of_the_law_are_what_it_says);
+	tcase_add_test(law, the_one_object_each_cache_may_hold_costs_no_budget);
 	tcase_add_test(law, a_band_too_narrow_for_the_steps_is_refused);
 	suite_add_tcase(s, law);
 	if (WEIR__ASAN) /* watched blocks bypass the water marks that the law lives on */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Debug levels: each sort of misuse, and the level that catches it. */
 #include <check.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -191,6 +192,22 @@ START_TEST(what_was_never_freed_is_reported_by_trace)
 }
 END_TEST
 
+/* Where it was called: in leak_here(), not in the allocator. */
+START_TEST(a_trace_begins_with_the_program_s_own_call)
+{
+	Dl_info info;
+	attach_at(3);
+	void *block = leak_here(1000);
+	read_report(1);
+	const char *plus = strchr(strstr(report, "#0"), '+');
+	ck_assert(plus != NULL && dladdr((void *)leak_here, &info) != 0);
+	uintptr_t offset = (uintptr_t)strtoul(plus + 1, NULL, 16);
+	uintptr_t begin = (uintptr_t)leak_here - (uintptr_t)info.dli_fbase;
+	ck_assert_msg(offset > begin && offset < begin + 500, "%s", report);
+	weir_free(block);
+}
+END_TEST
+
 static __attribute__((noinline)) void *leak_there(size_t size)
 {
 	void *block = leak_here(size);
@@ -314,6 +331,7 @@ Suite *alloc_debug_suite(void)
 	}
 	tcase_add_test(levels, fresh_and_freed_memory_is_recognised);
 	tcase_add_test(levels, what_was_never_freed_is_reported_by_trace);
+	tcase_add_test(levels, a_trace_begins_with_the_program_s_own_call);
 	tcase_add_test(levels, callers_of_one_allocating_function_are_told_apart);
 	tcase_add_loop_test(levels, blocks_on_their_way_home_are_no_leaks, 1, 4);
 	tcase_add_test(levels, the_level_is_fixed_once_there_are_heaps);

@@ -175,6 +175,40 @@ START_TEST(what_a_free_can_see_is_reported)
 }
 END_TEST
 
+START_TEST(the_last_byte_of_a_slot_is_looked_at_and_none_stays)
+{
+	attach(1);
+	char *block = guarded_block(0);
+	ck_assert_uint_eq(weir_usable_size(block), 1);
+	weir_free(block);
+	ck_assert_uint_eq(weir__reports, 0);
+	block = guarded_block(100); /* of a class of 112 */
+	block[111] = 1;
+	uintptr_t page = (uintptr_t)block & ~(uintptr_t)4095;
+	ck_assert_uint_eq(weir__os_first_resident((void *)page, 4096), 0);
+	weir_free(block);
+	ck_assert_uint_eq(weir__reports, 1);
+	ck_assert_uint_eq(weir__os_first_resident((void *)page, 4096), 4096);
+}
+END_TEST
+
+START_TEST(a_slot_rests_as_long_as_others_are_free)
+{
+	struct weir__guarded found;
+	attach(1);
+	char *first = guarded_block(100);
+	weir_free(first);
+	ck_assert(weir__guard_find(first, &found));
+	ck_assert(found.is_freed && found.freed_by != NULL && found.allocated_by != NULL);
+	for (int i = 0; i < 63; i++) {
+		char *next = guarded_block(100);
+		ck_assert_ptr_ne(next, first);
+		weir_free(next);
+	}
+	ck_assert_ptr_eq(guarded_block(100), first);
+}
+END_TEST
+
 /* The mark that sends the next request to a slot is not one of demand's. */
 START_TEST(waiting_for_a_request_to_guard_is_no_demand)
 {
@@ -301,6 +335,8 @@ Suite *alloc_guard_suite(void)
 	tcase_add_test(sampling, more_blocks_than_slots_are_no_trouble);
 	tcase_add_test(sampling, objects_of_typed_pools_are_guarded_too);
 	tcase_add_test(sampling, what_a_free_can_see_is_reported);
+	tcase_add_test(sampling, the_last_byte_of_a_slot_is_looked_at_and_none_stays);
+	tcase_add_test(sampling, a_slot_rests_as_long_as_others_are_free);
 	tcase_add_test(sampling, waiting_for_a_request_to_guard_is_no_demand);
 	tcase_add_loop_test(sampling, sampling_goes_on_when_a_chosen_pool_is_out_of_use, 0, 2);
 	suite_add_tcase(s, sampling);

@@ -170,6 +170,7 @@ START_TEST(at_the_limit_larger_classes_serve_smaller_ones)
 	struct weir__alloc_config config;
 	attach();
 	void *keeps_the_span = weir_alloc(128), *another = weir_alloc(256);
+	void *badly_aligned = weir_alloc(224); /* its others would be */
 	weir__alloc_config_get(&config);
 	config.mem_limit = weir__committed(); /* not one span more */
 	ck_assert_int_eq(weir__alloc_configure(&config), 0);
@@ -190,6 +191,7 @@ START_TEST(at_the_limit_larger_classes_serve_smaller_ones)
 		weir_free(block[--n]);
 	weir_free(keeps_the_span);
 	weir_free(another);
+	weir_free(badly_aligned);
 	ck_assert_uint_eq(blocks_in_use(), 0);
 	ck_assert_uint_eq(weir__reports, 0);
 }
@@ -383,6 +385,43 @@ START_TEST(a_large_block_grows_within_the_limit)
 }
 END_TEST
 
+START_TEST(a_large_block_gets_smaller_at_the_limit)
+{
+	struct weir__alloc_config config;
+	attach();
+	char *large = weir_alloc(60 << 20);
+	large[100] = 7;
+	weir__alloc_config_get(&config);
+	config.mem_limit = weir__committed();
+	ck_assert_int_eq(weir__alloc_configure(&config), 0);
+	large = weir_realloc(large, 20 << 20);
+	ck_assert_int_eq(large[100], 7);
+	ck_assert_uint_eq(weir__large_bytes(), 20 << 20);
+	ck_assert_uint_eq(refusals(), 0);
+	weir_free(large);
+}
+END_TEST
+
+START_TEST(large_blocks_are_told_apart_whichever_goes_first)
+{
+	enum { LARGE = 3 };
+	static const unsigned order[][LARGE] = { { 0, 1, 2 }, { 1, 0, 2 }, { 2, 0, 1 } };
+	void *large[LARGE];
+	attach();
+	for (unsigned i = 0; i < LARGE; i++)
+		large[i] = weir_alloc((size_t)(20 + i) << 20);
+	for (unsigned n = 0; n < LARGE; n++) {
+		weir_free(large[order[_i][n]]);
+		for (unsigned later = n + 1; later < LARGE; later++) {
+			unsigned i = order[_i][later];
+			ck_assert_uint_eq(weir_usable_size(large[i]), (size_t)(20 + i) << 20);
+		}
+	}
+	ck_assert_uint_eq(weir__large_bytes(), 0);
+	ck_assert_uint_eq(weir__reports, 0);
+}
+END_TEST
+
 /* Its heap's window is, and the machine is not. */
 START_TEST(a_full_window_is_no_reason_to_refuse_what_has_a_mapping_to_itself)
 {
@@ -482,6 +521,8 @@ Suite *alloc_hard_times_suite(void)
 		tcase_add_test(memory, at_the_limit_larger_classes_serve_smaller_ones);
 		tcase_add_test(memory, without_pools_everything_works_and_nothing_is_cached);
 	}
+	tcase_add_test(memory, a_large_block_gets_smaller_at_the_limit);
+	tcase_add_loop_test(memory, large_blocks_are_told_apart_whichever_goes_first, 0, 3);
 	tcase_add_test(memory, a_block_gets_smaller_where_there_is_no_other);
 	if (plain) /* else every block is watched, and none comes from elsewhere */
 		tcase_add_test(memory,

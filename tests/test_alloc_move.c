@@ -181,7 +181,41 @@ START_TEST(a_move_that_asks_for_compaction_is_contained)
 }
 END_TEST
 
-/* ---- Threads that are no workers ------------------------------------------------------------ */
+/* ---- Whose objects -------------------------------------------------------------------------- */
+
+static pthread_barrier_t meet;
+
+static void *put_two_and_stay(void *unused)
+{
+	(void)unused;
+	ck_assert_int_eq(weir_thread_attach(), 0);
+	for (unsigned i = 0; i < 2; i++) { /* too few to be sent */
+		weir_pool_put(pool, cell[i]);
+		cell[i] = NULL;
+	}
+	pthread_barrier_wait(&meet);
+	pthread_barrier_wait(&meet);
+	return NULL;
+}
+
+START_TEST(objects_on_their_way_home_do_not_move)
+{
+	pthread_t thread;
+	attach();
+	fill(move_unless_pinned);
+	thin_out(4, 4);
+	pthread_barrier_init(&meet, NULL, 2);
+	pthread_create(&thread, NULL, put_two_and_stay, NULL);
+	pthread_barrier_wait(&meet);
+	(void)weir_mem_compact(SIZE_MAX, WEIR_MEM_HIGH);
+	ck_assert_uint_eq(spans(), 2); /* of the first two wait */
+	pthread_barrier_wait(&meet);
+	pthread_join(thread, NULL);
+	weir__heap_turn(weir__os_now());
+	expect_all_whole();
+	pthread_barrier_destroy(&meet);
+}
+END_TEST
 
 static size_t count_reclaim(const struct weir_reclaim_request *request, void *calls)
 {
@@ -189,6 +223,25 @@ static size_t count_reclaim(const struct weir_reclaim_request *request, void *ca
 	++*(unsigned *)calls;
 	return 0;
 }
+
+/* Who has no heap looks after those that nobody owns, under a lock. */
+START_TEST(objects_of_a_heap_without_owner_do_not_move)
+{
+	weir_reclaimer *reclaimer;
+	unsigned calls = 0;
+	attach();
+	ck_assert_int_eq(weir_reclaimer_add(&reclaimer, .fn = count_reclaim, .arg = &calls), 0);
+	fill(move_unless_pinned);
+	thin_out(4, 4);
+	weir__heap_detach();
+	(void)weir_mem_compact(SIZE_MAX, WEIR_MEM_CRITICAL);
+	ck_assert_uint_eq(asked, 0);
+	ck_assert_uint_eq(calls, 0);
+	weir_reclaimer_del(reclaimer);
+}
+END_TEST
+
+/* ---- Threads that are no workers ------------------------------------------------------------ */
 
 /* In the middle of a request it may hold locks, and objects that it has not put anywhere yet. */
 static void *allocate_under_pressure(void *calls)
@@ -237,6 +290,8 @@ Suite *alloc_move_suite(void)
 	tcase_add_test(moves, objects_that_all_must_stay_are_asked_once_each);
 	tcase_add_test(moves, a_move_may_put_other_objects);
 	tcase_add_test(moves, a_move_that_asks_for_compaction_is_contained);
+	tcase_add_test(moves, objects_on_their_way_home_do_not_move);
+	tcase_add_test(moves, objects_of_a_heap_without_owner_do_not_move);
 	suite_add_tcase(s, moves);
 	TCase *attached = tcase_create("attached");
 	tcase_set_timeout(attached, 20);

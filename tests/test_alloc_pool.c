@@ -60,6 +60,25 @@ START_TEST(the_object_put_last_comes_first)
 }
 END_TEST
 
+/* What is allocated in a row lies in a row. */
+START_TEST(fresh_objects_come_in_the_order_of_their_addresses)
+{
+	enum { OBJECTS = 200 };
+	char *object[OBJECTS];
+	unsigned in_order = 0;
+	weir_pool *pool;
+	attach();
+	ck_assert_int_eq(weir_pool_new(&pool, .object_bytes = 64), 0);
+	for (int i = 0; i < OBJECTS; i++) {
+		object[i] = weir_pool_get(pool);
+		in_order += i > 0 && object[i] == object[i - 1] + 64;
+	}
+	ck_assert_uint_eq(in_order, OBJECTS - 1);
+	for (int i = 0; i < OBJECTS; i++)
+		weir_pool_put(pool, object[i]);
+}
+END_TEST
+
 START_TEST(options_that_make_no_sense_are_refused)
 {
 	weir_pool *pool = NULL, *largest;
@@ -344,6 +363,7 @@ Suite *alloc_pool_suite(void)
 	tcase_set_tags(objects, "fast");
 	tcase_add_test(objects, objects_are_aligned_distinct_and_whole);
 	tcase_add_test(objects, the_object_put_last_comes_first);
+	tcase_add_test(objects, fresh_objects_come_in_the_order_of_their_addresses);
 	tcase_add_test(objects, an_object_of_another_pool_is_reported_and_left_alone);
 	tcase_add_test(objects, an_object_put_by_a_foreign_thread_comes_home);
 	tcase_add_test(objects, get_fails_when_it_is_told_to);

@@ -107,6 +107,23 @@ START_TEST(a_forced_level_is_not_overruled_by_a_look_under_way)
 }
 END_TEST
 
+START_TEST(stalls_of_all_tasks_count_for_more_than_those_of_some)
+{
+	char path[] = "/tmp/weir_stalls_XXXXXX";
+	int fd = mkstemp(path);
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_gt(dprintf(fd, "some avg10=2.60 avg60=0.00 avg300=0.00 total=1\n"
+				     "full avg10=2.50 avg60=0.00 avg300=0.00 total=1\n"),
+			 0);
+	close(fd);
+	strcpy(weir__stall_path, path);
+	ck_assert_int_eq(weir__heap_attach(), 0);
+	weir__heap_turn(weir__os_now());
+	unlink(path);
+	ck_assert_int_ge(weir_mem_level_get(), WEIR_MEM_MEDIUM); /* 832, and not 260 */
+}
+END_TEST
+
 /* ---- Stages --------------------------------------------------------------------------------- */
 
 enum { BLOCKS = 20000 };
@@ -295,6 +312,71 @@ static size_t lie(const struct weir_reclaim_request *request, void *arg)
 	++*(unsigned *)arg;
 	return request->want;
 }
+
+/* What one has freed the next is not asked for. */
+static size_t note_want_and_give(const struct weir_reclaim_request *request, void *want)
+{
+	*(size_t *)want = request->want;
+	weir_free(app.held[--app.count]);
+	return 0;
+}
+
+START_TEST(reclaimers_are_asked_for_what_is_still_wanted)
+{
+	weir_reclaimer *r;
+	size_t want[2] = { 0, 0 };
+	attach();
+	for (int i = 0; i < 2; i++)
+		ck_assert_int_eq(weir_reclaimer_add(&r, .fn = note_want_and_give, .arg = &want[i],
+						    .priority = i),
+				 0);
+	hold();
+	(void)weir_mem_compact(100 << 10, WEIR_MEM_HIGH);
+	ck_assert_uint_eq(want[0], 100 << 10);
+	ck_assert_uint_eq(want[1], (100 - 64) << 10);
+}
+END_TEST
+
+static size_t give_each_third_time(const struct weir_reclaim_request *request, void *arg)
+{
+	(void)request, (void)arg;
+	if (++app.calls % 3 == 0)
+		weir_free(app.held[--app.count]);
+	return 0;
+}
+
+START_TEST(one_that_frees_something_now_and_then_is_asked_each_time)
+{
+	weir_reclaimer *r;
+	attach();
+	ck_assert_int_eq(weir_reclaimer_add(&r, .fn = give_each_third_time), 0);
+	hold();
+	for (unsigned call = 1; call <= 30; call++) {
+		(void)weir_mem_compact(SIZE_MAX, WEIR_MEM_HIGH);
+		ck_assert_uint_eq(app.calls, call);
+	}
+}
+END_TEST
+
+/* Two workers see the same shortage; the second comes with the same question. */
+START_TEST(pressure_asks_a_reclaimer_of_all_workers_once_a_second)
+{
+	weir_reclaimer *r;
+	unsigned calls = 0, of_each = 0;
+	attach();
+	ck_assert_int_eq(weir_reclaimer_add(&r, .fn = lie, .arg = &calls), 0);
+	ck_assert_int_eq(weir_reclaimer_add(&r, .fn = lie, .arg = &of_each, .every_worker = true),
+			 0);
+	weir_mem_level_force(WEIR_MEM_HIGH);
+	pass(100);
+	weir_mem_level_force(WEIR_MEM_CRITICAL);
+	pass(100);
+	ck_assert_uint_eq(calls, 1);
+	ck_assert_uint_eq(of_each, 2);
+	pass(1000);
+	ck_assert_uint_eq(calls, 2);
+}
+END_TEST
 
 START_TEST(one_that_frees_nothing_is_asked_less_and_less)
 {
@@ -564,6 +646,7 @@ Suite *alloc_pressure_suite(void)
 	tcase_add_test(levels, levels_rise_at_once_and_fall_one_by_one);
 	tcase_add_test(levels, a_steady_reading_never_oscillates);
 	tcase_add_test(levels, a_forced_level_is_not_overruled_by_a_look_under_way);
+	tcase_add_test(levels, stalls_of_all_tasks_count_for_more_than_those_of_some);
 	suite_add_tcase(s, levels);
 	TCase *stages = tcase_create("stages");
 	tcase_add_test(stages, forced_compaction_leaves_next_to_nothing);
@@ -577,6 +660,9 @@ Suite *alloc_pressure_suite(void)
 	tcase_add_test(reclaimers, a_reclaimer_is_believed_by_its_effect);
 	tcase_add_test(reclaimers, each_call_by_hand_asks_for_what_it_wants);
 	tcase_add_test(reclaimers, reclaimers_hear_of_the_largest_block_that_was_refused);
+	tcase_add_test(reclaimers, reclaimers_are_asked_for_what_is_still_wanted);
+	tcase_add_test(reclaimers, one_that_frees_something_now_and_then_is_asked_each_time);
+	tcase_add_test(reclaimers, pressure_asks_a_reclaimer_of_all_workers_once_a_second);
 	tcase_add_test(reclaimers, one_that_frees_nothing_is_asked_less_and_less);
 	tcase_add_test(reclaimers,
 		       one_that_allocates_reenters_sleeps_and_deletes_itself_is_contained);

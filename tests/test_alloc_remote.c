@@ -172,6 +172,74 @@ START_TEST(blocks_of_any_size_come_home_from_a_batch)
 }
 END_TEST
 
+/* ---- Owners ---------------------------------------------------------------------------------- */
+
+enum { OWNERS = 12 }; /* more than there are places for chains */
+
+static pthread_barrier_t meet;
+
+static void *own_two(void *blocks)
+{
+	ck_assert_int_eq(weir__heap_attach(), 0);
+	for (int i = 0; i < 2; i++)
+		((void **)blocks)[i] = weir_alloc(5000);
+	pthread_barrier_wait(&meet);
+	pthread_barrier_wait(&meet);
+	weir__heap_turn(weir__os_now());
+	ck_assert_uint_eq(weir__heap_in_use(), 0);
+	weir__heap_detach();
+	return NULL;
+}
+
+START_TEST(blocks_of_many_owners_find_each_its_own)
+{
+	pthread_t thread[OWNERS];
+	void *blocks[OWNERS][2];
+	pthread_barrier_init(&meet, NULL, OWNERS + 1);
+	for (int i = 0; i < OWNERS; i++)
+		pthread_create(&thread[i], NULL, own_two, blocks[i]);
+	pthread_barrier_wait(&meet);
+	ck_assert_int_eq(weir__heap_attach(), 0);
+	for (int n = 0; n < 2; n++)
+		for (int i = 0; i < OWNERS; i++)
+			weir_free(blocks[i][n]);
+	weir__heap_turn(weir__os_now());
+	pthread_barrier_wait(&meet);
+	for (int i = 0; i < OWNERS; i++)
+		pthread_join(thread[i], NULL);
+	ck_assert_uint_eq(weir__reports, 0);
+	pthread_barrier_destroy(&meet);
+}
+END_TEST
+
+static void *own_large(void *block)
+{
+	ck_assert_int_eq(weir__heap_attach(), 0);
+	*(void **)block = weir_alloc(16 << 10);
+	pthread_barrier_wait(&meet);
+	pthread_barrier_wait(&meet);
+	weir__heap_detach();
+	return NULL;
+}
+
+/* One of this size is as much as a chain carries. */
+START_TEST(a_large_block_does_not_wait_for_others)
+{
+	pthread_t thread;
+	void *block;
+	pthread_barrier_init(&meet, NULL, 2);
+	pthread_create(&thread, NULL, own_large, &block);
+	pthread_barrier_wait(&meet);
+	ck_assert_int_eq(weir__heap_attach(), 0);
+	struct weir__home *owner = weir__home_of(block);
+	weir_free(block);
+	ck_assert(weir__remote_waiting(owner));
+	pthread_barrier_wait(&meet);
+	pthread_join(thread, NULL);
+	pthread_barrier_destroy(&meet);
+}
+END_TEST
+
 START_TEST(what_is_freed_twice_is_left_out_of_a_batch)
 {
 	struct weir__home *owner = take_for_another(sent_sizes[_i]);
@@ -258,6 +326,8 @@ Suite *alloc_remote_suite(void)
 	TCase *batches = tcase_create("batches");
 	const int sizes = sizeof(sent_sizes) / sizeof(*sent_sizes);
 	tcase_add_loop_test(batches, blocks_of_any_size_come_home_from_a_batch, 0, sizes);
+	tcase_add_test(batches, blocks_of_many_owners_find_each_its_own);
+	tcase_add_test(batches, a_large_block_does_not_wait_for_others);
 	tcase_add_loop_test(batches, what_is_freed_twice_is_left_out_of_a_batch, 0, sizes);
 	tcase_add_test(batches, a_write_to_a_block_on_its_way_is_reported);
 	tcase_add_test(batches, an_owner_is_woken_by_the_block_that_makes_it_256_kib);
