@@ -279,6 +279,7 @@ static bool ring_start(struct weir__io *io, struct weir__op *op)
 	}
 	if (err < 0) {
 		op->res = err;
+		op->block = NULL; /* that of its last completion is somebody's by now */
 		return true;
 	}
 	if (op->is_kept)

@@ -104,6 +104,8 @@ static int talk_later(void *arg)
 	char byte = 'l';
 
 	ck_assert_int_eq(weir_connect(&conn, arg), 0);
+	while (crowd.most < 3)
+		ck_assert_int_eq(weir_sleep(WEIR_MS), 0);
 	settle();
 	ck_assert_int_eq(weir_write(conn, &byte, 1), 1);
 	return weir_read_full(conn, &byte, 1);
