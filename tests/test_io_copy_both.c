@@ -110,6 +110,9 @@ static int reset_one(void *arg)
 	open_road(&road, "127.0.0.1:0");
 	spawn(&scope, copy_both, &road);
 	put(is_back ? road.in.near : road.out.far, "unread");
+	do
+		settle();
+	while ((is_back ? road.moved : road.back) < 6);
 	settle();
 	weir_conn_close(*victim);
 	*victim = NULL;

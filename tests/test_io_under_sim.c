@@ -98,6 +98,37 @@ START_TEST(the_environment_has_a_program_simulated)
 }
 END_TEST
 
+/* What a program takes for granted that no seed has chosen: a pipe's room, a clock that moves. */
+static int fill_a_pipe_and_compute(void *arg)
+{
+	static char bytes[64 << 10];
+	weir_auto_stream in = NULL;
+	weir_auto_stream out = NULL;
+	WEIR_SCOPE(patience, 3600 * WEIR_SEC);
+
+	(void)arg;
+	TRY(weir_pipe(&in, &out));
+	expect(weir_stream_write(out, bytes, sizeof bytes) == sizeof bytes); /* nobody reads */
+	int64_t end = weir_now() + 20 * WEIR_MS;
+	unsigned looks = 0;
+	while (weir_now() < end)
+		looks++;
+	return looks < 100000 ? 0 : -ELOOP;
+}
+
+START_TEST(a_program_finds_what_every_machine_has)
+{
+	char seed[16];
+
+	setenv("WEIR_DRIVER", "sim", 1);
+	for (int i = 1; i <= 30; i++) {
+		snprintf(seed, sizeof seed, "%d", i);
+		setenv("WEIR_SIM_SEED", seed, 1);
+		ck_assert_int_eq(weir_run(fill_a_pipe_and_compute, NULL, .workers = 1), 0);
+	}
+}
+END_TEST
+
 START_TEST(workers_are_as_many_as_asked_for_or_as_the_seed_says)
 {
 	unsigned seen = 0;
@@ -383,6 +414,7 @@ Suite *io_under_sim_suite(void)
 	tcase_add_test(program, the_environment_has_a_program_simulated);
 	tcase_add_test(program, workers_are_as_many_as_asked_for_or_as_the_seed_says);
 	tcase_add_test(program, a_worker_s_tasks_keep_their_order);
+	tcase_add_test(program, a_program_finds_what_every_machine_has);
 	suite_add_tcase(suite, program);
 	tcase_add_test(endings, an_error_of_the_program_s_is_its_own_business);
 	tcase_add_test(endings, a_deadlock_is_reported_and_returned);
