@@ -143,7 +143,7 @@ static int receive_parked(void *arg)
 	n = n < 0 ? 0 : n; /* of what comes in pieces the next calls get the rest */
 	ck_assert_int_eq(weir_read_full(arg, rest, 5 - (size_t)n), 0);
 	ck_assert(n == 0 || memcmp(buf.data, "again", (size_t)n) == 0);
-	ck_assert_mem_eq(rest, "again" + n, 5 - (size_t)n);
+	ck_assert_mem_eq(rest, &"again"[n], 5 - (size_t)n);
 	return 0;
 }
 
