@@ -222,7 +222,7 @@ Suite *io_beside_suite(void)
 	TCase *beside = add_case(suite, "beside");
 	TCase *robbed = add_case(suite, "robbed");
 
-	tcase_set_tags(beside, "beside"); /* megabytes: nothing for memcheck */
+	tcase_set_tags(beside, "beside real"); /* megabytes: not for memcheck, nor simulated */
 	tcase_add_test(beside, who_was_woken_to_send_sees_that_another_was_faster);
 	tcase_add_loop_test(beside, who_was_woken_to_send_and_is_cancelled_waits_no_more, 0,
 			    COUNT(waits));
