@@ -46,7 +46,8 @@ struct weir_run_opts {
  * Runs fn(arg) as the first task on this thread, which becomes worker 0, until it and every task
  * has ended. Returns what fn returned, 0 when WEIR_HELP=1 was set and answered, or before fn ran:
  * -EINVAL (an option or a WEIR_* variable that does not parse; the reason is on stderr; or inside a
- * runtime), -ENOMEM, -EMFILE, -EAGAIN (no thread), -EPERM, -EACCES or -ENOSYS (no driver).
+ * runtime), -ENOMEM, -EMFILE, -EAGAIN (no thread), or -EPERM, -EACCES, -ENOSYS, -EINVAL (io_uring
+ * was insisted on and refused; else epoll serves where one worker is refused it).
  * SIGINT and SIGTERM drain the servers, then cancel: fn sees -ECANCELED. A second one cancels at
  * once, in shields too; tasks that have not ended after WEIR_STOP_MS are listed on stderr and
  * weir_run() returns -ECANCELED without them: they stay behind, so the program should end. A third

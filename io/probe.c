@@ -414,6 +414,8 @@ static enum cause find_cause(const struct weir__probe *probe, const char *refuse
 		return CAUSE_UNKNOWN;
 	if (err == -ENOMEM)
 		return CAUSE_MEMLOCK;
+	if (err == -EINVAL)
+		return CAUSE_KERNEL;
 	if (err != -EPERM && err != -EACCES && err != -ENOSYS)
 		return CAUSE_UNKNOWN;
 	if (err == -EPERM && probe->io_uring_disabled > 0)
@@ -494,7 +496,7 @@ static void say_cause(FILE *out, const struct weir__probe *probe, int err, enum 
 		break;
 	case CAUSE_KERNEL:
 		say(out, probe->kernel,
-		    "likely cause: older than Linux 5.1, or built without io_uring");
+		    "likely cause: older than Linux 5.11, or built without io_uring");
 		break;
 	case CAUSE_SYSCTL:
 		fix = "sysctl kernel.io_uring_disabled=0";

@@ -45,7 +45,8 @@ struct run {
 	cpu_set_t affinity;
 	int error;		   /* the first one; under the lock */
 	atomic_bool has_explained; /* why there is no ring, or no heap; any worker */
-	pthread_t threads[];	   /* of workers 1 and up, from index 1 */
+	atomic_bool lacks_ring; /* one of those after worker 0, where epoll will do; any worker */
+	pthread_t threads[];	/* of workers 1 and up, from index 1 */
 };
 
 /* Guards what is made once per process. */
@@ -63,46 +64,59 @@ void *weir__io_new(size_t bytes)
 	return io ? memset(io, 0, whole) : NULL;
 }
 
-/* What every worker of a runtime would say, once. */
-static bool explains(struct weir__worker *worker)
+static struct run *run_of(const struct weir__worker *worker)
 {
-	struct run *run = (struct run *)(void *)worker->runtime;
-
-	return !atomic_exchange_explicit(&run->has_explained, true, memory_order_relaxed);
+	return (struct run *)(void *)worker->runtime;
 }
 
-/* A ring; with neither it nor an error where the machine has none and epoll will do. */
-static int open_ring(struct weir__worker *worker, struct weir__io **ret)
+/* What every worker of a runtime would say, once. */
+static bool explains(const struct weir__worker *worker)
+{
+	return !atomic_exchange_explicit(&run_of(worker)->has_explained, true,
+					 memory_order_relaxed);
+}
+
+/* Where epoll will do instead: it needs descriptors as well. Says why, once. */
+static bool may_do_without(struct weir__worker *worker, const char *what, int err)
 {
 	const struct weir__config *config = &worker->runtime->config;
-	const char *what;
-	int err = weir__ring_open(worker, ret, &what);
+	bool will_do = config->driver == WEIR__DRIVER_AUTO && err != -EMFILE && err != -ENFILE;
 
-	if (err == 0)
-		return 0;
-	bool is_refused = err == -EPERM || err == -ENOSYS || err == -EACCES || err == -ENOMEM;
-	if (config->driver == WEIR__DRIVER_URING || !is_refused) {
-		if (explains(worker))
-			weir__probe_explain_refusal_as_error(stderr, what, err);
-		return err;
-	}
-	if (!config->quiet)
+	if (!explains(worker))
+		return will_do;
+	if (!will_do)
+		weir__probe_explain_refusal_as_error(stderr, what, err);
+	else if (!config->quiet)
 		weir__probe_explain_refusal(stderr, what, err);
-	return 0;
+	return will_do;
 }
 
 /*
- * The others, which open theirs when worker 0 has its own, have no choice: drivers of two kinds
- * could not wake each other.
+ * Drivers of two kinds could not wake each other. Worker 0 opens its own before there are others:
+ * without a ring it decides for epoll. One of those that lacks a ring ends this start, and
+ * start_run() makes another.
  */
+static int open_ring(struct weir__worker *worker, struct weir__io **ret)
+{
+	const char *what;
+	int err = weir__ring_open(worker, ret, &what);
+
+	if (err == 0 || !may_do_without(worker, what, err))
+		return err;
+	if (worker->index == 0) {
+		worker->runtime->config.driver = WEIR__DRIVER_EPOLL;
+		return 0;
+	}
+	atomic_store_explicit(&run_of(worker)->lacks_ring, true, memory_order_relaxed);
+	return err;
+}
+
 static int open_driver(struct weir__worker *worker)
 {
-	struct weir__config *config = &worker->runtime->config;
+	const struct weir__config *config = &worker->runtime->config;
 	struct weir__io *io = NULL;
 	int err = config->driver != WEIR__DRIVER_EPOLL ? open_ring(worker, &io) : 0;
 
-	if (err == 0 && worker->index == 0)
-		config->driver = io ? WEIR__DRIVER_URING : WEIR__DRIVER_EPOLL;
 	if (err == 0 && !io)
 		err = weir__poll_open(worker, &io);
 	if (err == 0) /* release: pairs with weir__driver_of() in the hooks of others */
@@ -551,28 +565,42 @@ static int prepare(struct weir_run_opts *known, const struct weir_run_opts *opts
 	return 0;
 }
 
-/* The other half, on a machine. */
-static int prepare_run(const struct weir_run_opts *known, const struct weir__config *config,
-		       struct run **ret)
+/* The other half, on a machine: up to the first turn of worker 0. On an error there is no run. */
+static int start_run(struct weir__config *config, const struct weir_run_opts *known,
+		     struct run **ret)
 {
-	int err = run_new(config, ret);
+	struct run *run;
+	bool lacks_ring;
+	int err;
 
-	if (err < 0) {
-		weir__process_leave();
-		return err;
-	}
-	if (known->hooks)
-		(*ret)->runtime.hooks = *known->hooks;
-	return 0;
+	do {
+		err = run_new(config, &run);
+		if (err < 0)
+			break;
+		if (known->hooks)
+			run->runtime.hooks = *known->hooks;
+		err = run_begin(run, known);
+		if (err == 0) {
+			*ret = run;
+			return 0;
+		}
+		err = run_end(run, err);
+		lacks_ring = atomic_load_explicit(&run->lacks_ring, memory_order_relaxed);
+		run_free(run);
+		config->driver = WEIR__DRIVER_EPOLL; /* for the second time */
+	} while (lacks_ring);
+	weir__process_leave();
+	return err;
 }
 
-static int conclude(struct run *run, int err)
+static int conclude(struct run *run)
 {
-	err = run_end(run, err);
+	int result = run_end(run, 0);
+
 	if (!run->runtime.is_abandoned)
 		run_free(run);
 	weir__process_leave();
-	return err;
+	return result;
 }
 
 int weir_run_with(const struct weir_run_opts *opts)
@@ -589,13 +617,11 @@ int weir_run_with(const struct weir_run_opts *opts)
 		weir__process_leave();
 		return err;
 	}
-	err = prepare_run(&known, &config, &run);
+	err = start_run(&config, &known, &run);
 	if (err < 0)
 		return err;
-	err = run_begin(run, &known);
-	if (err == 0)
-		weir__worker_run(run->runtime.workers[0]);
-	return conclude(run, err);
+	weir__worker_run(run->runtime.workers[0]);
+	return conclude(run);
 }
 
 /* ---- In a foreign loop -------------------------------------------------- */
@@ -626,31 +652,30 @@ static void end_embedded(weir_embed *embed)
 	weir__worker_finish(self);
 }
 
-/* On an error the run is gone. */
-static int begin_embedded(weir_embed *embed, struct run *run, struct weir_run_opts *known)
+/* On an error there is no run. */
+static int begin_embedded(weir_embed *embed, struct weir__config *config,
+			  struct weir_run_opts *known)
 {
 	struct weir__driver *driver;
 
+	config->rescue_us = 0; /* a thread of the program's stays where that has it */
 	known->signals_ignored = true;
-	int err = run_begin(run, known);
+	int err = start_run(config, known, &embed->run);
 	if (err < 0)
-		return conclude(run, err);
-	embed->run = run;
+		return err;
 	driver = embedded(embed)->driver;
 	embed->fd = driver->ops->pollable(driver);
 	if (embed->fd >= 0)
 		return 0;
 	end_embedded(embed);
-	err = embed->fd;
-	(void)conclude(run, 0);
-	return err;
+	(void)conclude(embed->run);
+	return embed->fd;
 }
 
 int weir_embed_open_with(weir_embed **ret, const struct weir_run_opts *opts)
 {
 	struct weir_run_opts known = { 0 };
 	struct weir__config config;
-	struct run *run = NULL;
 	weir_embed *embed = calloc(1, sizeof *embed); /* like the run: outlives our heaps */
 
 	if (!embed)
@@ -661,11 +686,7 @@ int weir_embed_open_with(weir_embed **ret, const struct weir_run_opts *opts)
 		err = -EOPNOTSUPP;
 	}
 	if (err == 0)
-		err = prepare_run(&known, &config, &run);
-	if (err == 0) {
-		run->runtime.rescue_ns = 0; /* a thread of the program's stays where that has it */
-		err = begin_embedded(embed, run, &known);
-	}
+		err = begin_embedded(embed, &config, &known);
 	if (err != 0) {
 		free(embed);
 		return err < 0 ? err : -ECANCELED;
@@ -713,7 +734,7 @@ int weir_embed_close(weir_embed *embed)
 	if (!embed)
 		return 0;
 	end_embedded(embed);
-	int result = conclude(embed->run, 0);
+	int result = conclude(embed->run);
 	free(embed);
 	return result;
 }

@@ -326,6 +326,8 @@ WEIR_API WEIR_MUST int weir_post(unsigned worker, void (*fn)(void *arg), void *a
  * What a program wants to do on each worker's own thread: called with the worker's number and
  * `user`, between tasks; what would park in them returns -EINVAL. NULL: nothing. park and unpark
  * enclose every sleep in the kernel; not those of a worker in a foreign loop (weir_embed_open()).
+ * Workers that have started before another could not stop again; with epoll instead of io_uring
+ * they then start once more.
  */
 struct weir_thread_hooks {
 	void (*start)(unsigned worker, void *user);
