@@ -17,6 +17,7 @@
  */
 #include "io/buffer_ring.h"
 
+#include <limits.h>
 #include <string.h>
 
 /* In so many turns a task that was ready has run and its send is over, unless there are thousands.
@@ -190,11 +191,13 @@ bool weir__buffer_ring_feed(struct weir__buffer_ring *group, bool is_last)
 	group->dry_turns = group->starved && group->in_ring == 0 ? group->dry_turns + 1 : 0;
 	if (group->dry_turns > (is_last ? 0 : DRY_TURNS_MAX)) {
 		double_target(group, group->entries);
-		if (weir__buffer_ring_fill(group) < 0)
+		if (weir__buffer_ring_fill(group) < 0 && group->circulating > 0)
 			return false; /* until a lease comes back */
 		group->dry_turns = 0;
 	}
-	for (unsigned n = group->in_ring; n > 0 && group->starved; n--)
+	/* where none can come back any more all of them find that out: see starve() */
+	for (unsigned n = group->circulating > 0 ? group->in_ring : UINT_MAX;
+	     n > 0 && group->starved; n--)
 		group->restart(group, pop_starved(group));
 	return group->starved && group->in_ring > 0;
 }
