@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include <weir/weir.h>
 
@@ -35,12 +36,30 @@ struct copy {
 	weir_chan *blocks;
 };
 
+static int stat_end(const char *path, int fd, struct stat *ret)
+{
+	return strcmp(path, "-") == 0 ? fstat(fd, ret) : weir_path_stat(path, ret);
+}
+
+/* One regular file by whatever names: to open it for writing would empty it. */
+static bool is_same_file(const char *from, const char *to)
+{
+	struct stat in, out;
+
+	return stat_end(from, 0, &in) == 0 && stat_end(to, 1, &out) == 0 && S_ISREG(in.st_mode) &&
+	       in.st_dev == out.st_dev && in.st_ino == out.st_ino;
+}
+
 static int open_end(struct end *end, const char *path, int fd, int flags)
 {
-	int err = strcmp(path, "-") == 0 ? weir_stream_from(&end->stream, fd)
-					 : weir_file_open(&end->file, path, flags);
+	struct stat st;
 
-	/* a FIFO, a terminal: no file */
+	if (strcmp(path, "-") == 0)
+		return weir_stream_from(&end->stream, fd);
+	/* opened twice, a FIFO would be closed to whoever had waited for it */
+	bool is_fifo = weir_path_stat(path, &st) == 0 && S_ISFIFO(st.st_mode);
+	int err = is_fifo ? -ESPIPE : weir_file_open(&end->file, path, flags);
+	/* a terminal is no file either */
 	return err == -ESPIPE ? weir_stream_open(&end->stream, path, flags) : err;
 }
 
@@ -126,6 +145,11 @@ static int run(void *arg)
 {
 	struct copy *copy = arg;
 	struct block left;
+
+	if (is_same_file(copy->from, copy->to)) {
+		fprintf(stderr, "copy: %s and %s are the same file\n", copy->from, copy->to);
+		return 1;
+	}
 	int err = open_end(&copy->in, copy->from, 0, O_RDONLY);
 
 	if (err == 0)
@@ -153,5 +177,5 @@ int main(int argc, char **argv)
 		err = 0;
 	if (err < 0)
 		fprintf(stderr, "copy: %s to %s: %s\n", argv[1], argv[2], weir_strerror(err));
-	return err < 0;
+	return err != 0;
 }

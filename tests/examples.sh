@@ -566,6 +566,17 @@ ends_on_sigterm() { # while it waits for input that does not come
 	sleep 0.3
 	kill -TERM $pid && ! wait $pid
 }
+refuses_itself() { # by its name, a hard link, a symbolic one, redirected; and it is as it was
+	rm -f "$work/self" "$work/hard" "$work/soft" && cp "$work/big" "$work/self" &&
+		ln "$work/self" "$work/hard" && ln -s self "$work/soft" || return
+	local other
+	for other in self hard soft; do
+		says 'are the same file' "$work/self" "$work/$other" || return
+		says 'are the same file' - "$work/$other" <"$work/self" || return
+		says 'are the same file' "$work/$other" - >>"$work/self" || return
+	done
+	cmp "$work/big" "$work/self"
+}
 says() { # text, FROM, TO
 	! "$build/examples/copy" "$2" "$3" 2>"$work/said" && grep -q "$1" "$work/said"
 }
@@ -582,6 +593,8 @@ test_copy() {
 	claim 'SIGTERM ends it while it waits for input' ends_on_sigterm
 	claim 'a full disk is an error' says 'no space left' "$work/big" /dev/full
 	claim 'a directory is an error' says 'is a directory' "$work" "$work/out"
+	claim 'a file is not copied onto itself, by no name' refuses_itself
+	claim '/dev/null is copied to /dev/null' "$build/examples/copy" /dev/null /dev/null
 	claim 'a file that is not there is an error' says 'no such file' "$work/none" "$work/out"
 }
 
