@@ -11,7 +11,6 @@
  */
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 
 #include <weir/weir.h>
@@ -141,10 +140,9 @@ static uint64_t spawn_join_10000(void *arg)
 static int alloc_clear_free(void *arg)
 {
 	size_t size = 1024 + ((uintptr_t)arg & 4095);
-	char *block = weir_alloc(size);
+	char *block = weir_zalloc(size);
 	if (block == NULL)
 		return -ENOMEM;
-	memset(block, 0, size);
 	__asm__ volatile("" : : "r"(block) : "memory");
 	weir_free(block);
 	return 0;
