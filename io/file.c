@@ -464,17 +464,28 @@ static int run_on_path(struct weir__file_op *plan, const char *path)
 	return err < 0 ? err : weir__file_run(self, plan);
 }
 
-int weir_path_stat(const char *path, struct stat *ret)
+static int stat_path(const char *path, int flags, struct stat *ret)
 {
 	struct weir__file_op plan;
 	struct stat found;
 
 	weir__file_op_init(&plan, WEIR__OP_FILE_STAT, -1);
 	plan.op.data = &found;
+	plan.flags = flags;
 	int err = run_on_path(&plan, path);
 	if (err == 0)
 		*ret = found;
 	return err;
+}
+
+int weir_path_stat(const char *path, struct stat *ret)
+{
+	return stat_path(path, 0, ret);
+}
+
+int weir_path_lstat(const char *path, struct stat *ret)
+{
+	return stat_path(path, AT_SYMLINK_NOFOLLOW, ret);
 }
 
 int weir_path_remove(const char *path)

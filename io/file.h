@@ -18,7 +18,8 @@ struct weir__file_op {
 	int64_t offset;		    /* READ, WRITE; TRUNCATE: the size */
 	const char *path;
 	const char *path_to; /* RENAME */
-	int flags;	     /* OPEN: open(2)'s. READ: O_DIRECT, or 0. SYNC: 1, the data alone */
+	int flags;	     /* OPEN: open(2)'s. READ: O_DIRECT, or 0. SYNC: 1, the data alone.
+				STAT of a path: AT_SYMLINK_NOFOLLOW, or 0 */
 	unsigned mode;	     /* OPEN, DIR_MAKE */
 };
 

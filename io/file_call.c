@@ -18,7 +18,9 @@ static int stat_it(const struct weir__file_op *file)
 {
 	struct stat *ret = file->op.data;
 
-	return file->path ? stat(file->path, ret) : fstat(file->handle.fd, ret);
+	if (!file->path)
+		return fstat(file->handle.fd, ret);
+	return fstatat(AT_FDCWD, file->path, ret, file->flags);
 }
 
 static ssize_t move(const struct weir__file_op *file)

@@ -545,13 +545,15 @@ WEIR_API WEIR_MUST WEIR_NONNULL int weir_file_load(const char *path, size_t byte
 						   size_t *ret_len);
 
 /*
- * Names in the file system, on the same terms. weir_path_stat() follows symbolic links;
+ * Names in the file system, on the same terms. weir_path_stat() follows symbolic links,
+ * weir_path_lstat() tells of the link itself, which is for who walks a tree;
  * weir_path_remove() takes files and links, and directories that are empty (-ENOTEMPTY);
  * weir_path_rename() replaces what `to` names. Return 0, -ENOENT, -ENOTDIR, -EACCES, -EPERM,
  * -EROFS, -ENAMETOOLONG, -ELOOP; making also -EEXIST, -ENOSPC; renaming also -EISDIR, -ENOTEMPTY,
  * -EINVAL (into itself), -EXDEV (to another file system).
  */
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_path_stat(const char *path, struct stat *ret);
+WEIR_API WEIR_MUST WEIR_NONNULL int weir_path_lstat(const char *path, struct stat *ret);
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_path_remove(const char *path);
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_path_rename(const char *from, const char *to);
 WEIR_API WEIR_MUST WEIR_NONNULL int weir_dir_make(const char *path, unsigned mode);

@@ -288,6 +288,9 @@ static int use_names(void *arg)
 	expect(weir_path_stat(a, &st) == -ENOENT);
 	TRY(weir_path_stat(b, &st));
 	expect(S_ISREG(st.st_mode) && st.st_size == 0);
+	st.st_mode = 0;
+	TRY(weir_path_lstat(b, &st));
+	expect(S_ISREG(st.st_mode));
 	expect(weir_dir_list(dir, &names) == 2 && has(names, "bb") && has(names, "sub"));
 	expect(!names[2]);
 	weir_free(names);
@@ -302,6 +305,32 @@ static int use_names(void *arg)
 START_TEST(names_are_made_moved_listed_and_removed)
 {
 	run_file_test(use_names);
+}
+END_TEST
+
+static int follow_or_not(void *arg)
+{
+	char link[64];
+	struct stat st = { .st_size = 77 };
+
+	(void)arg;
+	snprintf(link, sizeof link, "%s", name_of("link"));
+	expect(symlink("nowhere", link) == 0);
+	expect(weir_path_stat(link, &st) == -ENOENT && st.st_size == 77);
+	TRY(weir_path_lstat(link, &st));
+	expect(S_ISLNK(st.st_mode) && st.st_size == 7);
+	TRY(weir_path_remove(link));
+	expect(symlink(".", link) == 0);
+	TRY(weir_path_stat(link, &st));
+	expect(S_ISDIR(st.st_mode));
+	TRY(weir_path_lstat(link, &st));
+	expect(S_ISLNK(st.st_mode));
+	return weir_path_remove(link);
+}
+
+START_TEST(a_link_is_followed_or_told_of_itself)
+{
+	run_file_test(follow_or_not);
 }
 END_TEST
 
@@ -690,6 +719,7 @@ Suite *io_file_suite(void)
 	tcase_add_test(errors, outside_tasks_there_are_no_files);
 	suite_add_tcase(suite, errors);
 	tcase_set_tags(machine, "real");
+	tcase_add_test(machine, a_link_is_followed_or_told_of_itself);
 	tcase_add_test(machine, a_file_that_does_not_know_its_size_is_read_to_its_end);
 	tcase_add_test(machine, what_is_not_in_memory_comes_from_the_disk);
 	tcase_add_test(machine, who_may_read_a_new_file_is_asked_for_or_as_usual);
