@@ -9,9 +9,10 @@
 #include "io/cpus.h"
 
 #include <limits.h>
-#include <sched.h>
 #include <stdio.h>
 #include <string.h>
+
+#include "runtime/affinity.h"
 
 enum { CPUS_MAX = 256 };
 
@@ -136,11 +137,9 @@ static unsigned quota_now(const char *root)
 
 unsigned weir__cpus_count(const char *root)
 {
-	cpu_set_t allowed;
-	unsigned count = 1, quota = quota_now(root);
+	unsigned count = weir__affinity_count_own(), quota = quota_now(root);
 
-	if (sched_getaffinity(0, sizeof allowed, &allowed) == 0)
-		count = (unsigned)CPU_COUNT(&allowed);
 	count = quota < count ? quota : count;
+	count = count > 0 ? count : 1;
 	return count < CPUS_MAX ? count : CPUS_MAX;
 }

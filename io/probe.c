@@ -10,7 +10,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -21,6 +20,7 @@
 #include <unistd.h>
 
 #include "io/uring_compat.h"
+#include "runtime/affinity.h"
 #include "runtime/fatal.h"
 
 #ifndef MADV_GUARD_INSTALL
@@ -359,7 +359,6 @@ static void look_around(struct weir__probe *probe)
 {
 	struct utsname name;
 	struct rlimit memlock, descriptors;
-	cpu_set_t cpus;
 	uname(&name);
 	snprintf(probe->kernel, sizeof(probe->kernel), "%.60s %.16s", name.release, name.machine);
 	getrlimit(RLIMIT_MEMLOCK, &memlock);
@@ -373,8 +372,7 @@ static void look_around(struct weir__probe *probe)
 	probe->somaxconn = read_number("/proc/sys/net/core/somaxconn");
 	probe->seccomp_mode = read_seccomp_mode();
 	probe->container = find_container();
-	probe->cpus =
-		sched_getaffinity(0, sizeof(cpus), &cpus) == 0 ? (unsigned)CPU_COUNT(&cpus) : 0;
+	probe->cpus = weir__affinity_count_own();
 	read_text("/sys/devices/system/clocksource/clocksource0/current_clocksource", probe->clock,
 		  sizeof(probe->clock));
 	probe->guard_madvise = try_guard();

@@ -9,7 +9,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +21,7 @@
 #include "io/probe.h"
 #include "io/readiness.h"
 #include "io/signal.h"
+#include "runtime/affinity.h"
 #include "runtime/backtrace.h"
 #include "runtime/capture.h"
 #include "runtime/fatal.h"
@@ -39,12 +39,11 @@ struct run {
 	unsigned ready; /* workers that have a driver or an error; under the lock */
 	bool may_go;	/* all are ready; under the lock */
 	/* the calling thread's: */
-	unsigned started; /* workers, the first among them */
-	bool is_open;	  /* worker 0 has a driver */
-	bool is_pinned;	  /* `affinity` is what to go back to */
-	cpu_set_t affinity;
-	int error;		   /* the first one; under the lock */
-	atomic_bool has_explained; /* why there is no ring, or no heap; any worker */
+	unsigned started;		/* workers, the first among them */
+	bool is_open;			/* worker 0 has a driver */
+	struct weir__affinity affinity; /* to go back to, when it was pinned */
+	int error;			/* the first one; under the lock */
+	atomic_bool has_explained;	/* why there is no ring, or no heap; any worker */
 	atomic_bool lacks_ring; /* one of those after worker 0, where epoll will do; any worker */
 	pthread_t threads[];	/* of workers 1 and up, from index 1 */
 };
@@ -126,20 +125,16 @@ static int open_driver(struct weir__worker *worker)
 
 static void pin(const struct weir__worker *worker)
 {
-	cpu_set_t allowed, one;
-	int skip = worker->index;
+	struct weir__affinity allowed;
+	unsigned cpu = 0;
 
-	if (sched_getaffinity(0, sizeof allowed, &allowed) < 0)
+	if (weir__affinity_get(0, &allowed) < 0)
 		return;
-	skip %= CPU_COUNT(&allowed);
-	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-		if (!CPU_ISSET(cpu, &allowed) || skip-- > 0)
-			continue;
-		CPU_ZERO(&one);
-		CPU_SET(cpu, &one);
-		(void)sched_setaffinity(0, sizeof one, &one);
-		return;
-	}
+	unsigned skip = worker->index % weir__affinity_count(&allowed);
+	while (!weir__affinity_has(&allowed, cpu) || skip-- > 0)
+		cpu++;
+	(void)weir__affinity_set_one(0, cpu);
+	weir__affinity_free(&allowed);
 }
 
 /* Who has limited the addresses of a process has not thought of what reserves more than it uses. */
@@ -354,14 +349,14 @@ static int run_begin(struct run *run, const struct weir_run_opts *opts)
 	struct weir__runtime *runtime = &run->runtime;
 	struct weir__worker *first = runtime->workers[0];
 
-	run->is_pinned = runtime->config.pin &&
-			 sched_getaffinity(0, sizeof run->affinity, &run->affinity) == 0;
+	if (runtime->config.pin)
+		(void)weir__affinity_get(0, &run->affinity);
 	int err = worker_open(first);
 	run->is_open = err == 0;
 	err = start_all(run, err, &run->started);
 	if (err < 0)
 		return err;
-	if (run->is_pinned)
+	if (run->affinity.set)
 		pin(first);
 	if (!opts->signals_ignored)
 		weir__signals_catch(runtime);
@@ -378,8 +373,8 @@ static int run_end(struct run *run, int err)
 
 	if (err == 0) {
 		weir__signals_release(runtime);
-		if (run->is_pinned)
-			(void)sched_setaffinity(0, sizeof run->affinity, &run->affinity);
+		if (run->affinity.set)
+			(void)weir__affinity_set(0, &run->affinity);
 		if (runtime->is_abandoned)
 			return leave_behind(runtime->workers[0]);
 		err = runtime->root_result;
@@ -494,6 +489,7 @@ static void run_free(struct run *run)
 		free(runtime->workers[i]);
 	}
 	free(runtime->workers);
+	weir__affinity_free(&run->affinity);
 	pthread_cond_destroy(&run->changed);
 	pthread_mutex_destroy(&run->lock);
 	free(run);

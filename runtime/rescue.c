@@ -9,6 +9,7 @@
 
 #include <sched.h>
 
+#include "runtime/affinity.h"
 #include "runtime/task.h"
 
 enum { LOOKS_LEFT_OUT = 3 };
@@ -103,19 +104,20 @@ static bool is_stuck(struct weir__worker *self)
  */
 static bool fetch(struct weir__worker *other, uint64_t turns)
 {
-	cpu_set_t allowed, here;
+	struct weir__affinity allowed;
 	int cpu = sched_getcpu();
 
 	if (atomic_exchange_explicit(&other->rescue_shown.fetched, turns + 1,
 				     memory_order_relaxed) == turns + 1)
 		return false;
-	if (cpu < 0 || sched_getaffinity(other->tid, sizeof allowed, &allowed) < 0 ||
-	    !CPU_ISSET(cpu, &allowed) || CPU_COUNT(&allowed) == 1)
+	if (cpu < 0 || weir__affinity_get(other->tid, &allowed) < 0)
 		return false;
-	CPU_ZERO(&here);
-	CPU_SET(cpu, &here);
-	return sched_setaffinity(other->tid, sizeof here, &here) == 0 &&
-	       sched_setaffinity(other->tid, sizeof allowed, &allowed) == 0;
+	bool is_fetched = weir__affinity_has(&allowed, (unsigned)cpu) &&
+			  weir__affinity_count(&allowed) > 1 &&
+			  weir__affinity_set_one(other->tid, (unsigned)cpu) == 0 &&
+			  weir__affinity_set(other->tid, &allowed) == 0;
+	weir__affinity_free(&allowed);
+	return is_fetched;
 }
 
 /* A sleep and not sched_yield(), which gives up more than the moment (6.18: a whole slice). */

@@ -16,7 +16,9 @@
 
 #include "child.h"
 #include "io/cpus.h"
+#include "runtime/affinity.h"
 #include "tests/echo_test.h"
+#include "tests/refuse.h"
 #include "tests/runtime_test.h"
 
 static void nap(int64_t ns)
@@ -327,6 +329,62 @@ START_TEST(workers_are_as_many_as_cpus_allowed)
 }
 END_TEST
 
+/* As a kernel does that has up to 4,096 CPUs. */
+static void refuse_small_sets(void)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_sched_getaffinity, 0, 3),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[1])),
+		BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, 4096 / 8, 1, 0),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EINVAL),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = { .len = sizeof code / sizeof *code, .filter = code };
+
+	ck_assert_int_eq(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+	ck_assert_int_eq(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+}
+
+START_TEST(where_a_cpu_set_is_too_small_cpus_are_counted_all_the_same)
+{
+	unsigned cpus = allowed_cpus();
+	cpu_set_t none;
+
+	refuse_small_sets();
+	ck_assert_int_lt(sched_getaffinity(0, sizeof none, &none), 0);
+	ck_assert_uint_eq(weir__cpus_count(fake_root), cpus);
+}
+END_TEST
+
+static int here(void *arg)
+{
+	(void)arg;
+	return sched_getcpu();
+}
+
+START_TEST(where_a_cpu_set_is_too_small_a_worker_is_pinned_and_let_go)
+{
+	struct weir__affinity before, pinned, after;
+
+	refuse_small_sets();
+	ck_assert_int_eq(weir__affinity_get(0, &before), 0);
+	ck_assert_int_eq(setenv("WEIR_PIN", "1", 1), 0);
+	ck_assert_int_eq(setenv("WEIR_WORKERS", "1", 1), 0);
+	int cpu = weir_run(here, NULL);
+	ck_assert_int_ge(cpu, 0);
+	ck_assert(weir__affinity_has(&before, (unsigned)cpu));
+	ck_assert_int_eq(weir__affinity_get(0, &after), 0);
+	ck_assert(CPU_EQUAL_S(after.bytes, after.set, before.set));
+	ck_assert_int_eq(weir__affinity_set_one(0, (unsigned)cpu), 0);
+	ck_assert_int_eq(weir__affinity_get(0, &pinned), 0);
+	ck_assert_uint_eq(weir__affinity_count(&pinned), 1);
+	weir__affinity_free(&before);
+	weir__affinity_free(&after);
+	weir__affinity_free(&pinned);
+}
+END_TEST
+
 static int note_cpus(void *arg)
 {
 	return sched_getaffinity(0, sizeof(cpu_set_t), arg);
@@ -618,11 +676,13 @@ Suite *io_runtimes_suite(void)
 	tcase_add_checked_fixture(limits, make_root, remove_root);
 	tcase_add_test(limits, a_quota_of_any_level_limits_the_count);
 	tcase_add_test(limits, so_does_one_of_the_old_kind);
+	tcase_add_test(limits, where_a_cpu_set_is_too_small_cpus_are_counted_all_the_same);
 	suite_add_tcase(suite, limits);
 
 	tcase_set_tags(cpus, "fast real");
 	tcase_add_test(cpus, workers_are_as_many_as_cpus_allowed);
 	tcase_add_test(cpus, pinned_workers_have_a_cpu_each);
+	tcase_add_test(cpus, where_a_cpu_set_is_too_small_a_worker_is_pinned_and_let_go);
 	suite_add_tcase(suite, cpus);
 
 	tcase_set_timeout(early, 30);
