@@ -13,6 +13,9 @@
 
 enum { SCALE = 1 << 10 }; /* nanoseconds are small against shares */
 
+/* Half of what can be told from being ahead: months, which idle classes fall behind. */
+static const uint64_t BEHIND_MAX = (uint64_t)1 << 62;
+
 void weir__classes_init(struct weir__worker *worker)
 {
 	const struct weir__config *config = &worker->runtime->config;
@@ -72,14 +75,15 @@ static void give_turn(struct weir__worker *self, uint8_t priority)
 	self->priority = priority;
 }
 
-/* Counts the turn; those that became ready in it are level with who had it. */
+/* Counts the turn; those that became ready in it, or far behind, are level with who had it. */
 static void count_turn(struct weir__worker *self, int64_t ran_ns)
 {
 	struct weir__class *now = &self->classes[self->priority];
 
 	now->used += (uint64_t)ran_ns * SCALE / now->shares;
 	for (uint8_t p = WEIR_PRIORITY_HIGH; p <= WEIR_PRIORITY_BACKGROUND; p++)
-		if (self->classes_new & 1u << p && is_behind(&self->classes[p], now))
+		if (is_behind(&self->classes[p], now) &&
+		    (self->classes_new & 1u << p || now->used - self->classes[p].used > BEHIND_MAX))
 			self->classes[p].used = now->used;
 	self->classes_new = 0;
 }

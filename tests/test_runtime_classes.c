@@ -91,6 +91,22 @@ START_TEST(counts_that_wrap_are_compared_all_the_same)
 }
 END_TEST
 
+/* With the least shares: 104 days of running are half of what is counted before it wraps. */
+START_TEST(a_class_that_was_idle_for_months_has_its_turn)
+{
+	uint64_t ns[WEIR__PRIORITIES];
+
+	set_up_worker();
+	for (unsigned p = 1; p < WEIR__PRIORITIES; p++)
+		worker.classes[p].shares = 1;
+	share(1 << 2 | 1 << 3, 24 * 3600 * WEIR_SEC, 2 * 150, ns);
+	weir__ready(&worker, &tasks[WEIR_PRIORITY_HIGH], 0);
+	weir__class_next(&worker, 20000);
+	weir__class_next(&worker, 20000);
+	ck_assert_ptr_eq(take(), &tasks[WEIR_PRIORITY_HIGH]);
+}
+END_TEST
+
 START_TEST(an_idle_class_has_saved_nothing_up)
 {
 	uint64_t ns[WEIR__PRIORITIES];
@@ -393,6 +409,7 @@ Suite *runtime_classes_suite(void)
 	tcase_set_tags(turns_case, "fast");
 	tcase_add_test(turns_case, time_is_shared_as_the_shares_say);
 	tcase_add_test(turns_case, counts_that_wrap_are_compared_all_the_same);
+	tcase_add_test(turns_case, a_class_that_was_idle_for_months_has_its_turn);
 	tcase_add_test(turns_case, an_idle_class_has_saved_nothing_up);
 	tcase_add_test(turns_case, who_pauses_for_a_moment_owes_what_it_has_used);
 	tcase_add_test(turns_case, of_equals_the_higher_is_first_and_order_within_stays);
