@@ -173,7 +173,9 @@ void weir__release_with(struct weir__worker *self, struct weir__waitq *queue, in
 	release->result = result;
 	release->serve = serve;
 	weir__wakes_init(&release->wakes);
-	release->has_rest = grant_some(self, queue, result, serve, &release->wakes);
+	do {
+		release->has_rest = grant_some(self, queue, result, serve, &release->wakes);
+	} while (release->has_rest && weir__waitq_head(queue)->lock->releases == UINT8_MAX);
 	if (release->has_rest) {
 		*ring = queue->ring;
 		ring->next->prev = ring->prev->next = ring;

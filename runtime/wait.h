@@ -249,9 +249,10 @@ void weir__wakes_send(struct weir__worker *self, struct weir__wakes *wakes);
  * Letting all go who wait now, in two steps: under the lock the first of them are granted and the
  * rest, if they are many, moved to a queue on the caller's stack; after the unlock they are woken.
  *
- * With few waiters the object is not touched after the unlock. With many it has to outlive some
- * more locks. Who ends its life waits for that (weir__waitq_done()); and where nobody does, because
- * the last who has waited may free it, the last that was granted is woken after the last unlock.
+ * With few waiters, or 255 releases under way, the object is not touched after the unlock. With
+ * many it has to outlive some more locks. Who ends its life waits for that (weir__waitq_done());
+ * and where nobody does, because the last who has waited may free it, the last that was granted is
+ * woken after the last unlock.
  */
 typedef void (*weir__serve_fn)(struct weir__waiter *waiter);
 

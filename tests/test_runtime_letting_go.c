@@ -332,8 +332,31 @@ START_TEST(of_many_one_goes_on_when_all_is_over)
 }
 END_TEST
 
+/* 65 are more than are granted at once. What is begun here never ends: nobody is woken. */
+START_TEST(the_end_waits_for_256_who_let_many_go_at_once)
+{
+	enum { LETTING_GO = 256, WAITERS = 65 };
+	static struct weir__waiter waiters[LETTING_GO][WAITERS];
+	static struct weir__release releases[LETTING_GO];
+	struct weir__task nobody = { 0 };
+	struct weir__lock lock = { 0 };
+	struct weir__waitq queue = { 0 };
+
+	for (int i = 0; i < LETTING_GO; i++) {
+		for (int n = 0; n < WAITERS; n++) {
+			weir__waiter_init(&waiters[i][n], &nobody);
+			weir__waitq_add(&lock, &queue, &waiters[i][n]);
+		}
+		weir__release_begin(NULL, &queue, 0, &releases[i]);
+		ck_assert_uint_ne(lock.releases, 0);
+		ck_assert(weir__waitq_is_empty(&queue));
+	}
+}
+END_TEST
+
 Suite *runtime_letting_go_suite(void)
 {
+	TCase *counts = tcase_create("counts");
 	Suite *suite = suite_create("runtime_letting_go");
 	TCase *threads = tcase_create("threads");
 
@@ -345,5 +368,8 @@ Suite *runtime_letting_go_suite(void)
 	tcase_add_test(threads, the_end_waits_for_who_lets_many_go);
 	tcase_add_test(threads, of_many_one_goes_on_when_all_is_over);
 	suite_add_tcase(suite, threads);
+	tcase_set_tags(counts, "fast");
+	tcase_add_test(counts, the_end_waits_for_256_who_let_many_go_at_once);
+	suite_add_tcase(suite, counts);
 	return suite;
 }
