@@ -54,6 +54,11 @@ for size in (2**64 - 1, 2**64 - 4095, 2**64 - 4096, 2**63):
 for align, size in ((2**22, 0), (2**22, 1), (2**24, 2**25), (2**62, 1), (2**63, 2**63)):
     at = ctypes.c_void_p()
     print(libc.posix_memalign(ctypes.byref(at), ctypes.c_size_t(align), ctypes.c_size_t(size)), (at.value or 0) % align)
+libc.memalign.argtypes, libc.memalign.restype = [ctypes.c_size_t] * 2, ctypes.c_void_p
+for align, power in ((0, 16), (3, 16), (24, 32), (65, 128), (4097, 8192), (2**63 + 1, 1)):
+    ctypes.set_errno(0)
+    at = libc.memalign(align, 100)
+    print(at is None, (at or 0) % power, ctypes.get_errno())
 PY
 cat >"$dir/fill.sql" <<'SQL'
 create table t(a integer primary key, b text);

@@ -191,17 +191,30 @@ EXPORT int posix_memalign(void **ret, size_t align, size_t size)
 	return 0;
 }
 
+static void *refuse(void)
+{
+	errno = EINVAL;
+	return NULL;
+}
+
+/* Rounds up to a power of two, as the GNU C library's does. */
 EXPORT void *memalign(size_t align, size_t size)
 {
-	void *block = align == 0 || (align & (align - 1)) != 0 ? NULL : aligned(align, size);
+	size_t power = 1;
+
+	if (align > SIZE_MAX / 2 + 1)
+		return refuse();
+	while (power < align)
+		power *= 2;
+	void *block = aligned(power, size);
 	if (block == NULL)
-		errno = align == 0 || (align & (align - 1)) != 0 ? EINVAL : ENOMEM;
+		errno = ENOMEM;
 	return block;
 }
 
 EXPORT void *aligned_alloc(size_t align, size_t size)
 {
-	return memalign(align, size);
+	return align == 0 || (align & (align - 1)) != 0 ? refuse() : memalign(align, size);
 }
 
 EXPORT void *valloc(size_t size)
