@@ -457,7 +457,7 @@ void *weir__alloc_slow(size_t size)
 
 void *weir__pool_get_slow(uint32_t index)
 {
-	size_t bytes = weir__pools[index].object_bytes;
+	size_t bytes = weir__pools[index].asked_bytes, room = weir__pools[index].object_bytes;
 	void *object = NULL;
 	if (weir__guard_is_due(index))
 		object = weir__guard_get(index, bytes, __builtin_return_address(0));
@@ -466,7 +466,7 @@ void *weir__pool_get_slow(uint32_t index)
 	object = get(index);
 	if (object == NULL)
 		return weir__refused(bytes);
-	weir__watch_alloc(object, bytes, bytes);
+	weir__watch_alloc(object, room, room);
 	if (weir__config.debug > 0)
 		weir__check_alloc(object, bytes, __builtin_return_address(0));
 	return object;

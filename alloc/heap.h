@@ -55,7 +55,8 @@ struct weir__pool {
 	uint32_t object_bytes; /* the distance of objects; a multiple of 16 and of the alignment */
 	uint32_t span_units;
 	uint32_t span_objects;
-	uint64_t reciprocal; /* see weir__pool_describe() */
+	uint32_t asked_bytes; /* of an object, by who made the pool */
+	uint64_t reciprocal;  /* see weir__pool_describe() */
 	uint64_t valid;
 	const char *name;
 	char label[24];	   /* the same, cut off; stays when the owner takes his back */
@@ -788,7 +789,7 @@ void weir__watch_pause(bool is_paused);
 /* Bytes of notes for a window of so many units. */
 size_t weir__notes_bytes(size_t units);
 
-/* The size to ask a class for, so that there is room behind the block for the pattern. */
+/* The size to ask a class or a pool for, so that there is room behind the block for the pattern. */
 size_t weir__check_room(size_t size);
 
 void weir__check_alloc(void *block, size_t size, void *site);

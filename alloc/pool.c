@@ -47,6 +47,7 @@ void weir__pool_describe(struct weir__pool *pool, uint32_t object_bytes)
 	pool->handle.index = (uint32_t)(pool - weir__pools);
 	pool->handle.place = (uint32_t)WEIR__PLACE(pool->handle.index);
 	WEIR__SET(pool->object_bytes, object_bytes);
+	pool->asked_bytes = object_bytes;
 	pool->span_units = span_units_for(object_bytes);
 	pool->span_objects = (pool->span_units << WEIR__UNIT_SHIFT) / object_bytes;
 	/*
@@ -113,7 +114,7 @@ static size_t object_stride(const struct weir_pool_opts *opts)
 		return 0;
 	if (align < 16)
 		align = 16;
-	return (opts->object_bytes + align - 1) & ~(align - 1);
+	return (weir__check_room(opts->object_bytes) + align - 1) & ~(align - 1);
 }
 
 static struct weir__pool *find_unused(void)
@@ -160,6 +161,7 @@ int weir_pool_new_with(weir_pool **ret, const struct weir_pool_opts *given)
 	if (pool != NULL) {
 		weir__pool_stats_restart((uint32_t)(pool - weir__pools));
 		weir__pool_describe(pool, (uint32_t)stride);
+		pool->asked_bytes = (uint32_t)opts->object_bytes;
 		name_pool(pool, opts->name != NULL ? opts->name : "pool");
 		pool->move = opts->move;
 		pool->move_arg = opts->move_arg;

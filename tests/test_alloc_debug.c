@@ -127,6 +127,68 @@ START_TEST(a_byte_written_past_the_end_is_caught)
 }
 END_TEST
 
+/* 104 bytes at 64 leave room for the pattern anyway; 64 leave none. */
+START_TEST(a_byte_written_past_the_end_of_a_pool_s_object_is_caught)
+{
+	static const size_t sizes[] = { 1, 16, 24, 64, 104, 5000, 512 << 10 };
+
+	attach_at(2);
+	for (size_t i = 0; i < 2 * sizeof(sizes) / sizeof(*sizes); i++) {
+		weir_pool *pool;
+		uint64_t before = weir__reports;
+		size_t align = i % 2 == 0 ? 16 : 64, size = sizes[i / 2];
+		ck_assert_int_eq(weir_pool_new(&pool, .object_bytes = size, .align = align), 0);
+		volatile char *p = weir_pool_get(pool), *good = weir_pool_get(pool);
+		ck_assert_uint_eq((uintptr_t)p % align, 0);
+		ck_assert_uint_eq((uintptr_t)good % align, 0);
+		good[size - 1] ^= 1;
+		weir_pool_put(pool, (void *)good);
+		ck_assert_uint_eq(weir__reports, before);
+		p[size] ^= 1;
+		weir_pool_put(pool, (void *)p);
+		ck_assert_uint_eq(weir__reports, before + 1);
+		weir_pool_free(pool);
+	}
+}
+END_TEST
+
+static bool move_anywhere(void *from, void *to, void *arg)
+{
+	void **list = arg;
+
+	(void)to;
+	for (int i = 0; i < 3000; i++)
+		if (list[i] == from)
+			list[i] = to;
+	return true;
+}
+
+START_TEST(an_object_that_was_moved_is_not_accused)
+{
+	static void *objects[3000];
+	weir_pool *pool;
+
+	attach_at(2);
+	ck_assert_int_eq(weir_pool_new(&pool, .object_bytes = 120, .move = move_anywhere,
+				       .move_arg = objects),
+			 0);
+	for (int i = 0; i < 3000; i++)
+		objects[i] = memset(weir_pool_get(pool), i, 120);
+	for (int i = 0; i < 3000; i++)
+		if (i % 8 != 0) {
+			weir_pool_put(pool, objects[i]);
+			objects[i] = NULL;
+		}
+	(void)weir_mem_compact(SIZE_MAX, WEIR_MEM_CRITICAL);
+	ck_assert_uint_gt(weir__compact_counts.moved, 0);
+	for (int i = 0; i < 3000; i += 8) {
+		ck_assert_int_eq(((unsigned char *)objects[i])[119], (unsigned char)i);
+		weir_pool_put(pool, objects[i]);
+	}
+	ck_assert_uint_eq(weir__reports, 0);
+}
+END_TEST
+
 START_TEST(a_write_after_free_is_caught)
 {
 	attach_at(2);
@@ -323,8 +385,10 @@ Suite *alloc_debug_suite(void)
 	tcase_add_test(levels, a_block_freed_twice_is_caught_whatever_lies_between);
 	tcase_add_loop_test(levels, a_block_of_no_bytes_can_grow, 1, 4);
 	tcase_add_test(levels, a_size_that_cannot_be_is_caught);
+	tcase_add_test(levels, an_object_that_was_moved_is_not_accused);
 	if (!WEIR__ASAN) { /* which catches them first, and ends the program */
 		tcase_add_test(levels, a_byte_written_past_the_end_is_caught);
+		tcase_add_test(levels, a_byte_written_past_the_end_of_a_pool_s_object_is_caught);
 		tcase_add_test(levels, a_write_after_free_is_caught);
 		tcase_add_test(levels, a_write_after_free_is_caught_while_the_block_waits);
 		tcase_add_test(levels, checks_hold_for_blocks_freed_by_other_threads);
