@@ -79,6 +79,7 @@ static void use_group(weir_conn *conn, unsigned group)
 	conn->io->bulk_conns +=
 		(group != WEIR__BUFFER_SMALL) - (conn->recv.group != WEIR__BUFFER_SMALL);
 	conn->recv.group = (uint8_t)group;
+	conn->misfits = 0;
 }
 
 /* Behind the common case: full buffers, another size wanted, a reader that lags. */
@@ -185,8 +186,7 @@ static void start_recv(weir_conn *conn)
 
 	if (__builtin_expect(op->group != conn->wants_group, 0))
 		use_group(conn, conn->wants_group);
-	conn->misfits = 0;
-	conn->is_odd = op->group;
+	conn->is_odd = conn->misfits || op->group;
 	conn->is_receiving = true;
 	if (conn->io->ops->start(conn->io, op))
 		recv_done(op);
