@@ -210,8 +210,9 @@ struct weir_serve_opts {
  * Serves until cancelled: every worker accepts for itself, each client is a task running
  * handler(conn), and the connection is closed on every way out of it, after what the handler has
  * deferred (weir_task_defer()). A client's error is counted
- * and touches nobody else. While weir_mem_level_get() is WEIR_MEM_CRITICAL new clients wait in the
- * backlog. Parks. Returns -ECANCELED or -ETIME after the clients have ended; before that -EINVAL,
+ * and touches nobody else. While weir_mem_level_get() is WEIR_MEM_CRITICAL, and where descriptors
+ * have run out, new clients wait in the backlog; accepting is tried again every 100 ms. Parks.
+ * Returns -ECANCELED or -ETIME after the clients have ended; before that -EINVAL,
  * -EXDEV (another worker's listener), -ENOMEM, or the error of a listening socket: those of
  * weir_listen(), for each worker opens one.
  */
