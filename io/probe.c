@@ -408,7 +408,7 @@ static enum cause find_cause(const struct weir__probe *probe, const char *refuse
 {
 	if (err == -EMFILE || err == -ENFILE)
 		return CAUSE_DESCRIPTORS;
-	if (strcmp(refused, WEIR__SETUP_CALL) != 0)
+	if (strcmp(refused, WEIR__SETUP_CALL) != 0 && strcmp(refused, WEIR__ENTER_CALL) != 0)
 		return CAUSE_UNKNOWN;
 	if (err == -ENOMEM)
 		return CAUSE_MEMLOCK;

@@ -63,6 +63,7 @@ WEIR_MUST int weir__probe_run(struct weir__probe *ret);
 
 /* What is refused as a rule. Anything else on the way to a ring has other causes. */
 #define WEIR__SETUP_CALL "io_uring_setup"
+#define WEIR__ENTER_CALL "io_uring_enter"
 
 /*
  * Says why `refused` ended with `err`, as far as this machine tells: what was looked at, the likely

@@ -115,16 +115,19 @@ int weir__ring_setup(struct weir__ring *ring, const struct weir__config *config,
 	struct io_uring_sq *sq = &ring->uring.sq;
 	int err = open_uring(ring, config);
 
-	if (err < 0) {
-		*ret_refused = WEIR__SETUP_CALL;
+	*ret_refused = WEIR__SETUP_CALL;
+	if (err < 0)
 		return err;
-	}
 	for (unsigned i = 0; i < sq->ring_entries; i++)
 		sq->array[i] = i; /* the identity, for good: see enter() in ring.c */
-	err = find_features(ring, config);
+	*ret_refused = WEIR__ENTER_CALL;
+	err = io_uring_get_events(&ring->uring); /* of which there is none: may we enter? */
+	if (err >= 0) {
+		*ret_refused = "asking for its features";
+		err = find_features(ring, config);
+	}
 	if (err < 0) {
 		io_uring_queue_exit(&ring->uring);
-		*ret_refused = "asking for its features";
 		return err;
 	}
 	register_extras(ring, config, weir__descriptors_max());

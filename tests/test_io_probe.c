@@ -276,10 +276,10 @@ static int say_result(int err)
 	return 0;
 }
 
-static int run_refused_with(uint32_t refusal, const char *driver)
+static int run_refused_with(uint32_t number, uint32_t refusal, const char *driver)
 {
 	unsetenv("WEIR_DRIVER");
-	if (refuse_syscall(SYS_io_uring_setup, REFUSE_ANY, refusal) != 0)
+	if (refuse_syscall(number, REFUSE_ANY, refusal) != 0)
 		return -1;
 	return say_result(weir_run(say_hello, NULL, .workers = 2, .driver = driver));
 }
@@ -287,12 +287,17 @@ static int run_refused_with(uint32_t refusal, const char *driver)
 /* Runs a program on a machine that refuses io_uring. */
 static int run_refused(void *arg)
 {
-	return run_refused_with(EPERM, arg);
+	return run_refused_with(SYS_io_uring_setup, EPERM, arg);
 }
 
 static int run_refused_otherwise(void *arg)
 {
-	return run_refused_with(*(const uint32_t *)arg, NULL);
+	return run_refused_with(SYS_io_uring_setup, *(const uint32_t *)arg, NULL);
+}
+
+static int run_refused_the_rest(void *arg)
+{
+	return run_refused_with(*(const uint32_t *)arg, EPERM, NULL);
 }
 
 START_TEST(a_refused_run_says_so_once_and_goes_on_with_epoll)
@@ -315,6 +320,18 @@ START_TEST(whatever_the_refusal_is_epoll_will_do)
 	ck_assert_int_eq(end_of(run_refused_otherwise, (void *)&refusals[_i]), 0);
 	assert_said("weir: using epoll instead.");
 	assert_said("hello\nreturned 0\n");
+}
+END_TEST
+
+START_TEST(a_ring_that_cannot_be_used_is_none)
+{
+	static const uint32_t calls[] = { SYS_io_uring_enter, SYS_io_uring_register };
+
+	unsetenv("WEIR_QUIET");
+	ck_assert_int_eq(end_of(run_refused_the_rest, (void *)&calls[_i]), 0);
+	assert_said("weir: using epoll instead.");
+	assert_said("hello\nreturned 0\n");
+	assert_not_said("no seccomp filter");
 }
 END_TEST
 
@@ -565,6 +582,7 @@ Suite *io_probe_suite(void)
 	TCase *falling_back = tcase_create("falling_back");
 	tcase_add_test(falling_back, a_refused_run_says_so_once_and_goes_on_with_epoll);
 	tcase_add_loop_test(falling_back, whatever_the_refusal_is_epoll_will_do, 0, 5);
+	tcase_add_loop_test(falling_back, a_ring_that_cannot_be_used_is_none, 0, 2);
 	tcase_add_test(falling_back, quiet_hides_the_notice);
 	tcase_add_test(falling_back, who_insists_on_uring_gets_the_error);
 	tcase_add_test(falling_back, who_asks_for_epoll_hears_nothing);
