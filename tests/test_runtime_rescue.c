@@ -11,6 +11,8 @@
 #include <stdatomic.h>
 #include <unistd.h>
 
+#include "runtime/affinity.h"
+#include "runtime/task.h"
 #include "tests/runtime_test.h"
 
 enum { SLEEPS = 50 };
@@ -203,17 +205,81 @@ static int sleep_beside_one_that_blocks(void *arg)
 	return weir_scope_wait(&scope);
 }
 
+static int pin_here(void)
+{
+	return weir__affinity_set_one(0, (unsigned)sched_getcpu());
+}
+
 START_TEST(one_that_blocks_its_thread_is_made_room_for_ever_more_rarely)
 {
-	cpu_set_t one;
-
-	CPU_ZERO(&one);
-	CPU_SET(sched_getcpu(), &one); /* elsewhere it would be fetched, once in a turn of its */
-	ck_assert_int_eq(sched_setaffinity(0, sizeof one, &one), 0);
+	ck_assert_int_eq(pin_here(), 0); /* elsewhere it would be fetched, once in a turn of its */
 	setenv("WEIR_STALL_MS", "0", 1); /* who asks it what it does gives it CPU time */
 	ck_assert_int_eq(sem_init(&is_held, 0, 0), 0);
 	ck_assert_int_eq(sem_init(&may_go, 0, 0), 0);
 	run_on(2, sleep_beside_one_that_blocks, NULL);
+}
+END_TEST
+
+/* ---- How often, by a clock of ours ---------------------------------------------------------- */
+
+static void submit_nothing(struct weir__driver *driver, int64_t until_ns)
+{
+	(void)driver, (void)until_ns;
+}
+
+static void *wait_to_go(void *tid)
+{
+	*(pid_t *)tid = gettid();
+	(void)block(NULL);
+	return NULL;
+}
+
+static bool is_asleep(pid_t tid)
+{
+	char path[64], state = 0;
+
+	snprintf(path, sizeof path, "/proc/self/task/%d/stat", tid);
+	FILE *file = fopen(path, "re");
+	expect(file && fscanf(file, "%*d (%*[^)]) %c", &state) == 1);
+	fclose(file);
+	return state == 'S';
+}
+
+/* The second worker seems to be in a turn: its thread waits for us, on our CPU. */
+START_TEST(after_rests_in_vain_the_next_is_later_by_100_ms_at_most)
+{
+	static const struct weir__driver_ops ops = { .submit_and_wait = submit_nothing };
+	static struct weir__worker self, other;
+	struct weir__worker *workers[] = { &self, &other };
+	struct weir__runtime runtime = { .workers = workers, .workers_count = 2 };
+	struct weir__driver driver = { .ops = &ops };
+	int64_t period = runtime.rescue_ns = 100 * WEIR_US, pause = period;
+
+	ck_assert_int_eq(pin_here(), 0);
+	ck_assert_int_eq(sem_init(&is_held, 0, 0), 0);
+	ck_assert_int_eq(sem_init(&may_go, 0, 0), 0);
+	ck_assert_int_eq(pthread_create(&other.thread, NULL, wait_to_go, &other.tid), 0);
+	while (sem_wait(&is_held) < 0)
+		;
+	while (!is_asleep(other.tid)) /* and has no CPU time any more */
+		usleep(1000);
+	self.runtime = other.runtime = &runtime;
+	self.driver = other.driver = &driver;
+	self.index = 0;
+	other.index = 1;
+	other.rescue_shown.cpu = sched_getcpu();
+	self.now_ns = weir__clock_ns();
+	weir__rescue(&self); /* suspects it */
+	for (uint64_t n = 1; n <= 15; n++) {
+		self.now_ns = self.rescue.look_ns;
+		weir__rescue(&self);
+		ck_assert_uint_eq(self.counts.rescues, n);
+		ck_assert_int_eq(self.rescue.look_ns - self.now_ns, pause + period / 2);
+		pause = pause * 2 < 100 * WEIR_MS ? pause * 2 : 100 * WEIR_MS;
+	}
+	ck_assert_int_eq(pause, 100 * WEIR_MS);
+	sem_post(&may_go); /* and has some when it ends */
+	pthread_join(other.thread, NULL);
 }
 END_TEST
 
@@ -232,6 +298,7 @@ Suite *runtime_rescue_suite(void)
 	tcase_add_test(rescue, with_no_time_set_none_is_made_room_for);
 	tcase_add_test(rescue, where_workers_are_pinned_none_is_made_room_for);
 	tcase_add_test(rescue, one_that_blocks_its_thread_is_made_room_for_ever_more_rarely);
+	tcase_add_test(rescue, after_rests_in_vain_the_next_is_later_by_100_ms_at_most);
 	suite_add_tcase(suite, rescue);
 	return suite;
 }
