@@ -38,10 +38,11 @@ ask() { # gdb's arguments
 
 check() { # gdb's arguments
 	ask -ex 'weir tasks' "$@" >"$work/said"
-	says 'four tasks' '^4 tasks$'
+	says 'five tasks' '^5 tasks$'
 	says 'the first' '^281474976710657 "main", worker 0, parked in scope join; spawned at weir_run$'
 	says 'a child with its site' '^  [0-9]+ "sleeper", worker 0, parked in sleep; spawned at tests/gdb_victim\.c:[0-9]+$'
-	says 'a task without a name has that of its function' '^  [0-9]+ "wait_for_item", worker 1, parked in '
+	says 'a task without a name has that of its function' '^  [0-9]+ "wait_for_item", worker 1, parked in channel;'
+	says 'so has one that is joined' '^  [0-9]+ "sleep_joined", worker 0, parked in sleep'
 	says 'the one that runs' '^  [0-9]+ "burner", worker 1, running;'
 	local id
 	id=$(sed -n 's/^  \([0-9]*\) "sleeper".*/\1/p' "$work/said")
@@ -60,7 +61,7 @@ check() { # gdb's arguments
 	says 'frames of the first' '^#[0-9]+ .*victim '
 
 	ask -ex 'weir heap' "$@" >"$work/said"
-	says 'pools of a heap' '^  task +192 +3 '
+	says 'pools of a heap' '^  task +192 +4 '
 	ask -ex 'weir bt 12345' "$@" >"$work/said"
 	says 'an id that is not there' 'no task has the id 12345'
 }

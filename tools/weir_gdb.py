@@ -69,10 +69,22 @@ def id_of(task):
     return (int(home["index"]) + 1) << 48 | int(task["id_high"]) << 32 | int(task["id_low"])
 
 
+def fn_of(task):
+    """What weir__task_fn() says: the program's function, and not what the library runs around it."""
+    fn = int(task["fn"])
+    if fn == int(value("(long)&weir__census_main")):
+        fn = int(task["measured_fn"])
+    join_main = int(value("(long)&weir__join_main"))
+    if fn == join_main:
+        join = gdb.lookup_type("struct join", gdb.block_for_pc(join_main))
+        fn = int(task["arg"].cast(join.pointer())["fn"])
+    return fn
+
+
 def name_of(task):
     if int(task["name"]):
         return string(task["name"], "")
-    block = gdb.block_for_pc(int(task["fn"]))
+    block = gdb.block_for_pc(fn_of(task))
     return str(block.function) if block and block.function else "task"
 
 
@@ -85,13 +97,19 @@ class WaitKinds:
         self.labels = {}
         for at in range(first, end, kind.sizeof):
             entry = gdb.Value(at).cast(kind.pointer()).dereference()
-            self.labels[int(entry["abort"])] = string(entry["label"], "a wait")
+            self.labels[int(entry["abort"])] = string(entry["label"], None)
 
     def of(self, task):
         abort = int(task["abort"]) or int(task["aborted"])
         if abort:
-            return self.labels.get(abort, "a wait")
+            label = self.labels.get(abort, "a wait")
+            return label or self.about(task)
         return string(task["wait"].cast(gdb.lookup_type("char").pointer()), "a wait")
+
+    def about(self, task):
+        """What label_of() in runtime/wait.c says, whose waits share one abort function."""
+        waiter = task["wait"].cast(gdb.lookup_type("struct weir__waiter").pointer())
+        return string(waiter["about"]["label"], "a wait")
 
 
 def describe(task, depth, kinds):
