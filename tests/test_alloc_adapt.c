@@ -249,20 +249,50 @@ START_TEST(caches_hold_an_eighth_of_a_limit_at_most)
 }
 END_TEST
 
-/* Who is refused takes from another once for it, and not what that one is to keep. */
-START_TEST(budget_is_taken_once_for_a_refusal_and_not_below_the_reserve)
+static struct trace other;
+
+/* `trace` and `other`, whose cache holds 2,000 of a budget for 8,192. */
+static struct weir__home *one_wants_and_the_other_has(void)
 {
-	static struct trace other;
 	configure(WEIR__ADAPT_DEMAND, 8 << 20);
 	begin(&trace, "wants", 1024);
 	begin(&other, "has", 1024);
 	struct weir__home *home = weir__home_self();
-	uint32_t wants = trace.pool->index, has = other.pool->index;
-	int64_t time = home->now_ns;
 	weir_pool_put(trace.pool, weir_pool_get(trace.pool));
 	weir_pool_put(other.pool, weir_pool_get(other.pool));
-	weir__cache_resize(home, has, 2000);
-	home->bins[wants].demand.fetched = 1000;
+	weir__cache_resize(home, other.pool->index, 2000);
+	home->bins[trace.pool->index].demand.fetched = 1000;
+	return home;
+}
+
+/* What the other has left when `trace` is refused. */
+static uint32_t left_by_the_other(int64_t now_ns, double others_misses)
+{
+	struct weir__home *home = weir__home_self();
+	home->bins[other.pool->index].demand.fetched = others_misses;
+	home->bins[trace.pool->index].demand.refused = true;
+	weir__adapt_budget(home, now_ns);
+	return cache(&other)->cap;
+}
+
+START_TEST(every_two_seconds_a_twentieth_is_taken_from_who_misses_a_fifth_less)
+{
+	enum { TWENTIETH = 8192 / 20 + 1 };
+	struct weir__home *home = one_wants_and_the_other_has();
+	int64_t time = home->now_ns + 2000 * WEIR__MS;
+	ck_assert_uint_eq(left_by_the_other(time, 800), 2000);
+	ck_assert_uint_eq(left_by_the_other(time, 799), 2000 - TWENTIETH);
+	ck_assert_uint_eq(left_by_the_other(time + 1999 * WEIR__MS, 0), 2000 - TWENTIETH);
+	ck_assert_uint_eq(left_by_the_other(time + 2000 * WEIR__MS, 0), 2000 - 2 * TWENTIETH);
+}
+END_TEST
+
+/* Who is refused takes from another once for it, and not what that one is to keep. */
+START_TEST(budget_is_taken_once_for_a_refusal_and_not_below_the_reserve)
+{
+	struct weir__home *home = one_wants_and_the_other_has();
+	uint32_t wants = trace.pool->index, has = other.pool->index;
+	int64_t time = home->now_ns;
 	home->bins[has].demand.fetched = 0;
 	home->bins[wants].demand.refused = true;
 	weir__adapt_budget(home, time += 2000 * WEIR__MS);
@@ -298,7 +328,6 @@ END_TEST
 START_TEST(budget_follows_a_phase_shift_from_one_pool_to_another)
 {
 	enum { BUDGET = 512 << 10 };
-	static struct trace other;
 	configure(WEIR__ADAPT_DEMAND, BUDGET);
 	begin(&trace, "before", 1024);
 	begin(&other, "after", 1024);
@@ -395,6 +424,38 @@ START_TEST(single_steps_of_the_law_are_what_it_says)
 }
 END_TEST
 
+/* Each condition at its edge: what is one step away from `after` is not. */
+START_TEST(each_condition_of_the_law_counts)
+{
+	static const struct {
+		uint32_t before, after;
+		uint64_t refills;
+		double hit_rate;
+		int64_t flushed_ms, used_ms, resized_ms; /* ago */
+	} steps[] = {
+		{ 20, 68, 1, 0.5, 9999, 0, 5000 }, /* 30, 45, 67.5: the first that is enough */
+		{ 20, 20, 1, 0.5, 10000, 0, 5000 },  { 20, 20, 0, 0.5, 9999, 0, 5000 },
+		{ 20, 68, 0, 0.91, 10000, 0, 5000 }, { 20, 20, 0, 0.89, 10000, 0, 5000 },
+		{ 50, 50, 1, 0.91, 0, 0, 5000 }, /* it needs no more */
+		{ 100, 100, 1, 0.5, 0, 0, 5000 },    { 101, 70, 1, 0.5, 0, 0, 5000 },
+		{ 101, 101, 1, 0.5, 0, 0, 4999 },    { 90, 63, 1, 0.29, 0, 60001, 5000 },
+		{ 90, 90, 1, 0.29, 0, 60000, 5000 }, { 90, 90, 1, 0.31, 0, 60001, 5000 },
+		{ 90, 90, 1, 0.29, 0, 60001, 4999 },
+	};
+	const int64_t now = 1000000 * WEIR__MS;
+	for (size_t i = 0; i < sizeof(steps) / sizeof(*steps); i++) {
+		const struct weir__epoch epoch = { .refills = steps[i].refills };
+		struct weir__law law = { .swing = 50,
+					 .hit_rate = steps[i].hit_rate,
+					 .flushed_ns = now - steps[i].flushed_ms * WEIR__MS,
+					 .used_ns = now - steps[i].used_ms * WEIR__MS,
+					 .resized_ns = now - steps[i].resized_ms * WEIR__MS };
+		uint32_t next = weir__law_next(&law, &epoch, steps[i].before, 4, now);
+		ck_assert_msg(next == steps[i].after, "step %zu: %u", i, next);
+	}
+}
+END_TEST
+
 /* A block of ten megabytes that is free leaves the small classes what they need. */
 START_TEST(the_one_object_each_cache_may_hold_costs_no_budget)
 {
@@ -446,6 +507,7 @@ Suite *alloc_adapt_suite(void)
 	tcase_set_timeout(law, 30);
 	tcase_add_test(law, any_constant_need_ends_within_the_band_and_stays_there);
 	tcase_add_test(law, single_steps_of_the_law_are_what_it_says);
+	tcase_add_test(law, each_condition_of_the_law_counts);
 	tcase_add_test(law, the_one_object_each_cache_may_hold_costs_no_budget);
 	tcase_add_test(law, a_band_too_narrow_for_the_steps_is_refused);
 	suite_add_tcase(s, law);
@@ -465,6 +527,7 @@ Suite *alloc_adapt_suite(void)
 	tcase_add_test(traces, a_working_set_above_the_budget_stays_within_it);
 	tcase_add_test(traces, caches_hold_an_eighth_of_a_limit_at_most);
 	tcase_add_test(traces, budget_follows_a_phase_shift_from_one_pool_to_another);
+	tcase_add_test(traces, every_two_seconds_a_twentieth_is_taken_from_who_misses_a_fifth_less);
 	tcase_add_test(traces, budget_is_taken_once_for_a_refusal_and_not_below_the_reserve);
 	tcase_add_test(traces, after_a_long_rest_a_cache_is_empty_at_once);
 	tcase_add_test(traces, a_thousand_random_traces_break_no_invariant);

@@ -124,6 +124,38 @@ START_TEST(stalls_of_all_tasks_count_for_more_than_those_of_some)
 }
 END_TEST
 
+static void stall(const char *percent)
+{
+	FILE *file = fopen(weir__stall_path, "w");
+	ck_assert_ptr_nonnull(file);
+	fprintf(file, "some avg10=%s avg60=0.00 avg300=0.00 total=1\n", percent);
+	fclose(file);
+}
+
+/* Not only two seconds after it has fallen. */
+START_TEST(a_level_that_rose_stays_for_two_seconds)
+{
+	char path[] = "/tmp/weir_stalls_XXXXXX";
+	int fd = mkstemp(path);
+	ck_assert_int_ge(fd, 0);
+	close(fd);
+	strcpy(weir__stall_path, path);
+	ck_assert_int_eq(weir__heap_attach(), 0);
+	now = weir__os_now();
+	stall("9.80");
+	pass(0);
+	ck_assert_int_eq(weir_mem_level_get(), WEIR_MEM_CRITICAL);
+	stall("0.00");
+	pass(1000);
+	ck_assert_int_eq(weir_mem_level_get(), WEIR_MEM_CRITICAL);
+	pass(1000);
+	ck_assert_int_eq(weir_mem_level_get(), WEIR_MEM_HIGH);
+	pass(1000);
+	ck_assert_int_eq(weir_mem_level_get(), WEIR_MEM_HIGH);
+	unlink(path);
+}
+END_TEST
+
 /* ---- Stages --------------------------------------------------------------------------------- */
 
 enum { BLOCKS = 20000 };
@@ -647,6 +679,7 @@ Suite *alloc_pressure_suite(void)
 	tcase_add_test(levels, a_steady_reading_never_oscillates);
 	tcase_add_test(levels, a_forced_level_is_not_overruled_by_a_look_under_way);
 	tcase_add_test(levels, stalls_of_all_tasks_count_for_more_than_those_of_some);
+	tcase_add_test(levels, a_level_that_rose_stays_for_two_seconds);
 	suite_add_tcase(s, levels);
 	TCase *stages = tcase_create("stages");
 	tcase_add_test(stages, forced_compaction_leaves_next_to_nothing);

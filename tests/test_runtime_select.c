@@ -751,6 +751,39 @@ static int take_while_entering(void *arg)
 	return 0;
 }
 
+/* The bell rings when this case has been taken, and may wait in the bell's queue or not yet. */
+static bool ring_and_enter(struct weir__worker *self, struct weir_case *wanted,
+			   struct weir__waiter *waiter)
+{
+	bool is_taken = own_enter(self, wanted, waiter);
+
+	weir_notify_one(&bell);
+	return is_taken;
+}
+
+static const struct weir__waitable ringing_source = { .poll = own_poll, .enter = ring_and_enter };
+
+static int hear_later(void *arg)
+{
+	(void)arg;
+	weir_notify_init(&bell);
+	for (unsigned n = 0; n < 2 * OWN_CASES; n++) {
+		struct weir_case cases[] = { weir_case_notify(&bell),
+					     { .source_ = &ringing_source } };
+		ck_assert_int_eq(weir_select(cases, 2), 1);
+		ck_assert_int_eq(weir_select_try(cases, 1), 0);
+		ck_assert_int_eq(weir_select_try(cases, 1), -EAGAIN);
+	}
+	weir_notify_done(&bell);
+	return 0;
+}
+
+START_TEST(a_notification_that_meets_a_select_that_is_over_is_kept)
+{
+	run_on(1, hear_later, NULL);
+}
+END_TEST
+
 START_TEST(a_case_that_was_not_reached_is_in_no_queue)
 {
 	run_on(1, take_while_entering, NULL);
@@ -777,6 +810,7 @@ Suite *runtime_select_suite(void)
 	tcase_add_test(rules, a_spawn_that_failed_has_nothing_to_join);
 	tcase_add_test(rules, a_task_without_a_stack_is_joined_too);
 	tcase_add_test(rules, a_case_that_was_not_reached_is_in_no_queue);
+	tcase_add_test(rules, a_notification_that_meets_a_select_that_is_over_is_kept);
 	suite_add_tcase(suite, rules);
 
 	tcase_set_tags(descriptors, "fast real"); /* the system's */
