@@ -90,7 +90,7 @@ check-valgrind: $B/have-test $B/tests/run  ## the tests tagged fast or net under
 		xargs -n 1 -P $(JOBS) valgrind -q --fair-sched=yes --leak-check=no --error-exitcode=9 $B/tests/run
 rivals:  ## weir and its rivals, which come from their registries once (Rust, Go, libuv)
 	$(Q)B=$B python3 bench/report --build
-bench:  ## weir beside its rivals: build/bench/report.html; about 12 minutes (ROWS="kv SET": only such rows)
+bench:  ## weir beside its rivals: build/bench/report.html; about 15 minutes (ROWS="kv SET": only such rows)
 	@.ci/deps bench || true
 	$(Q)B=$B python3 bench/report $(if $(ROWS),--only "$(ROWS)")
 bench-alloc: bench-build $B/libweir-malloc.so $B/tests/run  ## the allocator beside four others, what it must reach, plots; 10 minutes

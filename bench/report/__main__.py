@@ -26,7 +26,7 @@ def parse():
                         help="jobs whose 'group name' contains TEXT (may be repeated)")
     parser.add_argument("--programs", metavar="LIST", help="only these, e.g. weir,tokio")
     parser.add_argument("--rounds", type=int, help="5; --quick 3")
-    parser.add_argument("--seconds", type=float, help="measured time of a sample: 0.5; --quick 0.4")
+    parser.add_argument("--seconds", type=float, help="measured time of a sample: 0.45; --quick 0.4")
     parser.add_argument("--patience", type=float,
                         help="seconds in all for repeats on a noisy machine (90; --quick 20)")
     parser.add_argument("--keep-noisy", action="store_true",
@@ -40,7 +40,7 @@ def parse():
 
 
 def choose_jobs(args):
-    seconds = args.seconds or (0.4 if args.quick else 0.5)
+    seconds = args.seconds or (0.4 if args.quick else 0.45)
     if args.quick:
         jobs = catalogue.core(seconds)
     elif args.all or args.only:
@@ -79,7 +79,8 @@ def raise_file_limit():
 
 def print_jobs(jobs, count):
     for job in jobs:
-        print(f"{job.group:8} {job.name[:32]:32} {job.rounds_of(count)} x {job.seconds:4.2f} s  "
+        rounds_of = sum(bool(job.programs_of(number)) for number in range(1, count + 1))
+        print(f"{job.group:8} {job.name[:32]:32} {rounds_of} x {job.seconds:4.2f} s  "
               f"{' '.join(job.programs)}")
     print(f"about {rounds.expected_seconds(jobs, count) / 60:.1f} minutes, {count} rounds")
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The workloads: what `make bench` measures, of whom, and what the columns mean.
 
-default() is sized for about twelve minutes; core() is what `make bench-quick` takes of it. The rest
+default() is sized for about a quarter of an hour; core() is what `make bench-quick` takes of it. The rest
 is run with --only or --all. The nearest rivals are in every round of a row; those that are far
 behind, and what differs by multiples, take SOME_ROUNDS: rounds are for ratios near 1.
 """
@@ -11,10 +11,11 @@ import costs
 import memory
 import samples
 from build import built
-from rounds import Job
+from process import Failure
+from rounds import SOME_ROUNDS, Job
 
 START_SECONDS = 0.27  # of a server, its warm-up and its end
-SOME_ROUNDS = 3       # the fewest that have an interval
+TURNS_SECONDS = 0.45  # of a server that is loaded in turns: that, and of each load
 FIELD = ["weir", "uring", "epoll", "tokio", "tokio-mi", "monoio", "glommio", "go", "libuv"]
 NEAR = ["weir", "uring", "tokio", "monoio"]
 FAR = ["go", "libuv"]
@@ -84,19 +85,31 @@ def single(row, take):
     return lambda program, store: {row: take(program, store)}
 
 
-def job(group, row, programs, take, seconds, rounds=None):
-    return Job(group, row, programs, single(row, take), START_SECONDS + seconds, rounds)
+def job(group, row, programs, take, seconds, rounds=None, seldom=()):
+    return Job(group, row, programs, single(row, take), START_SECONDS + seconds, rounds,
+               seldom=seldom)
 
 
-def echo_job(t, programs, size, connections, depth=1, rounds=None):
+def turns_job(group, row, programs, take, seconds, rounds=None, seldom=()):
+    """Whose servers are there together and are loaded in turns: what is near 1 is compared so."""
+    def rows(programs, store):
+        found = take(programs, store)
+        return {p: f if isinstance(f, Failure) else {row: f} for p, f in found.items()}
+    return Job(group, row, [*programs, *seldom], rows, TURNS_SECONDS + seconds, rounds,
+               at_once=True, seldom=seldom)
+
+
+def echo_job(t, programs, size, connections, depth=1, seldom=()):
     row = f"{size} B x {connections}" + (f", depth {depth}" if depth > 1 else "")
-    return job("echo", row, programs, lambda p, _: samples.echo(p, t, size, connections, depth),
-               t + connections * 8e-5, rounds)
+    return turns_job("echo", row, programs,
+                     lambda some, _: samples.echo(some, t, size, connections, depth),
+                     t + samples.TURNS * connections * 8e-5, seldom=seldom)
 
 
-def echo_jobs(t, size, connections, depth=1):
-    return [echo_job(t, NEAR, size, connections, depth),
-            echo_job(t, FAR, size, connections, depth, SOME_ROUNDS)]
+def many_job(t, programs, connections, seldom=()):
+    return job("echo", f"64 B x {connections}", [*programs, *seldom],
+               lambda p, _: samples.echo_alone(p, t, connections), t + connections * 8e-5,
+               seldom=seldom)
 
 
 def worker_counts():
@@ -106,52 +119,36 @@ def worker_counts():
 
 
 def workers_job(t, workers):
-    return job("workers", f"{workers} worker" + "s" * (workers > 1), ["weir", "tokio", "go"],
-               lambda p, _: samples.echo(p, t, workers=workers, pinned=False), t)
+    return turns_job("workers", f"{workers} worker" + "s" * (workers > 1), ["weir", "tokio", "go"],
+                     lambda some, _: samples.echo(some, t, workers=workers, pinned=False), t)
 
 
 def slower_rate(store):
     """Requests/s that the slower of weir and Tokio reaches in a closed loop, found once in a run."""
     if not hasattr(store, "slower_rate"):
         rates = [store.values("echo", "64 B x 64", p, "rate").get(1)
-                 or samples.echo(p, 0.5)["rate"] for p in ("weir", "tokio")]
+                 or samples.echo([p], 0.5)[p]["rate"] for p in ("weir", "tokio")]
         store.slower_rate = min(rates)
     return store.slower_rate
 
 
-def open_job(t, programs, rate=None, share=None, rounds=None):
+def open_job(t, programs, rate=None, share=None, seldom=()):
     """Twice the time of other rows: the thousandth part of a sample must still be some messages."""
     row = f"{rate // 1000} k/s" if rate else f"{share * 100:.0f} % of capacity"
 
-    def take(program, store):
-        return samples.echo(program, 2 * t, rate=rate or round(share * slower_rate(store)))
-    return job("open", row, programs, take, 2 * t, rounds)
+    def take(some, store):
+        return samples.echo(some, 2 * t, rate=rate or round(share * slower_rate(store)))
+    return turns_job("open", row, programs, take, 2 * t, seldom=seldom)
 
 
-def open_jobs(t, rate):
-    return [open_job(t, ["weir", "uring", "epoll", "tokio"], rate),
-            open_job(t, ["monoio", "go", "libuv"], rate, rounds=SOME_ROUNDS)]
+def http_job(t, depth, programs, seldom=()):
+    return job("http", f"depth {depth}", [*programs, *seldom],
+               lambda p, _: samples.http(p, t, depth), max(1, round(t)), seldom=seldom)
 
 
-def http_job(t, depth, programs, rounds=None):
-    return job("http", f"depth {depth}", programs, lambda p, _: samples.http(p, t, depth),
-               max(1, round(t)), rounds)
-
-
-def http_jobs(t, depth):
-    return [http_job(t, depth, ["weir", "tokio", "tokio-mi"]),
-            http_job(t, depth, ["go"], SOME_ROUNDS)]
-
-
-def kv_job(t, command, depth, programs, rounds=None):
-    return job("kv", f"{command.upper()}, depth {depth}", programs,
-               lambda p, _: samples.kv(p, t, command, depth), 1.3 * t, rounds)
-
-
-def kv_jobs(t, command, depth):
-    """A roofline is in every round: the verdicts lean on it."""
-    return [kv_job(t, command, depth, ["weir", "uring", "redis"]),
-            kv_job(t, command, depth, ["epoll"], SOME_ROUNDS)]
+def kv_job(t, command, depth, programs, seldom=()):
+    return turns_job("kv", f"{command.upper()}, depth {depth}", programs,
+                     lambda some, _: samples.kv(some, t, command, depth), 1.3 * t, seldom=seldom)
 
 
 IDLE_FEW = 10_000
@@ -316,24 +313,27 @@ def default(t):
     return [
         burst_job(),  # first: what comes after it goes on while the others are measured
         echo_job(t, FIELD, 64, 64),
-        *[job for size in SIZES[1:] for job in echo_jobs(t, size, 64)],
-        *echo_jobs(t, 64, 64, depth=16),
-        *[job for connections in (1, 1000, 10000) for job in echo_jobs(t, 64, connections)],
+        *[echo_job(t, NEAR, size, 64, seldom=FAR) for size in SIZES[1:]],
+        echo_job(t, NEAR, 64, 64, depth=16, seldom=FAR),
+        *[echo_job(t, NEAR, 64, connections, seldom=FAR) for connections in (1, 1000)],
+        many_job(t, NEAR, 10000, FAR),
         *[workers_job(t, workers) for workers in worker_counts()],
-        *open_jobs(t, 20000), *open_jobs(t, 60000),
+        *[open_job(t, ["weir", "uring", "epoll", "tokio"], rate, seldom=["monoio", *FAR])
+          for rate in (20000, 60000)],
         open_job(t, ["weir", "uring", "tokio"], share=0.5),
         open_job(t, ["weir", "uring", "tokio"], share=0.8),
-        job("conns", "churn", ["weir", "uring", "epoll", "tokio"],
-            lambda p, _: samples.churn(p, t), t),
+        turns_job("conns", "churn", ["weir", "uring", "epoll", "tokio"],
+                  lambda some, _: samples.churn(some, t), t),
         job("conns", "few active", ["weir", "uring", "tokio"],
             lambda p, _: samples.few_active(p, t), t + 1, SOME_ROUNDS),
-        job("unix", "64 B x 64", ["weir", "epoll", "tokio", "go"],
-            lambda p, _: samples.echo(p, t, kind="unix"), t, SOME_ROUNDS),
-        job("udp", "64 B x 64", ["weir", "epoll", "tokio", "go"],
-            lambda p, _: samples.echo(p, t, kind="udp"), t, SOME_ROUNDS),
+        *[turns_job(kind, "64 B x 64", ["weir", "epoll", "tokio", "go"],
+                    lambda some, _, kind=kind: samples.echo(some, t, kind=kind), t, SOME_ROUNDS)
+          for kind in ("unix", "udp")],
         *[proxy_job(t, size) for size in (64, 1024, 16384, 65536)],
-        *http_jobs(t, 1), *http_jobs(t, 16),
-        *[job for command in ("get", "set") for depth in (1, 16) for job in kv_jobs(t, command, depth)],
+        *[http_job(t, depth, ["weir", "tokio", "tokio-mi"], ["go"]) for depth in (1, 16)],
+        # a roofline in every round: the verdicts lean on it
+        *[kv_job(t, command, depth, ["weir", "uring", "redis"], seldom=["epoll"])
+          for command in ("get", "set") for depth in (1, 16)],
         *micro_jobs(),
         alloc_job(),
         *cost_jobs(),
@@ -344,7 +344,8 @@ def default(t):
 def everything(t):
     """Every size by every number of connections and both depths, the whole field each."""
     wide = [echo_job(t, FIELD, size, connections, depth)
-            for size in SIZES for connections in (1, 64, 1000, 10000) for depth in (1, 16)]
+            for size in SIZES for connections in (1, 64, 1000) for depth in (1, 16)]
+    wide.append(many_job(t, FIELD, 10000))
     names = {(j.group, j.name) for j in wide}
     rest = [j for j in default(t) if (j.group, j.name) not in names]
     return wide + rest

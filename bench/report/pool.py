@@ -21,11 +21,16 @@ def parse(text):
     return {int(ns): int(count) for ns, count in (pair.split(":") for pair in text.split())}
 
 
-def percentile_us(samples, percent):
-    """Of all latencies of some samples, of which one may be there several times."""
+def sum_of(samples):
+    """All latencies of some samples, of which one may be there several times."""
     counts = Counter()
     for sample in samples:
         counts.update(sample)
+    return counts
+
+
+def percentile_us(samples, percent):
+    counts = sum_of(samples)
     total = sum(counts.values())
     above = total - math.ceil(percent / 100 * total)
     for ns in sorted(counts, reverse=True):

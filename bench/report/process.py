@@ -52,9 +52,12 @@ class Server:
         self.process = None
 
     def __enter__(self):
-        self.process = subprocess.Popen(
-            self.command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            env={**os.environ, **(self.env or {})}, preexec_fn=placed(self.cpu))
+        try:
+            self.process = subprocess.Popen(
+                self.command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                env={**os.environ, **(self.env or {})}, preexec_fn=placed(self.cpu))
+        except OSError as error:
+            raise Failure(f"{self.command[0]}: {error}") from error
         end = time.monotonic() + START_SECONDS_MAX
         while time.monotonic() < end and self.process.poll() is None:
             if self.answers():

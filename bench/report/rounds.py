@@ -16,24 +16,39 @@ REPEAT_ABOVE = 10.0
 LEAVE_OUT_ABOVE = 25.0
 TRIES_MAX = 3
 WAIT_SECONDS_MAX = 10  # for one repeat
+SOME_ROUNDS = 3  # the fewest that have an interval
 
 
 class Job:
     """What is sampled once in each round for each of its programs.
 
     `take(program, store)` gives {row: {metric: value}}; a row of another group is (group, row).
-    `seconds` is what a sample takes in all. It is taken in the first `rounds` rounds, or in every
-    one: rounds belong where a ratio is near its bound. What goes on after take() is asked for
-    when all rounds are over: `finish(interrupted)` gives {program: {row: {metric: value}}}.
+    When `at_once` it is take(programs, store) and gives {program: that, or a Failure}. `seconds` is what
+    a sample takes in all. It is taken in the first `rounds` rounds, or in every one, of the programs
+    in `seldom` in the first SOME_ROUNDS: rounds belong where a ratio is near its bound. What goes on
+    after take() is asked for when all rounds are over: `finish(interrupted)` gives {program: rows}.
     """
 
-    def __init__(self, group, name, programs, take, seconds, rounds=None, finish=None):
+    def __init__(self, group, name, programs, take, seconds, rounds=None, finish=None,
+                 at_once=False, seldom=()):
         self.group, self.name, self.programs = group, name, list(programs)
         self.take, self.seconds, self.rounds, self.finish = take, seconds, rounds, finish
+        self.at_once, self.seldom = at_once, seldom
 
-    def rounds_of(self, rounds):
-        """In how many of so many rounds it is taken."""
-        return min(rounds, self.rounds or rounds)
+    def programs_of(self, number):
+        """Those that take part in a round."""
+        if self.rounds and number > self.rounds:
+            return []
+        return [p for p in self.programs if number <= SOME_ROUNDS or p not in self.seldom]
+
+    def found(self, programs, store):
+        """{program: rows, or a Failure}."""
+        try:
+            if self.at_once:
+                return self.take(programs, store)
+            return {program: self.take(program, store) for program in programs}
+        except Failure as error:
+            return {program: error for program in programs}
 
 
 class Sample:
@@ -126,9 +141,10 @@ class Progress:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-def disturbance(rows):
-    return max((f.get("foreign_percent", 0) + f.get("steal_percent", 0) for f in rows.values()),
-               default=0)
+def disturbance(found):
+    """The greatest of any sample in {program: rows, or a Failure}."""
+    return max((f.get("foreign_percent", 0) + f.get("steal_percent", 0) for rows in found.values()
+                if not isinstance(rows, Failure) for f in rows.values()), default=0)
 
 
 class Patience:
@@ -147,25 +163,23 @@ class Patience:
         return True
 
 
-def take_quietly(job, program, store, patience):
-    """The least disturbed of up to TRIES_MAX tries, and how many there were."""
-    best, tries, failure = None, 0, None
+def failures(found):
+    return sum(isinstance(rows, Failure) for rows in found.values())
+
+
+def take_quietly(job, programs, store, patience):
+    """The least disturbed of up to TRIES_MAX tries with the fewest failures, and how many there were."""
+    best, tries = None, 0
     for tries in range(1, TRIES_MAX + 1):
         start = time.monotonic()
-        try:
-            rows = job.take(program, store)
-        except Failure as error:
-            failure, rows = error, None
+        found = job.found(programs, store)
         if tries > 1:
             patience.left -= time.monotonic() - start
-        if rows is None:
-            continue
-        if best is None or disturbance(rows) < disturbance(best):
-            best = rows
-        if disturbance(best) <= REPEAT_ABOVE or not patience.wait():
+        if best is None or ((failures(found), disturbance(found))
+                            < (failures(best), disturbance(best))):
+            best = found
+        if not failures(best) and (disturbance(best) <= REPEAT_ABOVE or not patience.wait()):
             break
-    if best is None:
-        raise failure
     return best, tries
 
 
@@ -176,22 +190,24 @@ def samples_of(job, program, number, tries, rows):
 
 
 def sample_job(job, number, store, progress, patience, rounds):
-    turn = number % len(job.programs)
-    for program in job.programs[turn:] + job.programs[:turn]:
-        if (job.group, job.name, program) in store.failures:
-            progress.done(job.seconds)
-            continue
-        progress.show(f"round {number} of {rounds}: {job.group}, {job.name}, {program}")
-        try:
-            rows, tries = take_quietly(job, program, store, patience)
-            store.samples += samples_of(job, program, number, tries, rows)
-        except Failure as error:
-            store.failures[job.group, job.name, program] = str(error)
-        progress.done(job.seconds)
+    programs = [p for p in job.programs_of(number)
+                if (job.group, job.name, p) not in store.failures]
+    turn = number % max(1, len(programs))
+    programs = programs[turn:] + programs[:turn]
+    for some in [programs] if job.at_once and programs else [[p] for p in programs]:
+        progress.show(f"round {number} of {rounds}: {job.group}, {job.name}, {', '.join(some)}")
+        found, tries = take_quietly(job, some, store, patience)
+        for program, rows in found.items():
+            if isinstance(rows, Failure):
+                store.failures[job.group, job.name, program] = str(rows)
+            else:
+                store.samples += samples_of(job, program, number, tries, rows)
+    progress.done(job.seconds * len(job.programs_of(number)))
 
 
 def expected_seconds(jobs, rounds):
-    return sum(job.seconds * len(job.programs) * job.rounds_of(rounds) for job in jobs)
+    return sum(job.seconds * len(job.programs_of(number))
+               for job in jobs for number in range(1, rounds + 1))
 
 
 def finish(jobs, store, interrupted):
@@ -207,7 +223,7 @@ def run_rounds(jobs, rounds, patience_seconds, keep_noisy):
     progress = Progress(expected_seconds(jobs, rounds), patience)
     try:
         for number in range(1, rounds + 1):
-            for job in (j for j in jobs if number <= j.rounds_of(rounds)):
+            for job in jobs:
                 sample_job(job, number, store, progress, patience, rounds)
     except (KeyboardInterrupt, SystemExit):
         store.interrupted = True

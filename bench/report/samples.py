@@ -2,8 +2,10 @@
 """One sample of each kind of load: a fresh server, a load, a dictionary of figures.
 
 Every function gives {metric: value} with at least foreign_percent and steal_percent, and raises
-Failure when there is nothing to measure. Times are microseconds unless the name says otherwise.
+Failure when there is nothing to measure; those that take several programs at once, whose servers are
+loaded in turns, give {program: that, or a Failure}. Times are microseconds unless the name says otherwise.
 """
+import contextlib
 import csv
 import io
 import os
@@ -17,26 +19,27 @@ import pool
 import servers
 from build import REPO, built
 from process import Failure, Server, free_port, run
+from stats import median
 
 # What echoload calls it, and what the report does.
 ECHOLOAD = {
     "server_cpu_us": "cpu_us", "requests_per_s": "rate", "p50_us": "p50_us", "p99_us": "p99_us",
     "p99.9_us": "p99.9_us", "p99.99_us": "p99.99_us", "server_switches": "switches",
     "server_rss_kb": "rss_kb", "bytes_per_conn": "bytes_per_conn", "syscalls": "syscalls",
-    "server_sleeps": "sleeps", "cqes": "cqes",
+    "server_sleeps": "sleeps", "cqes": "cqes", "requests": "requests", "seconds": "seconds",
     "errors": "errors", "behind": "behind", "foreign_percent": "foreign_percent",
     "steal_percent": "steal_percent",
 }
 
 
-def place_for(kind):
+def place_for(kind, name):
     if kind == "unix":
-        return "unix:" + os.path.join(tempfile.gettempdir(), f"weir-bench-{os.getpid()}.sock")
+        return "unix:" + os.path.join(tempfile.gettempdir(), f"weir-bench-{name}-{os.getpid()}.sock")
     return f"udp:{free_port()}" if kind == "udp" else str(free_port())
 
 
 def echo_server(name, in_flight=64, workers=1, pinned=True, kind="tcp"):
-    where = place_for(kind)
+    where = place_for(kind, name)
     command, env = (servers.UDP if kind == "udp" else servers.ECHO)[name](where, workers, in_flight)
     return Server(command, where, machine.cpu_pair()[0] if pinned else None, env)
 
@@ -56,12 +59,73 @@ def echoload(server, pinned=True, **options):
     return figures
 
 
-def echo(name, seconds, size=64, connections=64, depth=1, workers=1, pinned=True, kind="tcp",
-         rate=None):
-    with echo_server(name, size * depth, workers, pinned, kind) as server:
-        options = {"rate": rate, "latencies": True} if rate else {}
+TURNS = 3
+WARM_UP_SECONDS = 0.2, 0.05  # of a server's first turn, and of each that follows
+PER_REQUEST = {"cpu_us", "switches", "sleeps", "syscalls", "cqes"}
+PER_SECOND = {"foreign_percent", "steal_percent"}
+
+
+def together(turns):
+    """The figures of a sample from those of its turns."""
+    requests, seconds = ([turn[name] for turn in turns] for name in ("requests", "seconds"))
+
+    def mean(metric, weights):
+        return sum(turn[metric] * w for turn, w in zip(turns, weights)) / sum(weights)
+    figures = {metric: mean(metric, requests) if metric in PER_REQUEST
+               else mean(metric, seconds) if metric in PER_SECOND
+               else median([turn[metric] for turn in turns])
+               for metric in turns[0] if metric != "latencies"}
+    figures |= {"requests": sum(requests), "seconds": sum(seconds),
+                "rate": sum(requests) / sum(seconds)}
+    if "latencies" in turns[0]:
+        latencies = pool.sum_of(turn["latencies"] for turn in turns)
+        figures |= {"latencies": latencies,
+                    **{f"p{p}_us": pool.percentile_us([latencies], p) for p in (50, 99, 99.9, 99.99)}}
+    return figures
+
+
+def in_turns(serve, load, names):
+    """
+    Servers that are there at the same time, `serve(name)` each, and are loaded in turns by `load(name, server,
+    warm_up_seconds)`: what changes on the machine in less than a second is the same for all of them.
+    """
+    found, turns = {}, {name: [] for name in names}
+    with contextlib.ExitStack() as stack:
+        alive = {}
+        for name in names:
+            try:
+                alive[name] = stack.enter_context(serve(name))
+            except Failure as error:
+                found[name] = error
+        for turn in range(TURNS):
+            for name in list(alive):
+                try:
+                    turns[name].append(load(name, alive[name], WARM_UP_SECONDS[turn > 0]))
+                except Failure as error:
+                    found[name] = error
+                    del alive[name]
+    return found | {name: together(turns[name]) for name in alive}
+
+
+def echo(names, seconds, size=64, connections=64, depth=1, workers=1, pinned=True, kind="tcp",
+         **options):
+    def serve(name):
+        return echo_server(name, size * depth, workers, pinned, kind)
+
+    def load(_name, server, warm_up_seconds):
         return echoload(server, pinned, size=size, connections=connections, depth=depth,
-                        warmup=0.2, time=seconds, **options)
+                        warmup=warm_up_seconds, time=seconds / TURNS, latencies=True, **options)
+    found = in_turns(serve, load, names)
+    for figures in found.values():
+        if "rate" not in options and not isinstance(figures, Failure):
+            del figures["latencies"]  # which only tails at a fixed rate are judged by
+    return found
+
+
+def echo_alone(name, seconds, connections):
+    """With so many connections that to close them is work, which would be in the turn of the next."""
+    with echo_server(name) as server:
+        return echoload(server, connections=connections, warmup=0.2, time=seconds)
 
 
 def proxy(name, seconds, size, connections=64):
@@ -79,11 +143,9 @@ def proxy(name, seconds, size, connections=64):
     return figures | {name: used[name] for name in ("foreign_percent", "steal_percent")}
 
 
-def churn(name, seconds, connections=64):
+def churn(names, seconds):
     """Connect, one echo, close with a reset (so that no ports are used up), again."""
-    with echo_server(name) as server:
-        return echoload(server, churn=True, reset=True, connections=connections, warmup=0.2,
-                        time=seconds)
+    return echo(names, seconds, churn=True, reset=True)
 
 
 HELD_SECONDS_MAX = 15
@@ -148,20 +210,26 @@ def redis_benchmark(port, command, requests, depth, connections=50):
     return line
 
 
-def kv(name, seconds, command="get", depth=1):
+def kv(names, seconds, command="get", depth=1):
     """As many requests as take about `seconds` at 120 k/s (1.6 M/s pipelined)."""
-    port = str(free_port())
-    program, env = servers.KV[name](port, 1, command)
-    requests = int(seconds * (120_000 if depth == 1 else 100_000 * depth))
-    with Server(program, port, machine.cpu_pair()[0], env) as server:
-        redis_benchmark(port, "set", 2000, 1)
+    requests = int(seconds / TURNS * (120_000 if depth == 1 else 100_000 * depth))
+
+    def serve(name):
+        port = str(free_port())
+        program, env = servers.KV[name](port, 1, command)
+        return Server(program, port, machine.cpu_pair()[0], env)
+
+    def load(_name, server, _warm_up_seconds):
+        redis_benchmark(server.address, "set", 2000, 1)
         watch = machine.Watch(server.pid)
-        line = redis_benchmark(port, command, requests, depth)
+        line = redis_benchmark(server.address, command, requests, depth)
         used = watch.stop()
-    return {"cpu_us": used["cpu_s"] * 1e6 / requests, "rate": float(line["rps"]),
-            "p50_us": 1000 * float(line["p50_latency_ms"]),
-            "p99_us": 1000 * float(line["p99_latency_ms"]),
-            "foreign_percent": used["foreign_percent"], "steal_percent": used["steal_percent"]}
+        return {"cpu_us": used["cpu_s"] * 1e6 / requests, "requests": requests,
+                "seconds": requests / float(line["rps"]),
+                "p50_us": 1000 * float(line["p50_latency_ms"]),
+                "p99_us": 1000 * float(line["p99_latency_ms"]),
+                "foreign_percent": used["foreign_percent"], "steal_percent": used["steal_percent"]}
+    return in_turns(serve, load, names)
 
 
 def run_watched(command, env=None, pinned=True):
