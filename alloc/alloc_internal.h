@@ -79,6 +79,9 @@ void weir__heap_stop_clock(void);
  */
 uint64_t weir__heap_in_use(void);
 
+/* Whether we run under memcheck, which wants to see every block, and every write to one. */
+bool weir__blocks_watched(void);
+
 /* While set, fails() decides which allocations of this process fail; NULL ends it. */
 void weir__fault_ask(bool (*fails)(void));
 

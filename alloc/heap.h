@@ -765,10 +765,8 @@ int64_t weir__os_now(void);
 #define WEIR__TSAN 0
 #endif
 
-/* Whether we run under valgrind, whose address space is small; and whether it is memcheck, which
- * wants to see every block. */
+/* Whether we run under valgrind, whose address space is small. */
 bool weir__watched(void);
-bool weir__blocks_watched(void);
 
 /* `bytes` were asked for, `room` are there; the owner may ask for the rest (weir_usable_size). */
 void weir__watch_alloc(void *block, size_t bytes, size_t room);

@@ -561,6 +561,18 @@ static int prepare(struct weir_run_opts *known, const struct weir_run_opts *opts
 	return 0;
 }
 
+/* Memcheck does not see what the kernel writes through a ring, and would complain of all of it. */
+static void avoid_ring_under_memcheck(struct weir__config *config)
+{
+	if (config->driver != WEIR__DRIVER_AUTO || !weir__blocks_watched())
+		return;
+	if (!config->quiet)
+		fputs("weir: under memcheck, which does not see what io_uring writes: using epoll "
+		      "instead. WEIR_DRIVER=uring insists; WEIR_QUIET=1 hides this.\n",
+		      stderr);
+	config->driver = WEIR__DRIVER_EPOLL;
+}
+
 /* The other half, on a machine: up to the first turn of worker 0. On an error there is no run. */
 static int start_run(struct weir__config *config, const struct weir_run_opts *known,
 		     struct run **ret)
@@ -569,6 +581,7 @@ static int start_run(struct weir__config *config, const struct weir_run_opts *kn
 	bool lacks_ring;
 	int err;
 
+	avoid_ring_under_memcheck(config);
 	do {
 		err = run_new(config, &run);
 		if (err < 0)

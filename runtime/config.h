@@ -52,7 +52,8 @@
 	   "workers; 0: as many as the affinity mask and the cgroup's CPU quota allow") \
 	XX(driver, CHOICE, "WEIR_DRIVER", WEIR__DRIVER_AUTO, 0, WEIR__DRIVER_SIM, \
 	   "auto|uring|epoll|sim", \
-	   "what workers sleep in; auto: io_uring, or epoll if refused; sim: simulated") \
+	   "what workers sleep in; auto: io_uring, or epoll if refused or under memcheck; " \
+	   "sim: simulated") \
 	XX(uring_mask, SET, "WEIR_URING_MASK", 0, 0, (1 << WEIR__URING_PARTS) - 1, \
 	   WEIR__WORDS(WEIR_URING_PART_MAP), \
 	   "parts of io_uring to do without, as on an older kernel") \

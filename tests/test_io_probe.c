@@ -562,6 +562,43 @@ START_TEST(a_limit_on_addresses_is_told_with_what_would_do)
 }
 END_TEST
 
+/* ---- Memcheck ---------------------------------------------------------------------------------
+ */
+
+static int say_a_word(weir_conn *conn)
+{
+	return weir_write(conn, "word\n", 5) == 5 ? 0 : -EPIPE;
+}
+
+static int serve_word(void *ln)
+{
+	return weir_serve(ln, say_a_word);
+}
+
+static int hear_it(void *arg)
+{
+	weir_auto_listener ln = NULL;
+	weir_auto_conn conn = NULL;
+	char word[8];
+
+	(void)arg;
+	int err = weir_listen(&ln, "127.0.0.1:0");
+	ck_assert_int_eq(err, 0);
+	WEIR_SCOPE(scope, WEIR_FOREVER);
+	ck_assert_int_eq(weir_spawn(&scope, serve_word, ln), 0);
+	ck_assert_int_eq(weir_connect(&conn, weir_listener_address(ln)), 0);
+	ck_assert_int_eq(weir_read_until(conn, '\n', word, sizeof word), 5);
+	ck_assert_int_eq(word[0], 'w'); /* memcheck complains of what it takes for unwritten */
+	return 0;
+}
+
+START_TEST(what_has_come_is_no_news_to_memcheck)
+{
+	unsetenv("WEIR_DRIVER");
+	ck_assert_int_eq(weir_run(hear_it, NULL), 0);
+}
+END_TEST
+
 Suite *io_probe_suite(void)
 {
 	Suite *suite = suite_create("io_probe");
@@ -597,6 +634,10 @@ Suite *io_probe_suite(void)
 	if (!TESTS_SLOW)		   /* whose shadow memory is addresses too */
 		tcase_add_test(addresses, a_limit_on_addresses_is_told_with_what_would_do);
 	suite_add_tcase(suite, addresses);
+	TCase *memcheck = tcase_create("memcheck");
+	tcase_set_tags(memcheck, "fast real"); /* a driver of the kernel's */
+	tcase_add_test(memcheck, what_has_come_is_no_news_to_memcheck);
+	suite_add_tcase(suite, memcheck);
 	TCase *doctor = tcase_create("doctor");
 	tcase_add_test(doctor, the_doctor_names_every_feature_and_what_it_lacks);
 	tcase_add_test(doctor, the_doctor_says_what_to_type);
