@@ -18,7 +18,8 @@
  * runs it returns -EINVAL. A call that moved data reports the data. Results come through `ret`
  * parameters, untouched on failure.
  *
- * Options are structs whose `size` the macros fill in. A shorter one is an older program's: what it
+ * Options are structs whose `size` the macros fill in; the macros are C, in C++ fill the struct and
+ * call weir_spawn_with() and its kin. A shorter one is an older program's: what it
  * lacks is zero, the default. -EINVAL: a size that no such struct has; -E2BIG: a longer one, with
  * something in it that this library does not know.
  *
