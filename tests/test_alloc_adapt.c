@@ -137,6 +137,31 @@ START_TEST(demand_that_stands_still_needs_no_cache)
 }
 END_TEST
 
+/* What is never freed misses and misses, and no cache would have had it. */
+START_TEST(demand_that_only_rises_needs_no_cache)
+{
+	begin(&trace, "rising", OBJECT_BYTES);
+	for (unsigned i = 1; i <= 100; i++) {
+		demand(&trace, i * 100);
+		pass(&trace, EPOCH_MS);
+	}
+	ck_assert_uint_le(stats(&trace).capacity, 64);
+}
+END_TEST
+
+/* A need of one at the least, and the band; of small ones it is four. */
+START_TEST(a_cache_of_large_objects_shrinks_to_two)
+{
+	begin(&trace, "large", 100 << 10);
+	for (int i = 0; i < 20; i++)
+		swing(&trace, 20, 0);
+	ck_assert_uint_ge(stats(&trace).capacity, 20);
+	for (int i = 0; i < 600; i++)
+		pass(&trace, 1000);
+	ck_assert_uint_eq(stats(&trace).capacity, 2);
+}
+END_TEST
+
 /* How many objects had to come from the spans. */
 static uint64_t misses_of_a_burst(uint32_t adapt)
 {
@@ -456,6 +481,19 @@ START_TEST(each_condition_of_the_law_counts)
 }
 END_TEST
 
+START_TEST(a_cache_is_useful_after_eleven_epochs_of_hits_and_not_after_ten)
+{
+	const struct weir__epoch hits = { .allocs = 100 };
+	struct weir__law law = { .swing = 50 };
+	int64_t now = 1000000 * WEIR__MS;
+	for (int i = 1; i <= 11; i++) {
+		weir__law_measure(&law, &hits, now);
+		law.swing = 50;
+		ck_assert_uint_eq(weir__law_next(&law, &hits, 20, 4, now), i < 11 ? 20 : 68);
+	}
+}
+END_TEST
+
 /* A block of ten megabytes that is free leaves the small classes what they need. */
 START_TEST(the_one_object_each_cache_may_hold_costs_no_budget)
 {
@@ -508,6 +546,7 @@ Suite *alloc_adapt_suite(void)
 	tcase_add_test(law, any_constant_need_ends_within_the_band_and_stays_there);
 	tcase_add_test(law, single_steps_of_the_law_are_what_it_says);
 	tcase_add_test(law, each_condition_of_the_law_counts);
+	tcase_add_test(law, a_cache_is_useful_after_eleven_epochs_of_hits_and_not_after_ten);
 	tcase_add_test(law, the_one_object_each_cache_may_hold_costs_no_budget);
 	tcase_add_test(law, a_band_too_narrow_for_the_steps_is_refused);
 	suite_add_tcase(s, law);
@@ -519,6 +558,8 @@ Suite *alloc_adapt_suite(void)
 	tcase_add_test(traces, steady_demand_is_left_alone);
 	tcase_add_test(traces, demand_that_rises_in_one_epoch_and_falls_in_another_is_served);
 	tcase_add_test(traces, demand_that_stands_still_needs_no_cache);
+	tcase_add_test(traces, demand_that_only_rises_needs_no_cache);
+	tcase_add_test(traces, a_cache_of_large_objects_shrinks_to_two);
 	tcase_add_test(traces, a_burst_misses_a_twentieth_of_what_the_thresholds_miss);
 	tcase_add_loop_test(traces, bursts_every_five_seconds_or_faster_cause_no_resize_and_no_miss,
 			    0, sizeof(oscillation) / sizeof(*oscillation));

@@ -354,6 +354,24 @@ START_TEST(the_end_waits_for_256_who_let_many_go_at_once)
 }
 END_TEST
 
+START_TEST(a_grant_passes_over_who_has_another)
+{
+	struct weir__waiter first, second;
+	struct weir__task nobody = { 0 };
+	struct weir__lock lock = { 0 };
+	struct weir__waitq queue = { 0 };
+	_Atomic uint32_t claimed = WEIR__CLAIM_CASE;
+
+	weir__waiter_init(&first, &nobody);
+	weir__waiter_init(&second, &nobody);
+	first.claim = &claimed;
+	weir__waitq_add(&lock, &queue, &first);
+	weir__waitq_add(&lock, &queue, &second);
+	ck_assert_ptr_eq(weir__waitq_grant(NULL, &queue, 0), &second);
+	ck_assert(weir__waitq_is_empty(&queue));
+}
+END_TEST
+
 Suite *runtime_letting_go_suite(void)
 {
 	TCase *counts = tcase_create("counts");
@@ -370,6 +388,7 @@ Suite *runtime_letting_go_suite(void)
 	suite_add_tcase(suite, threads);
 	tcase_set_tags(counts, "fast");
 	tcase_add_test(counts, the_end_waits_for_256_who_let_many_go_at_once);
+	tcase_add_test(counts, a_grant_passes_over_who_has_another);
 	suite_add_tcase(suite, counts);
 	return suite;
 }

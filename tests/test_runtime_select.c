@@ -5,6 +5,7 @@
  */
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
@@ -784,6 +785,63 @@ START_TEST(a_notification_that_meets_a_select_that_is_over_is_kept)
 }
 END_TEST
 
+static _Atomic(struct weir__waiter *) to_be_granted;
+
+/* On another worker, which rings for nobody then. */
+static int grant_and_ring(void *arg)
+{
+	struct weir__waiter *waiter;
+
+	(void)arg;
+	while ((waiter = to_be_granted) == NULL)
+		sched_yield();
+	ck_assert(weir__claim(weir__worker_self(), waiter));
+	waiter->result = 7;
+	weir__wake(waiter->task);
+	weir_notify_one(&bell);
+	to_be_granted = NULL;
+	return 0;
+}
+
+static bool be_granted_and_enter(struct weir__worker *self, struct weir_case *wanted,
+				 struct weir__waiter *waiter)
+{
+	(void)self;
+	(void)wanted;
+	to_be_granted = waiter;
+	while (to_be_granted)
+		sched_yield();
+	return false;
+}
+
+static const struct weir__waitable granted_source = { .poll = own_poll,
+						      .enter = be_granted_and_enter };
+
+static int hear_after_a_grant(void *arg)
+{
+	(void)arg;
+	weir_notify_init(&bell);
+	for (unsigned n = 0; n < 2 * OWN_CASES; n++) {
+		struct weir_case cases[] = { weir_case_notify(&bell),
+					     { .source_ = &granted_source } };
+		WEIR_SCOPE(scope, WEIR_FOREVER);
+		TRY(weir_spawn(&scope, grant_and_ring, NULL, .worker = WEIR_ON_WORKER(1)));
+		ck_assert_int_eq(weir_select(cases, 2), 1);
+		ck_assert_int_eq(cases[1].result, 7);
+		TRY(weir_scope_wait(&scope));
+		ck_assert_int_eq(weir_select_try(cases, 1), 0);
+		ck_assert_int_eq(weir_select_try(cases, 1), -EAGAIN);
+	}
+	weir_notify_done(&bell);
+	return 0;
+}
+
+START_TEST(a_select_that_was_granted_while_entering_leaves_the_notification)
+{
+	run_on(2, hear_after_a_grant, NULL);
+}
+END_TEST
+
 START_TEST(a_case_that_was_not_reached_is_in_no_queue)
 {
 	run_on(1, take_while_entering, NULL);
@@ -795,6 +853,7 @@ Suite *runtime_select_suite(void)
 	Suite *suite = suite_create("runtime_select");
 	TCase *rules = tcase_create("rules");
 	TCase *descriptors = tcase_create("descriptors");
+	TCase *threads = tcase_create("threads");
 	TCase *stress = tcase_create("stress");
 
 	tcase_set_tags(rules, "fast");
@@ -819,6 +878,11 @@ Suite *runtime_select_suite(void)
 	tcase_add_test(descriptors, of_two_descriptors_that_get_ready_together_one_is_taken);
 	tcase_add_test(descriptors, a_descriptor_that_lost_may_be_closed);
 	suite_add_tcase(suite, descriptors);
+
+	tcase_set_tags(threads, "fast real"); /* two at once */
+	tcase_set_timeout(threads, 10);
+	tcase_add_test(threads, a_select_that_was_granted_while_entering_leaves_the_notification);
+	suite_add_tcase(suite, threads);
 
 	tcase_set_timeout(stress, 60);
 	tcase_add_test(stress, a_case_that_loses_loses_nothing);
