@@ -253,8 +253,8 @@ void weir__option_accepts(enum weir__option option, FILE *out)
 	case WEIR__BYTES:
 		weir__option_format(option, info->min, min, sizeof(min));
 		weir__option_format(option, info->max, max, sizeof(max));
-		fprintf(out, "a whole number of %s from %s to %s%s", info->unit, min, max,
-			info->type == WEIR__BYTES ? ", as 4096 or 4k" : "");
+		fprintf(out, "a whole number%s%s from %s to %s%s", *info->unit ? " of " : "",
+			info->unit, min, max, info->type == WEIR__BYTES ? ", as 4096 or 4k" : "");
 		return;
 	case WEIR__BOOL:
 		fputs("0 or 1", out);

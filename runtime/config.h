@@ -173,9 +173,9 @@
 	   "of all workers, stacks not counted; 0: the cgroup's limit alone") \
 	XX(mem_oom, CHOICE, "WEIR_OOM", 0, 0, 2, "error|dump|abort", \
 	   "when the first allocation is refused: nothing, a dump on stderr, or that and abort()") \
-	XX(mem_debug, NUMBER, "WEIR_MEM_DEBUG", 0, 0, 3, "level", \
+	XX(mem_debug, NUMBER, "WEIR_MEM_DEBUG", 0, 0, 3, "", \
 	   "1: double frees; 2: writes after free and past the end; 3: where, and leaks") \
-	XX(sim_seed, NUMBER, "WEIR_SIM_SEED", 0, 0, INT64_MAX, "seed", \
+	XX(sim_seed, NUMBER, "WEIR_SIM_SEED", 0, 0, INT64_MAX, "", \
 	   "of weir_run() on the driver sim, 0: 1; the only run of weir_sim_run(), 0: its own") \
 	XX(sim_trace, BOOL, "WEIR_SIM_TRACE", 0, 0, 1, "", \
 	   "what is simulated writes each step to its report") \

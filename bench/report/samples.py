@@ -32,7 +32,7 @@ ECHOLOAD = {
 }
 
 
-def place_for(kind, name):
+def place_for(kind, name=""):
     if kind == "unix":
         return "unix:" + os.path.join(tempfile.gettempdir(), f"weir-bench-{name}-{os.getpid()}.sock")
     return f"udp:{free_port()}" if kind == "udp" else str(free_port())
