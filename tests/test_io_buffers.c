@@ -212,7 +212,7 @@ static void expect_group(struct ends *ends, unsigned count, size_t bytes, unsign
 
 static void open_bulk(struct ends *ends, int nth)
 {
-	char name[16];
+	char name[24];
 
 	snprintf(name, sizeof name, "sizes%d", nth);
 	open_ends(ends, own_name(name));
