@@ -5,14 +5,10 @@
  */
 #include <fcntl.h>
 #include <poll.h>
-#include <sched.h>
-#include <stdatomic.h>
-#include <string.h>
 #include <unistd.h>
 
 #include <limits.h>
 
-#include "runtime/wait.h"
 #include "tests/descriptors.h"
 #include "tests/parties.h"
 
@@ -693,167 +689,11 @@ START_TEST(a_notification_for_who_has_been_granted_is_kept)
 }
 END_TEST
 
-/* ---- What a case was entered with ------------------------------------------------------------ */
-
-enum { OWN_CASES = 12 };
-
-/* Ready by the time it is entered, all of them: only the first is. */
-static bool own_poll(struct weir__worker *self, struct weir_case *wanted)
-{
-	(void)self;
-	(void)wanted;
-	return false;
-}
-
-static bool own_enter(struct weir__worker *self, struct weir_case *wanted,
-		      struct weir__waiter *waiter)
-{
-	(void)self;
-	ck_assert(weir__claim_self(waiter));
-	wanted->result = 7;
-	return true;
-}
-
-static unsigned own_left;
-
-/* As weir__waiter_leave() looks at each, those behind the one that was taken too. */
-static void own_leave(struct weir__worker *self, struct weir_case *wanted,
-		      struct weir__waiter *waiter)
-{
-	(void)self;
-	(void)wanted;
-	expect(atomic_load(&waiter->place) == WEIR__PLACE_OUT);
-	own_left++;
-}
-
-static const struct weir__waitable own_source = { .poll = own_poll,
-						  .enter = own_enter,
-						  .leave = own_leave };
-
-static int take_while_entering(void *arg)
-{
-	size_t bytes = OWN_CASES * sizeof(struct weir__waiter);
-	struct weir_case cases[OWN_CASES];
-
-	(void)arg;
-	for (unsigned n = 0; n < 2 * OWN_CASES; n++) {
-		/* the waiters' memory is like that of waiters in a queue */
-		void *block = weir_alloc_aligned(_Alignof(struct weir__waiter), bytes);
-		memset(block, WEIR__PLACE_IN, bytes);
-		weir_free(block);
-		for (unsigned i = 0; i < OWN_CASES; i++)
-			cases[i] = (struct weir_case){ .source_ = &own_source };
-		own_left = 0;
-		int which = weir_select(cases, OWN_CASES);
-		TRY(which);
-		ck_assert_int_eq(cases[which].result, 7);
-		ck_assert_uint_eq(own_left, OWN_CASES);
-	}
-	return 0;
-}
-
-/* The bell rings when this case has been taken, and may wait in the bell's queue or not yet. */
-static bool ring_and_enter(struct weir__worker *self, struct weir_case *wanted,
-			   struct weir__waiter *waiter)
-{
-	bool is_taken = own_enter(self, wanted, waiter);
-
-	weir_notify_one(&bell);
-	return is_taken;
-}
-
-static const struct weir__waitable ringing_source = { .poll = own_poll, .enter = ring_and_enter };
-
-static int hear_later(void *arg)
-{
-	(void)arg;
-	weir_notify_init(&bell);
-	for (unsigned n = 0; n < 2 * OWN_CASES; n++) {
-		struct weir_case cases[] = { weir_case_notify(&bell),
-					     { .source_ = &ringing_source } };
-		ck_assert_int_eq(weir_select(cases, 2), 1);
-		ck_assert_int_eq(weir_select_try(cases, 1), 0);
-		ck_assert_int_eq(weir_select_try(cases, 1), -EAGAIN);
-	}
-	weir_notify_done(&bell);
-	return 0;
-}
-
-START_TEST(a_notification_that_meets_a_select_that_is_over_is_kept)
-{
-	run_on(1, hear_later, NULL);
-}
-END_TEST
-
-static _Atomic(struct weir__waiter *) to_be_granted;
-
-/* On another worker, which rings for nobody then. */
-static int grant_and_ring(void *arg)
-{
-	struct weir__waiter *waiter;
-
-	(void)arg;
-	while ((waiter = to_be_granted) == NULL)
-		sched_yield();
-	ck_assert(weir__claim(weir__worker_self(), waiter));
-	waiter->result = 7;
-	weir__wake(waiter->task);
-	weir_notify_one(&bell);
-	to_be_granted = NULL;
-	return 0;
-}
-
-static bool be_granted_and_enter(struct weir__worker *self, struct weir_case *wanted,
-				 struct weir__waiter *waiter)
-{
-	(void)self;
-	(void)wanted;
-	to_be_granted = waiter;
-	while (to_be_granted)
-		sched_yield();
-	return false;
-}
-
-static const struct weir__waitable granted_source = { .poll = own_poll,
-						      .enter = be_granted_and_enter };
-
-static int hear_after_a_grant(void *arg)
-{
-	(void)arg;
-	weir_notify_init(&bell);
-	for (unsigned n = 0; n < 2 * OWN_CASES; n++) {
-		struct weir_case cases[] = { weir_case_notify(&bell),
-					     { .source_ = &granted_source } };
-		WEIR_SCOPE(scope, WEIR_FOREVER);
-		TRY(weir_spawn(&scope, grant_and_ring, NULL, .worker = WEIR_ON_WORKER(1)));
-		ck_assert_int_eq(weir_select(cases, 2), 1);
-		ck_assert_int_eq(cases[1].result, 7);
-		TRY(weir_scope_wait(&scope));
-		ck_assert_int_eq(weir_select_try(cases, 1), 0);
-		ck_assert_int_eq(weir_select_try(cases, 1), -EAGAIN);
-	}
-	weir_notify_done(&bell);
-	return 0;
-}
-
-START_TEST(a_select_that_was_granted_while_entering_leaves_the_notification)
-{
-	run_on(2, hear_after_a_grant, NULL);
-}
-END_TEST
-
-START_TEST(a_case_that_was_not_reached_is_in_no_queue)
-{
-	run_on(1, take_while_entering, NULL);
-}
-END_TEST
-
 Suite *runtime_select_suite(void)
 {
 	Suite *suite = suite_create("runtime_select");
 	TCase *rules = tcase_create("rules");
 	TCase *descriptors = tcase_create("descriptors");
-	TCase *threads = tcase_create("threads");
 	TCase *stress = tcase_create("stress");
 
 	tcase_set_tags(rules, "fast");
@@ -868,8 +708,6 @@ Suite *runtime_select_suite(void)
 	tcase_add_test(rules, the_first_of_two_tasks);
 	tcase_add_test(rules, a_spawn_that_failed_has_nothing_to_join);
 	tcase_add_test(rules, a_task_without_a_stack_is_joined_too);
-	tcase_add_test(rules, a_case_that_was_not_reached_is_in_no_queue);
-	tcase_add_test(rules, a_notification_that_meets_a_select_that_is_over_is_kept);
 	suite_add_tcase(suite, rules);
 
 	tcase_set_tags(descriptors, "fast real"); /* the system's */
@@ -878,11 +716,6 @@ Suite *runtime_select_suite(void)
 	tcase_add_test(descriptors, of_two_descriptors_that_get_ready_together_one_is_taken);
 	tcase_add_test(descriptors, a_descriptor_that_lost_may_be_closed);
 	suite_add_tcase(suite, descriptors);
-
-	tcase_set_tags(threads, "fast real"); /* two at once */
-	tcase_set_timeout(threads, 10);
-	tcase_add_test(threads, a_select_that_was_granted_while_entering_leaves_the_notification);
-	suite_add_tcase(suite, threads);
 
 	tcase_set_timeout(stress, 60);
 	tcase_add_test(stress, a_case_that_loses_loses_nothing);
