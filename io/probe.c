@@ -19,6 +19,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include "io/ring.h"
 #include "io/uring_compat.h"
 #include "runtime/affinity.h"
 #include "runtime/fatal.h"
@@ -58,7 +59,7 @@ static const struct rung {
 static int open_ring(struct io_uring *ring, unsigned flags)
 {
 	struct io_uring_params params = { .flags = flags, .cq_entries = 4 * ENTRIES };
-	return io_uring_queue_init_params(ENTRIES, ring, &params);
+	return weir__uring_open(ring, ENTRIES, &params);
 }
 
 /*
@@ -78,7 +79,7 @@ static void climb(struct weir__probe *probe)
 		probe->setup_flags = ladder[i].flags;
 		probe->ext_arg = ring.features & IORING_FEAT_EXT_ARG;
 		probe->no_iowait = ring.features & WEIR__URING_FEAT_NO_IOWAIT;
-		io_uring_queue_exit(&ring);
+		weir__uring_close(&ring);
 		return;
 	}
 }
@@ -200,7 +201,7 @@ static bool try_msg_ring(struct trial *trial)
 		return false;
 	io_uring_prep_msg_ring(entry(trial), other.ring_fd, 1, 2, 0);
 	bool good = result(trial, &flags) >= 0;
-	io_uring_queue_exit(&other);
+	weir__uring_close(&other);
 	return good;
 }
 
@@ -266,7 +267,7 @@ static int attempt(const struct weir__probe *probe, bool (*trial_fn)(struct tria
 		err = open_ring(&trial.ring, probe->setup_flags);
 	if (err == 0) {
 		*ret = trial_fn(&trial);
-		io_uring_queue_exit(&trial.ring);
+		weir__uring_close(&trial.ring);
 	}
 	close_trial(&trial);
 	return err;

@@ -248,7 +248,7 @@ static void ring_close(struct weir__driver *driver)
 	 */
 	if (weir__ring_queued(ring))
 		(void)weir__ring_enter(ring, 0, NULL);
-	io_uring_queue_exit(&ring->uring);
+	weir__uring_close(&ring->uring);
 	for (int i = 0; i < WEIR__RING_GROUPS; i++)
 		weir__buffer_ring_close(&ring->groups[i]);
 	weir__ring_wake_close(ring);

@@ -205,6 +205,15 @@ void weir__ring_shrink(struct weir__ring *ring, unsigned reaped);
 /* ---- Life --------------------------------------------------------------- */
 
 /*
+ * io_uring_queue_init_params() and io_uring_queue_exit(), of which TSan is told: they map and unmap
+ * by system calls of their own, so that to it two rings at one place, one after the other, are one
+ * that two threads write without a lock.
+ */
+WEIR_MUST int weir__uring_open(struct io_uring *uring, unsigned entries,
+			       struct io_uring_params *params);
+void weir__uring_close(struct io_uring *uring);
+
+/*
  * Opens the ring as far up the ladder as the kernel and WEIR_URING_MASK allow, and finds out what
  * it offers. 0, or -errno with nothing left open and in *ret_refused what was refused.
  */

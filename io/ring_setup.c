@@ -15,6 +15,23 @@
 #include "io/multishot.h"
 #include "io/probe.h"
 #include "io/uring_compat.h"
+#include "runtime/sanitizer.h"
+
+static char places; /* where rings lie, one after the other */
+
+int weir__uring_open(struct io_uring *uring, unsigned entries, struct io_uring_params *params)
+{
+	int err = io_uring_queue_init_params(entries, uring, params);
+
+	weir__san_acquire(&places);
+	return err;
+}
+
+void weir__uring_close(struct io_uring *uring)
+{
+	weir__san_release(&places);
+	io_uring_queue_exit(uring);
+}
 
 /* From everything down to nothing; each rung is what the kernels in its comment take. */
 static int open_uring(struct weir__ring *ring, const struct weir__config *config)
@@ -40,11 +57,11 @@ static int open_uring(struct weir__ring *ring, const struct weir__config *config
 						  .cq_entries = config->cq_entries };
 		if (config->uring_mask & rungs[i].mask)
 			continue;
-		err = io_uring_queue_init_params(config->sq_entries, &ring->uring, &params);
+		err = weir__uring_open(&ring->uring, config->sq_entries, &params);
 	}
 	/* bounded waits are not optional: 5.11 */
 	if (err == 0 && !(ring->uring.features & IORING_FEAT_EXT_ARG)) {
-		io_uring_queue_exit(&ring->uring);
+		weir__uring_close(&ring->uring);
 		err = -ENOSYS;
 	}
 	return err;
@@ -127,7 +144,7 @@ int weir__ring_setup(struct weir__ring *ring, const struct weir__config *config,
 		err = find_features(ring, config);
 	}
 	if (err < 0) {
-		io_uring_queue_exit(&ring->uring);
+		weir__uring_close(&ring->uring);
 		return err;
 	}
 	register_extras(ring, config, weir__descriptors_max());

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * sanitizer.h: tells ASan, TSan and valgrind about stacks and switches. Empty in normal builds.
+ * sanitizer.h: tells ASan, TSan and valgrind about stacks and switches, and TSan of order that only
+ * the kernel knows. Empty in normal builds.
  *
- * Order: leave() on the old stack just before the switch, enter() on the new one just after. TSan's
- * fiber lives from a stack's first frame to the next first frame: one that was left for good still
- * has the calls on its record that led to the leaving, and would run full if it was used again.
+ * Switches: leave() on the old stack just before, enter() on the new one just after. TSan's fiber
+ * lives from a stack's first frame to the next first frame: one that was left for good still has
+ * the calls on its record that led to the leaving, and would run full if it was used again.
  */
 #ifndef WEIR_SANITIZER_H
 #define WEIR_SANITIZER_H
@@ -104,6 +105,23 @@ __attribute__((always_inline)) static inline void weir__san_enter(struct weir__s
 	__sanitizer_finish_switch_fiber(self->asan_fake, NULL, NULL);
 #endif
 	(void)self;
+}
+
+/* What came before a release() happened before what follows an acquire(): the kernel saw to it. */
+static inline void weir__san_release(const void *order)
+{
+#ifdef WEIR__TSAN
+	__tsan_release((void *)order);
+#endif
+	(void)order;
+}
+
+static inline void weir__san_acquire(const void *order)
+{
+#ifdef WEIR__TSAN
+	__tsan_acquire((void *)order);
+#endif
+	(void)order;
 }
 
 #endif
