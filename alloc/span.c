@@ -525,24 +525,43 @@ static void span_end(struct weir__home *home, uint32_t index, struct weir__span 
 	units_free(home, unit, units);
 }
 
-/* Up to n of the span's objects, lowest addresses first. */
+/*
+ * Where a span's first n objects are taken: somewhere in its first page, or the first of all pools
+ * would lie in the same sets of a core's cache. Those below them are next.
+ */
+static uint32_t first_object(const struct weir__home *home, const struct weir__span *span,
+			     uint32_t object_bytes, uint32_t n)
+{
+	enum { PAGE_BYTES = 4096, STEP_BYTES = 23 * 64 };
+
+	if (span->free < span->objects)
+		return 0;
+	uint32_t first = unit_of(home, span) * STEP_BYTES % PAGE_BYTES / object_bytes;
+	return first + n <= span->objects ? first : 0;
+}
+
+/* Up to n of the span's objects, in the order of their addresses. */
 static uint32_t span_pull(struct weir__home *home, struct weir__span *span, uint32_t object_bytes,
 			  void **ret, uint32_t n)
 {
 	uint64_t *bits = weir__span_bits(home, span);
 	char *base = unit_address(home, unit_of(home, span));
-	uint32_t word = span->first_word;
+	uint32_t first = first_object(home, span, object_bytes, n);
+	uint32_t word = span->first_word + first / 64;
+	uint64_t below = (1ull << first % 64) - 1; /* of the first word */
 	uint32_t taken = 0;
 	while (taken < n && taken < span->free) {
-		if (bits[word] == 0) {
+		if ((bits[word] & ~below) == 0) {
 			word++;
+			below = 0;
 			continue;
 		}
-		uint32_t object = word * 64 + (uint32_t)__builtin_ctzll(bits[word]);
-		bits[word] &= bits[word] - 1;
-		ret[taken++] = base + (size_t)object * object_bytes;
+		uint32_t bit = (uint32_t)__builtin_ctzll(bits[word] & ~below);
+		bits[word] &= ~(1ull << bit);
+		ret[taken++] = base + (size_t)(word * 64 + bit) * object_bytes;
 	}
-	span->first_word = (uint16_t)word;
+	if (first == 0)
+		span->first_word = (uint16_t)word;
 	span->free = (uint16_t)(span->free - taken);
 	if (span->free == 0)
 		weir__span_clean(home, span);

@@ -148,6 +148,54 @@ START_TEST(alignments_that_are_none_are_refused)
 }
 END_TEST
 
+START_TEST(first_blocks_of_different_sizes_lie_in_different_sets_of_a_cache)
+{
+	unsigned begin_in[64] = { 0 };
+	attach();
+	for (unsigned c = weir_size_class(256); c <= weir_size_class(1024); c++) {
+		void *block = weir_alloc(weir_class_size(c));
+		ck_assert_ptr_nonnull(block);
+		unsigned set = (unsigned)((uintptr_t)block / 64 % 64);
+		ck_assert_uint_le(++begin_in[set], 2);
+	}
+}
+END_TEST
+
+START_TEST(all_objects_of_a_span_can_be_taken_at_once)
+{
+	static void *taken[4096];
+	attach();
+	for (unsigned c = 0; c <= weir_size_class(4096); c++) {
+		uint32_t bytes = (uint32_t)weir_class_size(c);
+		uint32_t index = weir__class_pool(bytes);
+		uint32_t objects = weir__pools[index].span_objects;
+		ck_assert_uint_eq(weir__span_take(weir__home_self(), index, taken, objects),
+				  objects);
+		for (uint32_t i = 0; i < objects; i++) {
+			ck_assert(i == 0 || (char *)taken[i] == (char *)taken[i - 1] + bytes);
+			memset(taken[i], 1, bytes);
+		}
+		for (uint32_t i = 1; i < objects; i++) /* the next span lies elsewhere */
+			ck_assert(weir__span_give(weir__home_self(), taken[i]));
+	}
+}
+END_TEST
+
+START_TEST(a_span_is_used_up_before_another_begins)
+{
+	attach();
+	for (unsigned c = 0; c <= weir_size_class(4096); c++) {
+		uint32_t index = weir__class_pool(weir_class_size(c));
+		uint32_t objects = weir__pools[index].span_objects;
+		const struct weir__bin *bin = &weir__home_self()->bins[index];
+		for (uint32_t i = 0; i < 2 * objects; i++) {
+			ck_assert_ptr_nonnull(weir_alloc(weir_class_size(c)));
+			ck_assert_uint_eq(bin->spans, (bin->out + objects - 1) / objects);
+		}
+	}
+}
+END_TEST
+
 /* ---- Misuse --------------------------------------------------------------------------------- */
 
 START_TEST(pointers_that_are_no_blocks_are_reported_and_left_alone)
@@ -396,6 +444,9 @@ Suite *alloc_heap_suite(void)
 	tcase_add_test(sizes, realloc_keeps_the_content);
 	tcase_add_test(sizes, aligned_blocks_are_aligned_at_every_power_to_2_mb);
 	tcase_add_test(sizes, alignments_that_are_none_are_refused);
+	tcase_add_test(sizes, first_blocks_of_different_sizes_lie_in_different_sets_of_a_cache);
+	tcase_add_test(sizes, all_objects_of_a_span_can_be_taken_at_once);
+	tcase_add_test(sizes, a_span_is_used_up_before_another_begins);
 	suite_add_tcase(s, sizes);
 	TCase *misuse = tcase_create("misuse");
 	tcase_add_test(misuse, pointers_that_are_no_blocks_are_reported_and_left_alone);

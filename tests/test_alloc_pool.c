@@ -60,7 +60,10 @@ START_TEST(the_object_put_last_comes_first)
 }
 END_TEST
 
-/* What is allocated in a row lies in a row. */
+/*
+ * What is allocated in a row lies in a row, but for the first few, which lie in the middle of a
+ * page: before those below them, and before those behind.
+ */
 START_TEST(fresh_objects_come_in_the_order_of_their_addresses)
 {
 	enum { OBJECTS = 200 };
@@ -73,7 +76,7 @@ START_TEST(fresh_objects_come_in_the_order_of_their_addresses)
 		object[i] = weir_pool_get(pool);
 		in_order += i > 0 && object[i] == object[i - 1] + 64;
 	}
-	ck_assert_uint_eq(in_order, OBJECTS - 1);
+	ck_assert_uint_ge(in_order, OBJECTS - 3);
 	for (int i = 0; i < OBJECTS; i++)
 		weir_pool_put(pool, object[i]);
 }
