@@ -105,6 +105,12 @@ void weir__heap_resume(void);
  */
 WEIR_MUST int weir__stalls_open(const char *path);
 
+/*
+ * Which group's memory a process is charged to, by its /proc/self/cgroup: the controller's version
+ * and the group's path in that hierarchy, for which `text` is cut (cgroups(7)). 0: none.
+ */
+int weir__cgroup_find(char *text, const char **ret_path);
+
 /* Whether somebody waits on it. If not, each look at the pressure reads the figures. */
 void weir__stalls_told(bool is);
 

@@ -162,28 +162,47 @@ uint64_t weir__resident_bytes(void)
 	return strtoull(end, NULL, 10) * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
-/* Where the process's memory controller is; 2 and 1: its version, 0: none. */
+static bool is_in_list(const char *list, const char *end, const char *name)
+{
+	for (const char *at = list; at < end; at += strcspn(at, ",:") + 1)
+		if (strcspn(at, ",:") == strlen(name) && memcmp(at, name, strlen(name)) == 0)
+			return true;
+	return false;
+}
+
+/* A line is id:controllers:path; version 2 names no controllers. Both may be mounted. */
+int weir__cgroup_find(char *text, const char **ret_path)
+{
+	int version = 0;
+	char *rest;
+	for (char *line = strtok_r(text, "\n", &rest); line != NULL;
+	     line = strtok_r(NULL, "\n", &rest)) {
+		char *list = strchr(line, ':');
+		char *path = list == NULL ? NULL : strchr(++list, ':');
+		if (path == NULL)
+			continue;
+		bool is_one = is_in_list(list, path, "memory");
+		if (is_one || (version == 0 && path == list)) {
+			version = is_one ? 1 : 2;
+			*ret_path = path + 1;
+		}
+	}
+	return version;
+}
+
+/* The directory of the process's memory controller, which may be read; its version, 0: none. */
 static int find_cgroup(char *ret, size_t room)
 {
+	static const char *const roots[] = { "", "/sys/fs/cgroup/memory", "/sys/fs/cgroup" };
 	char text[FILE_BYTES];
-	if (!read_text("/proc/self/cgroup", text))
+	const char *path;
+	int version = read_text("/proc/self/cgroup", text) ? weir__cgroup_find(text, &path) : 0;
+	if (version == 0)
 		return 0;
-	char *v1 = strstr(text, ":memory:"), *v2 = strstr(text, "0::");
-	if (v1 != NULL) {
-		char *path = v1 + strlen(":memory:");
-		path[strcspn(path, "\n")] = '\0';
-		snprintf(ret, room, "/sys/fs/cgroup/memory%s", path);
-		if (access(ret, R_OK) != 0) /* inside a container the root is its own */
-			snprintf(ret, room, "/sys/fs/cgroup/memory");
-		return access(ret, R_OK) == 0 ? 1 : 0;
-	}
-	if (v2 == NULL)
-		return 0;
-	v2[strcspn(v2, "\n")] = '\0';
-	snprintf(ret, room, "/sys/fs/cgroup%s", v2 + strlen("0::"));
-	if (access(ret, R_OK) != 0)
-		snprintf(ret, room, "/sys/fs/cgroup");
-	return 2;
+	snprintf(ret, room, "%s%s", roots[version], path);
+	if (access(ret, R_OK) != 0) /* inside a container the root is its own */
+		snprintf(ret, room, "%s", roots[version]);
+	return access(ret, R_OK) == 0 ? version : 0;
 }
 
 /* Page cache that goes when it must. */

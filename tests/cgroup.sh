@@ -92,9 +92,15 @@ ask() {
 }
 
 # Adds a line to the record: the level, refusals, and how often each stage has run. A server without any memory
-# may not even have some for this: then with a new connection, which may have to wait for the level to fall.
+# has none for this either, and ends the connection, new ones too, until values have expired.
 sample() {
-	record || { connect && record; }
+	local tries
+	for ((tries = 0; tries < 40; tries++)); do
+		record && return
+		sleep 0.5
+		connect
+	done
+	return 1
 }
 
 record() {
@@ -109,7 +115,7 @@ record() {
 
 store() { # values, connections
 	timeout 20 redis-benchmark -p "$port" -q -r 100000000 -n "$1" -c "$2" -P 8 \
-		set key:__rand_int__ "$value" EX 10 >/dev/null 2>&1
+		set key:__rand_int__ "$value" EX 10 >"$work/store" 2>&1
 }
 
 # 1 MB at a time, three times a second: a look at the memory comes once a second. On one connection: at the
@@ -135,10 +141,12 @@ fill_slowly() {
 	return 1
 }
 
+# Told so, or cut off: there may be no memory even for reading the command.
 fill_at_once() {
 	store 60000 50
 	sample
-	[ "$refusals" -gt "$1" ] || { echo 'nothing was refused'; return 1; }
+	[ "$refusals" -gt "$1" ] || grep -q 'Server closed the connection' "$work/store" ||
+		{ echo "nothing was refused, $1 before"; return 1; }
 }
 
 # The level each is first seen at, in the order of time; the stages as counted.
@@ -184,7 +192,7 @@ claim() { # text, command...
 		echo "ok - $text"
 	else
 		echo "not ok - $text"
-		tail -q -n 12 "$work/log" "$work/record" "$work/server.log" 2>/dev/null | sed 's/^/#       /'
+		tail -q -n 12 "$work/log" "$work/record" "$work/store" "$work/server.log" 2>/dev/null | sed 's/^/#       /'
 		failed=1
 	fi
 }

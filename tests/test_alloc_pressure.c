@@ -644,6 +644,34 @@ static bool enter_cgroup(const char *limit_text)
 	return false;
 }
 
+static const struct {
+	const char *text;
+	int version;
+	const char *path;
+} membership[] = {
+	{ "0::/user.slice/a.service\n", 2, "/user.slice/a.service" },
+	{ "4:cpu,cpuacct:/b\n2:memory:/a\n", 1, "/a" },
+	{ "4:cpu,memory:/a\n1:name=systemd:/b\n", 1, "/a" },
+	{ "4:memory,hugetlb:/a\n3:cpu:/b\n", 1, "/a" },
+	{ "0::/b\n2:memory:/a\n", 1, "/a" },
+	{ "2:memory:/a\n0::/b\n", 1, "/a" },
+	{ "2:memory2:/b\n1:name=memory:/b\n0::/a:memory:/c\n", 2, "/a:memory:/c" },
+	{ "1:name=systemd:/b\n", 0, NULL },
+	{ "", 0, NULL },
+	{ "\nmemory\n:\n0:", 0, NULL },
+};
+
+START_TEST(the_group_whose_memory_it_is_is_found_however_it_is_mounted)
+{
+	char text[100];
+	const char *path = NULL;
+
+	snprintf(text, sizeof(text), "%s", membership[_i].text);
+	ck_assert_int_eq(weir__cgroup_find(text, &path), membership[_i].version);
+	ck_assert_pstr_eq(path, membership[_i].path);
+}
+END_TEST
+
 START_TEST(in_a_cgroup_of_64_mb_nothing_is_killed)
 {
 	if (!enter_cgroup("67108864")) {
@@ -716,6 +744,8 @@ Suite *alloc_pressure_suite(void)
 	tcase_add_unchecked_fixture(cgroup, NULL, leave_cgroups);
 	if (!WEIR__ASAN && !WEIR__TSAN) /* whose own memory would not fit */
 		tcase_add_test(cgroup, in_a_cgroup_of_64_mb_nothing_is_killed);
+	tcase_add_loop_test(cgroup, the_group_whose_memory_it_is_is_found_however_it_is_mounted, 0,
+			    sizeof(membership) / sizeof(*membership));
 	suite_add_tcase(s, cgroup);
 	return s;
 }
