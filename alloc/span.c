@@ -526,18 +526,17 @@ static void span_end(struct weir__home *home, uint32_t index, struct weir__span 
 }
 
 /*
- * Where a span's first n objects are taken: somewhere in its first page, or the first of all pools
- * would lie in the same sets of a core's cache. Those below them are next.
+ * Where a span's first n objects are taken: somewhere in its first page, if they all fit there, or
+ * the first of all pools would lie in the same sets of a core's cache. Those below them are next.
  */
 static uint32_t first_object(const struct weir__home *home, const struct weir__span *span,
 			     uint32_t object_bytes, uint32_t n)
 {
 	enum { PAGE_BYTES = 4096, STEP_BYTES = 23 * 64 };
 
-	if (span->free < span->objects)
+	if (span->free < span->objects || n * object_bytes >= PAGE_BYTES)
 		return 0;
-	uint32_t first = unit_of(home, span) * STEP_BYTES % PAGE_BYTES / object_bytes;
-	return first + n <= span->objects ? first : 0;
+	return unit_of(home, span) * STEP_BYTES % (PAGE_BYTES - n * object_bytes) / object_bytes;
 }
 
 /* Up to n of the span's objects, in the order of their addresses. */

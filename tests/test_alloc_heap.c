@@ -161,6 +161,19 @@ START_TEST(first_blocks_of_different_sizes_lie_in_different_sets_of_a_cache)
 }
 END_TEST
 
+START_TEST(first_blocks_of_a_size_lie_in_one_page)
+{
+	attach();
+	for (unsigned c = 0; c <= weir_size_class(1024); c++)
+		for (int i = 0; i < 2; i++) {
+			char *block = weir_alloc(weir_class_size(c));
+			ck_assert_ptr_nonnull(block);
+			size_t offset = (uintptr_t)block % WEIR__UNIT_BYTES;
+			ck_assert_uint_le(offset + weir_class_size(c), 4096);
+		}
+}
+END_TEST
+
 START_TEST(all_objects_of_a_span_can_be_taken_at_once)
 {
 	static void *taken[4096];
@@ -445,6 +458,7 @@ Suite *alloc_heap_suite(void)
 	tcase_add_test(sizes, aligned_blocks_are_aligned_at_every_power_to_2_mb);
 	tcase_add_test(sizes, alignments_that_are_none_are_refused);
 	tcase_add_test(sizes, first_blocks_of_different_sizes_lie_in_different_sets_of_a_cache);
+	tcase_add_test(sizes, first_blocks_of_a_size_lie_in_one_page);
 	tcase_add_test(sizes, all_objects_of_a_span_can_be_taken_at_once);
 	tcase_add_test(sizes, a_span_is_used_up_before_another_begins);
 	suite_add_tcase(s, sizes);
