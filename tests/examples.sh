@@ -560,9 +560,11 @@ stops_early() { # yes dies of the signal that copy does not get
 	"$build/examples/copy" /dev/zero - | head -c 10 | wc -c | grep -qx 10
 }
 ends_on_sigterm() { # while it waits for input that does not come
-	local pid
-	sleep 30 | "$build/examples/copy" - "$work/out" &
+	local pid hold
+	rm -f "$work/fifo" && mkfifo "$work/fifo" && exec {hold}<>"$work/fifo" || return
+	"$build/examples/copy" - "$work/out" <&$hold &
 	pid=$!
+	exec {hold}>&-
 	sleep 0.3
 	kill -TERM $pid && ! wait $pid
 }
