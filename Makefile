@@ -131,7 +131,7 @@ install: lib $B/libweir-malloc.so  ## DESTDIR= PREFIX=/usr/local LIBDIR=$PREFIX/
 	$(Q)VERSION=$(VERSION) SONAME=$(SONAME) PREFIX=$(PREFIX) LIBDIR=$(LIBDIR) .ci/package/install $B "$(DESTDIR)"
 uninstall:
 	$(Q)rm -rf $(DESTDIR)$(PREFIX)/include/weir $(DESTDIR)$(LIBDIR)/cmake/weir
-	$(Q)rm -rf $(DESTDIR)$(PREFIX)/share/weir
+	$(Q)rm -rf $(DESTDIR)$(PREFIX)/share/weir $(DESTDIR)$(PREFIX)/share/doc/weir
 	$(Q)rm -f $(DESTDIR)$(LIBDIR)/libweir.* $(DESTDIR)$(LIBDIR)/libweir-malloc.so $(DESTDIR)$(LIBDIR)/pkgconfig/weir.pc
 clean:  ## removes what was built
 	$(Q)rm -rf build build-*
